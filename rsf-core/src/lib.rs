@@ -1,0 +1,3 @@
+//! RSF's data path: the governed call.
+
+pub mod control;

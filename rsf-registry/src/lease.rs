@@ -1,0 +1,71 @@
+//! Leases: what instances write about themselves, and what the pump reads.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use crate::StoreError;
+use crate::record::Lease;
+
+/// Where an instance keeps its own lease.
+#[async_trait]
+pub trait LeaseStore: Send + Sync + 'static {
+    /// Writes or replaces the lease of `lease.instance`, alive for `ttl`.
+    ///
+    /// [`StoreError::Stale`] where a greater `(incarnation, sequence)` is stored. Deregistering is a write of state
+    /// `LEASE_STATE_DEREGISTERED` with a short TTL, so that leaving is never mistaken for dying.
+    async fn put(&self, lease: &Lease, ttl: Duration) -> Result<(), StoreError>;
+
+    /// Lets the stored lease live for another `ttl`, without sending it again.
+    async fn renew(&self, instance: &str, incarnation: u64, ttl: Duration) -> Result<Renewal, StoreError>;
+}
+
+/// What became of a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease lives for another TTL.
+    Renewed,
+    /// The store does not know this incarnation (expired, emptied, another server): put the lease again.
+    Unknown,
+}
+
+/// Where the pump reads the leases of a whole namespace.
+#[async_trait]
+pub trait LeaseSource: Send + Sync + 'static {
+    /// Reads every lease and the source's identity. Subscribe to [`LeaseSource::hints`] first, then sweep.
+    async fn sweep(&self) -> Result<Sweep, StoreError>;
+
+    /// Reads some leases with what is left of their TTLs; `None` for one that is gone.
+    async fn read(&self, instances: &[String]) -> Result<Vec<Option<LiveLease>>, StoreError>;
+
+    /// Hints that leases changed. They may be late, doubled or lost; liveness never hangs on them.
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError>;
+}
+
+/// A lease as the source has it now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveLease {
+    /// The record.
+    pub lease: Lease,
+    /// How long it still lives unless it is renewed.
+    pub remaining: Duration,
+}
+
+/// All leases at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sweep {
+    /// Changes whenever the source may have lost leases: a restart, a failover, an emptied store (rule R).
+    pub source: String,
+    /// Every lease, in no order.
+    pub leases: Vec<LiveLease>,
+}
+
+/// What a lease source says between sweeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// Read this instance's lease.
+    Changed(String),
+    /// Hints may have been lost: sweep.
+    Gap,
+}

@@ -1,0 +1,29 @@
+//! RSF's control path: what instances register, what the pump publishes, what consumers watch.
+//!
+//! The path of one fact, in order:
+//!
+//! 1. [`record`]: the records of `rsf.registry.v1`, the same bytes on every backend.
+//! 2. [`lease`]: an instance writes its [`record::Lease`] under a TTL and renews it ([`LeaseStore`]); the pump reads
+//!    all of them ([`LeaseSource`]).
+//! 3. [`directory`]: the pump publishes service → instances lists ([`DirectoryWriter`]); consumers watch them
+//!    ([`Directory`]).
+//! 4. [`policy`]: the console publishes policy revisions and every instance watches its own ([`PolicyStore`]), and
+//!    acknowledges what it runs ([`Acknowledgements`]).
+//!
+//! This crate folds nothing (that is `rsf-pump`), keeps no history of policies (that is `rsf-console`), and decides
+//! nothing about a call (that is `rsf-core`).
+
+pub mod record;
+
+pub mod error;
+pub mod watch;
+
+pub mod directory;
+pub mod lease;
+pub mod policy;
+
+pub use directory::{Directory, DirectoryWriter, Term};
+pub use error::StoreError;
+pub use lease::{Hint, LeaseSource, LeaseStore, Renewal, Sweep};
+pub use policy::{Acknowledgements, PolicyStore};
+pub use watch::{Observed, Watch};
