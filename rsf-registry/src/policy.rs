@@ -25,7 +25,11 @@ pub trait PolicyStore: Send + Sync + 'static {
 #[async_trait]
 pub trait Acknowledgements: Send + Sync + 'static {
     /// Writes the acknowledgements of one instance, each replacing its last one of the same scope, alive for `ttl`.
-    async fn acknowledge(&self, acknowledgements: &[Acknowledgement], ttl: Duration) -> Result<(), StoreError>;
+    async fn acknowledge(
+        &self,
+        acknowledgements: &[Acknowledgement],
+        ttl: Duration,
+    ) -> Result<(), StoreError>;
 
     /// All live acknowledgements of one scope.
     async fn acknowledged(&self, scope: &str) -> Result<Vec<Acknowledgement>, StoreError>;
