@@ -1,5 +1,38 @@
 //! RSF's data path: the governed call.
+//!
+//! **Outgoing**, in order ([`client`] has the stack): stub → trace and metrics → deadline → route → retry →
+//! \[each attempt: balance → node breaker → endpoint → [`wire`]\].
+//!
+//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (identity, deadline) → concurrency threshold →
+//! queue and pool → handler.
+//!
+//! Beside the path: [`policy`] is what steers it, [`control`] is what it asks of the control plane, [`outcome`] says
+//! what each way to fail means, [`context`] is what calls inside calls inherit.
+//!
+//! What this crate does not do: it opens no registry, names neither Redis nor ZooKeeper, serves no HTTP paths but
+//! gRPC's, and generates no code. Tests own time (`tokio::time`), chance (`fastrand::seed`) and network
+//! ([`wire::in_process`]).
+
+pub mod call;
+pub mod context;
+pub mod message;
+pub mod metadata;
+pub mod method;
+pub mod status;
+
+pub mod error;
+pub mod outcome;
 
 pub mod control;
-pub mod method;
 pub mod policy;
+mod policy_book;
+
+pub mod client;
+pub mod server;
+pub mod wire;
+
+pub mod metrics;
+mod permits;
+pub mod runtime;
+
+pub use policy_book::PolicyBook;

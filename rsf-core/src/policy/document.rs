@@ -172,6 +172,18 @@ fn check_scope(scope: &Scope, value: &Value, errors: &mut Vec<PolicyError>) {
             problem,
         });
     }
+    for field in ["pool", "queue"] {
+        let set = value
+            .pointer(&format!("/provider/{field}"))
+            .is_some_and(|v| !v.is_null());
+        if set && matches!(scope, Scope::Service(_)) {
+            let problem = "is the instance's, not a service's; put it into the `application/<name>` document";
+            errors.push(PolicyError {
+                path: format!("provider.{field}"),
+                problem: problem.to_owned(),
+            });
+        }
+    }
     if misplaced("callback_threads") && *scope != Scope::Fleet {
         let problem = "belongs to the `fleet` document, it is one pool a process".to_owned();
         errors.push(PolicyError {
@@ -300,7 +312,7 @@ mod tests {
     #[test]
     fn a_document_parses() {
         let json = r#"{"call":{"timeout_ms":200,"retry":{"attempts":2}},"methods":{"Get":{"timeout_ms":50}},
-            "instances":[{"instance":"member/1","weight":0}],"provider":{"pool":8,"concurrency":{"Get":2}}}"#;
+            "instances":[{"instance":"member/1","weight":0}],"provider":{"concurrency":{"Get":2}}}"#;
         let document = PolicyDocument::parse(&service(), json).unwrap();
         assert_eq!(document.call.timeout_ms, Some(200));
         assert_eq!(document.call.retry.attempts, Some(2));
@@ -312,10 +324,11 @@ mod tests {
     #[test]
     fn all_errors_come_at_once() {
         let json = r#"{"call":{"timeout_ms":0,"retry":{"attempts":9},"balance":"best"},"colour":1,
-            "instances":[{"weight":-1}],"methods":{"Get":[]},"callback_threads":2}"#;
+            "instances":[{"weight":-1}],"methods":{"Get":[]},"callback_threads":2,"provider":{"pool":8}}"#;
         let errors = PolicyDocument::parse(&service(), json).unwrap_err();
         let paths: Vec<_> = errors.iter().map(|e| e.path.as_str()).collect();
         for path in [
+            "provider.pool",
             "call.timeout_ms",
             "call.retry.attempts",
             "call.balance",
@@ -326,7 +339,7 @@ mod tests {
         ] {
             assert!(paths.contains(&path), "{path} is missing in {errors:?}");
         }
-        assert_eq!(errors.len(), 7);
+        assert_eq!(errors.len(), 8);
     }
 
     #[test]

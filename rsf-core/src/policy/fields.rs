@@ -179,13 +179,13 @@ const PROVIDER: &[Field] = &[
         "pool",
         Kind::Integer(1, 1_000_000),
         "1024",
-        "handlers that run at once in an instance",
+        "handlers that run at once in an instance (fleet and application scope)",
     ),
     field(
         "queue",
         Kind::Integer(0, 1_000_000),
         "4096",
-        "calls that wait for a place in the pool; one more is refused (`queue_full`)",
+        "calls that wait for a place in the pool; one more is refused (`queue_full`); fleet and application scope",
     ),
     field(
         "concurrency",

@@ -1,0 +1,280 @@
+//! A call as a value, and the four ways to use it.
+//!
+//! ```ignore
+//! let reply = members.get(request).await?;              // asynchronous
+//! let reply = members.get(request).wait()?;             // synchronous
+//! let started = members.get(request).start();           // sent now, read later
+//! members.get(request).on_complete(|result| { ... });   // callback
+//! ```
+
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::client::Channel;
+use crate::error::RpcError;
+use crate::message::{Request, Response};
+use crate::metadata::Metadata;
+use crate::outcome::Reason;
+use crate::runtime::IoRuntime;
+use crate::wire::{Frame, UnaryReply};
+
+/// A call that has not been sent. Await it, [`wait`](Call::wait) for it, [`start`](Call::start) it, or let it call
+/// back ([`on_complete`](Call::on_complete)); dropped, it sends nothing.
+#[must_use = "a call is sent when it is awaited, waited for, started, or given a callback"]
+pub struct Call<R> {
+    channel: Channel,
+    method: usize,
+    frame: Result<Frame, RpcError>,
+    options: CallOptions,
+    reply: PhantomData<fn() -> R>,
+}
+
+/// What a caller can set for one call.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) metadata: Metadata,
+}
+
+/// A message type that a reply can be read as: every protobuf message, and [`RawMessage`].
+pub trait Reply: Sized + Send + 'static {
+    /// Reads an encoded message.
+    fn read(bytes: Bytes) -> Result<Self, prost::DecodeError>;
+}
+
+impl<M: prost::Message + Default + 'static> Reply for M {
+    fn read(bytes: Bytes) -> Result<Self, prost::DecodeError> {
+        M::decode(bytes)
+    }
+}
+
+/// An encoded message, for tools that know a method only at run time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawMessage(pub Bytes);
+
+impl Reply for RawMessage {
+    fn read(bytes: Bytes) -> Result<Self, prost::DecodeError> {
+        Ok(RawMessage(bytes))
+    }
+}
+
+impl<R: Reply> Call<R> {
+    pub(crate) fn new(channel: Channel, method: usize, request: Request<impl prost::Message>) -> Self {
+        let (message, metadata) = request.into_parts();
+        Self::framed(channel, method, Frame::encode(&message), metadata)
+    }
+
+    pub(crate) fn framed(
+        channel: Channel,
+        method: usize,
+        frame: Result<Frame, usize>,
+        metadata: Metadata,
+    ) -> Self {
+        let frame = frame.map_err(|size| {
+            RpcError::new(
+                Reason::TooLarge,
+                false,
+                format!("the request has {size} bytes, gRPC allows 4 GiB"),
+            )
+        });
+        let options = CallOptions {
+            metadata,
+            ..CallOptions::default()
+        };
+        Call {
+            channel,
+            method,
+            frame,
+            options,
+            reply: PhantomData,
+        }
+    }
+
+    /// Bounds the whole call, all attempts included. A shorter time that policy or the surrounding call leaves wins.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// Names the logical call, for dedup and logs: 1 to 128 visible ASCII characters. Drawn at random by default.
+    pub fn request_id(mut self, id: &str) -> Self {
+        match HeaderValue::from_str(id) {
+            Ok(value) if (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()) => {
+                self.options.request_id = Some(value);
+            }
+            _ => {
+                let problem = "a request id has 1 to 128 visible ASCII characters";
+                self.frame = Err(RpcError::new(Reason::Malformed, false, problem));
+            }
+        }
+        self
+    }
+
+    /// Replaces the request's metadata.
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.options.metadata = metadata;
+        self
+    }
+
+    /// Blocks this thread until the reply is there. Needs no runtime around it.
+    ///
+    /// Inside an asynchronous runtime it would stop the runtime's thread; there it returns an error of reason
+    /// `wait_in_runtime` and sends nothing. Use `.await` there, or [`crate::runtime::blocking`] on a thread that the
+    /// runtime keeps for blocking work.
+    pub fn wait(self) -> Result<Response<R>, RpcError> {
+        check_may_block()?;
+        let runtime = self.channel.runtime().clone();
+        block_on(&runtime, self.into_future())
+    }
+
+    /// Sends the call now and returns a future for its reply. Dropping the future cancels the call at the provider.
+    pub fn start(self) -> StartedCall<R> {
+        let runtime = self.channel.runtime().clone();
+        let task = runtime.handle().spawn(self.into_future());
+        StartedCall {
+            task: AbortOnDropHandle::new(task),
+            runtime,
+        }
+    }
+
+    /// Sends the call now and runs `callback` with its reply or error, on one of the process's callback threads.
+    ///
+    /// The call is detached: nothing cancels it. A panic in the callback is caught, logged and counted
+    /// (`rsf_callback_panics_total`).
+    pub fn on_complete(self, callback: impl FnOnce(Result<Response<R>, RpcError>) + Send + 'static) {
+        let channel = self.channel.clone();
+        let runtime = channel.runtime().clone();
+        let method = self.method;
+        runtime.handle().clone().spawn(async move {
+            let result = self.await;
+            if runtime
+                .run_callback(move || callback(result))
+                .await
+                .is_err_and(|error| error.is_panic())
+            {
+                channel.callback_panicked(method);
+            }
+        });
+    }
+}
+
+impl<R: Reply> IntoFuture for Call<R> {
+    type Output = Result<Response<R>, RpcError>;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(self) -> CallFuture<R> {
+        let Call {
+            channel,
+            method,
+            frame,
+            options,
+            ..
+        } = self;
+        let run: Pin<Box<dyn Future<Output = _> + Send>> = match frame {
+            Ok(frame) => Box::pin(channel.run(method, frame, options)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        };
+        CallFuture {
+            run,
+            reply: PhantomData,
+        }
+    }
+}
+
+/// The future of an awaited call. Dropping it cancels the call at the provider.
+#[must_use = "futures do nothing unless polled"]
+pub struct CallFuture<R> {
+    run: Pin<Box<dyn Future<Output = Result<UnaryReply, RpcError>> + Send>>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<R: Reply> Future for CallFuture<R> {
+    type Output = Result<Response<R>, RpcError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let reply = std::task::ready!(self.run.as_mut().poll(cx))?;
+        Poll::Ready(decode(reply))
+    }
+}
+
+fn decode<R: Reply>(reply: UnaryReply) -> Result<Response<R>, RpcError> {
+    let bytes = reply
+        .result
+        .map_err(|status| RpcError::with_status(Reason::Handler, true, status))?;
+    let message = R::read(bytes).map_err(|error| {
+        let problem = format!(
+            "the reply is no {}: {error}; do both sides use one schema?",
+            std::any::type_name::<R>()
+        );
+        RpcError::new(Reason::Malformed, true, problem)
+    })?;
+    Ok(Response::from_parts(message, reply.metadata))
+}
+
+/// A call under way. Await it or wait for it; dropping it cancels the call at the provider.
+#[must_use = "dropping a started call cancels it"]
+pub struct StartedCall<R> {
+    task: AbortOnDropHandle<Result<Response<R>, RpcError>>,
+    runtime: IoRuntime,
+}
+
+impl<R: Reply> StartedCall<R> {
+    /// Blocks this thread until the reply is there; see [`Call::wait`] for where it may be used.
+    pub fn wait(self) -> Result<Response<R>, RpcError> {
+        check_may_block()?;
+        let runtime = self.runtime.clone();
+        block_on(&runtime, self)
+    }
+
+    /// Blocks this thread for at most `limit`. `Err` gives the call back, still under way.
+    pub fn wait_for(mut self, limit: Duration) -> Result<Result<Response<R>, RpcError>, Self> {
+        if let Err(error) = check_may_block() {
+            return Ok(Err(error));
+        }
+        let runtime = self.runtime.clone();
+        match block_on(&runtime, async { tokio::time::timeout(limit, &mut self).await }) {
+            Ok(result) => Ok(result),
+            Err(_) => Err(self),
+        }
+    }
+
+    /// Whether the reply is there.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+impl<R: Reply> Future for StartedCall<R> {
+    type Output = Result<Response<R>, RpcError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match std::task::ready!(Pin::new(&mut self.task).poll(cx)) {
+            Ok(result) => result,
+            Err(_) => Err(RpcError::new(
+                Reason::ShutDown,
+                true,
+                "the RSF runtime ended while the call was under way",
+            )),
+        })
+    }
+}
+
+fn check_may_block() -> Result<(), RpcError> {
+    if IoRuntime::may_block() {
+        return Ok(());
+    }
+    let advice = "wait() would block a thread of an asynchronous runtime; use .await, or rsf::blocking(...) inside spawn_blocking";
+    Err(RpcError::new(Reason::WaitInRuntime, false, advice))
+}
+
+/// Drives `future` on this thread, with I/O and timers on RSF's own runtime.
+fn block_on<F: Future>(runtime: &IoRuntime, future: F) -> F::Output {
+    runtime.handle().block_on(future)
+}

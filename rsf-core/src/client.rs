@@ -1,0 +1,163 @@
+//! The consumer's side of a call, from the stub to the wire.
+//!
+//! The path of one call, in order; [`stack`] is the one place where it is composed:
+//!
+//! 1. [`channel`]: a service as the stub sees it; loads the snapshot, once a call.
+//! 2. [`observe`]: trace and metrics.
+//! 3. [`deadline`]: the logical call's time, inherited and bounded by policy.
+//! 4. [`route`]: picks a pool compiled in the snapshot.
+//! 5. [`retry`]: attempts, their budget, and late first success.
+//! 6. [`attempt`]: balance → node breaker → endpoint → wire.
+//!
+//! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
+//! [`balance`], [`breaker`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
+
+mod attempt;
+mod balance;
+mod breaker;
+mod channel;
+mod deadline;
+mod endpoint;
+mod follow;
+mod observe;
+mod retry;
+mod route;
+mod snapshot;
+mod stack;
+mod streaming;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+use crate::control::ControlPlane;
+use crate::method::{ServiceDescriptor, service_key};
+use crate::metrics::Metrics;
+use crate::policy_book::PolicyBook;
+use crate::runtime::IoRuntime;
+use crate::wire::Wire;
+
+pub use channel::{Channel, ChannelView, InstanceView};
+pub use streaming::TonicChannel;
+
+/// A typed client; generated code implements it.
+pub trait Client: Sized {
+    /// The service that it calls.
+    fn descriptor() -> &'static ServiceDescriptor;
+
+    /// The client over a channel to that service.
+    fn new(channel: Channel) -> Self;
+}
+
+/// Everything that calls of one process share.
+#[derive(Clone)]
+pub struct Consumer {
+    shared: Arc<Shared>,
+}
+
+/// What a [`Consumer`] stands on.
+pub struct ConsumerParts {
+    /// The calling application's name; visible ASCII.
+    pub application: String,
+    /// The namespace; providers of another one refuse.
+    pub namespace: String,
+    /// Where I/O happens.
+    pub runtime: IoRuntime,
+    /// How connections are made.
+    pub wire: Arc<dyn Wire>,
+    /// Where instances and policies come from.
+    pub control: Arc<dyn ControlPlane>,
+    /// The process's policies.
+    pub policies: Arc<PolicyBook>,
+    /// The process's metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) application: String,
+    pub(crate) caller: Option<HeaderValue>,
+    pub(crate) namespace: String,
+    pub(crate) runtime: IoRuntime,
+    pub(crate) wire: Arc<dyn Wire>,
+    pub(crate) control: Arc<dyn ControlPlane>,
+    pub(crate) policies: Arc<PolicyBook>,
+    pub(crate) metrics: Arc<Metrics>,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl Consumer {
+    /// A consumer without channels.
+    pub fn new(parts: ConsumerParts) -> Self {
+        let shared = Shared {
+            caller: HeaderValue::from_str(&parts.application).ok(),
+            application: parts.application,
+            namespace: parts.namespace,
+            runtime: parts.runtime,
+            wire: parts.wire,
+            control: parts.control,
+            policies: parts.policies,
+            metrics: parts.metrics,
+            channels: Mutex::default(),
+        };
+        Consumer {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// A typed client of the default implementation.
+    pub fn client<C: Client>(&self) -> C {
+        C::new(self.channel(C::descriptor(), ""))
+    }
+
+    /// The channel to one implementation of a service (empty: the default). The first one of a service begins to
+    /// watch its instances; later ones share it, as long as they name the same methods.
+    pub fn channel(&self, service: &ServiceDescriptor, implementation: &str) -> Channel {
+        Channel::of(&self.shared, service, implementation)
+    }
+
+    /// A channel for an unchanged tonic client of `service`: routed, balanced and broken, never retried.
+    pub fn tonic_channel(&self, service: &str) -> TonicChannel {
+        let descriptor = ServiceDescriptor {
+            name: service.to_owned().into(),
+            methods: Vec::new().into(),
+            schema: Vec::new().into(),
+        };
+        TonicChannel::new(self.channel(&descriptor, ""))
+    }
+
+    /// What is known of every service that this process calls, for status pages.
+    pub fn views(&self) -> Vec<ChannelView> {
+        let channels: Vec<_> = self.shared.channels.lock().values().cloned().collect();
+        let mut views: Vec<_> = channels.iter().map(Channel::view).collect();
+        views.sort_by(|a, b| a.service.cmp(&b.service));
+        views
+    }
+}
+
+impl Shared {
+    fn channel_of(
+        self: &Arc<Self>,
+        service: &ServiceDescriptor,
+        implementation: &str,
+        make: impl FnOnce(String) -> Channel,
+    ) -> Channel {
+        let key = service_key(&service.name, implementation);
+        // A tonic client's channel knows no methods; it stands beside the typed one.
+        let place = if service.methods.is_empty() {
+            format!("{key} (tonic)")
+        } else {
+            key.clone()
+        };
+        let mut channels = self.channels.lock();
+        if let Some(known) = channels.get(&place)
+            && known.serves(service)
+        {
+            return known.clone();
+        }
+        let channel = make(key);
+        channels.insert(place, channel.clone());
+        channel
+    }
+}

@@ -1,0 +1,206 @@
+//! One try of a call at one endpoint: balance → node breaker → endpoint → wire.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::breaker::Admission;
+use super::endpoint::{Connecting, Endpoint, PendingPlace};
+use super::stack::OutboundCall;
+use crate::error::{AttemptRecord, REASON, RpcError};
+use crate::outcome::Reason;
+use crate::status::{Code, Status};
+use crate::wire::{Connection, Exchange, Fate, UnaryReply, UnaryRequest, WireError};
+
+/// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
+pub(super) struct Attempt {
+    endpoint: Arc<Endpoint>,
+    phase: Phase,
+    admission: Admission,
+    begun: Instant,
+    deadline: Instant,
+    _pending: PendingPlace,
+}
+
+enum Phase {
+    Connecting(Connecting, Box<UnaryRequest>),
+    Exchanging(Exchange),
+}
+
+impl Attempt {
+    /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before.
+    pub(super) fn start(
+        call: &OutboundCall,
+        previous: u32,
+        tried: &[Arc<Endpoint>],
+    ) -> Result<Attempt, RpcError> {
+        let service = &call.snapshot.service;
+        let now = Instant::now();
+        let Some(endpoint) = call.snapshot.pool.pick(service.balance, tried, now) else {
+            let problem = call.snapshot.explain_empty(&call.channel.key);
+            return Err(RpcError::new(Reason::NoInstance, false, problem));
+        };
+        let admission = endpoint.breaker.admit(now);
+        let pending = endpoint.enter();
+        let request = request(call, previous, &endpoint, now);
+        let phase = match endpoint.connection() {
+            Some(connection) => exchange(&connection, &endpoint, request),
+            None => Phase::Connecting(endpoint.connecting(), Box::new(request)),
+        };
+        Ok(Attempt {
+            endpoint,
+            phase,
+            admission,
+            begun: now,
+            deadline: call.deadline,
+            _pending: pending,
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Counts the attempt's timeout against its instance, once; it may still win.
+    pub(super) fn count_timeout(&mut self) {
+        self.endpoint.breaker.failed(&mut self.admission, Instant::now());
+    }
+
+    pub(super) fn record(&self, reason: Option<Reason>) -> AttemptRecord {
+        AttemptRecord {
+            instance: self.endpoint.instance.id.clone(),
+            reason,
+            elapsed: self.begun.elapsed(),
+        }
+    }
+
+    fn conclude(&mut self, outcome: Result<UnaryReply, WireError>) -> Result<UnaryReply, RpcError> {
+        let result = match outcome {
+            Ok(reply) => match reply.result {
+                Ok(message) => {
+                    self.endpoint.verified();
+                    Ok(UnaryReply {
+                        result: Ok(message),
+                        metadata: reply.metadata,
+                    })
+                }
+                Err(status) => Err(answered(status)),
+            },
+            Err(error) => Err(unanswered(error)),
+        };
+        match &result {
+            Err(error) if error.reason().outcome().node_breaker => {
+                self.endpoint.breaker.failed(&mut self.admission, Instant::now());
+            }
+            // Refused before the handler: says nothing about the instance's health either way.
+            Err(error) if !error.may_have_run() => {}
+            _ => self.endpoint.breaker.succeeded(&mut self.admission),
+        }
+        result.map_err(|error| error.at(&self.endpoint.instance.id))
+    }
+}
+
+impl Future for Attempt {
+    type Output = Result<UnaryReply, RpcError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let attempt = &mut *self;
+        loop {
+            match &mut attempt.phase {
+                Phase::Exchanging(exchange) => {
+                    let outcome = std::task::ready!(Pin::new(exchange).poll(cx));
+                    return Poll::Ready(attempt.conclude(outcome));
+                }
+                Phase::Connecting(connecting, request) => {
+                    match std::task::ready!(connecting.as_mut().poll(cx)) {
+                        Ok(connection) => {
+                            attempt.phase = exchange(&connection, &attempt.endpoint, (**request).clone());
+                        }
+                        Err(error) => {
+                            attempt
+                                .endpoint
+                                .breaker
+                                .failed(&mut attempt.admission, Instant::now());
+                            let error = RpcError::new(Reason::Connect, false, error.to_string());
+                            return Poll::Ready(Err(error.at(&attempt.endpoint.instance.id)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        // Ended by the logical deadline: silence is a failure of the instance. Everything else is neutral.
+        if !self.admission.is_settled() {
+            let now = Instant::now();
+            if now >= self.deadline {
+                self.endpoint.breaker.failed(&mut self.admission, now);
+            } else {
+                self.endpoint.breaker.release(&mut self.admission);
+            }
+        }
+    }
+}
+
+fn exchange(connection: &Arc<dyn Connection>, endpoint: &Endpoint, mut request: UnaryRequest) -> Phase {
+    request.target = endpoint.target_to_verify();
+    Phase::Exchanging(Exchange::start(connection.clone(), request))
+}
+
+fn request(call: &OutboundCall, previous: u32, endpoint: &Endpoint, now: Instant) -> UnaryRequest {
+    UnaryRequest {
+        path: call.method().path.clone(),
+        frame: call.frame.clone(),
+        timeout: Some(call.deadline.saturating_duration_since(now)),
+        previous_attempts: previous,
+        request_id: call.request_id.clone(),
+        trace: call.trace,
+        caller: call.channel.shared.caller.clone(),
+        target: endpoint.target_to_verify(),
+        implementation: call.channel.implementation.clone(),
+        metadata: call.metadata.clone(),
+    }
+}
+
+/// What a status that came back means: RSF's reason where the provider named it, else gRPC's conventions.
+fn answered(status: Status) -> RpcError {
+    let named = status.metadata().get(REASON).and_then(Reason::from_name);
+    let reason = named.unwrap_or(match status.code() {
+        Code::Unavailable => Reason::Unavailable,
+        Code::Unimplemented => Reason::Unimplemented,
+        _ => Reason::Handler,
+    });
+    let never_ran = matches!(
+        reason,
+        Reason::ProviderLimit
+            | Reason::QueueFull
+            | Reason::Denied
+            | Reason::Draining
+            | Reason::WrongInstance
+            | Reason::Refused
+            | Reason::Unimplemented
+    );
+    RpcError::with_status(reason, !never_ran, status)
+}
+
+fn unanswered(error: WireError) -> RpcError {
+    let (reason, reached) = match error.fate {
+        Fate::NotWritten => (Reason::Connect, false),
+        Fate::Refused => (Reason::Refused, false),
+        Fate::Written => (Reason::ConnectionLost, true),
+    };
+    let message = match error.fate {
+        Fate::NotWritten => format!("not sent: {}", error.reason),
+        Fate::Refused => format!("refused unseen by the provider: {}", error.reason),
+        Fate::Written => format!(
+            "the connection broke before the reply; the handler may have run: {}",
+            error.reason
+        ),
+    };
+    RpcError::new(reason, reached, message)
+}

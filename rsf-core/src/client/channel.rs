@@ -1,0 +1,261 @@
+//! A service as the stub sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::endpoint::Endpoint;
+use super::follow;
+use super::snapshot::ServiceSnapshot;
+use super::stack::{ClientStack, OutboundCall, Stage, client_stack};
+use super::{Client, Shared};
+use crate::call::{Call, CallOptions, RawMessage, Reply};
+use crate::context::Context;
+use crate::error::RpcError;
+use crate::message::Request;
+use crate::metadata::Metadata;
+use crate::method::{MethodDescriptor, ServiceDescriptor};
+use crate::metrics::MethodMetrics;
+use crate::outcome::Reason;
+use crate::policy::MethodPolicy;
+use crate::runtime::IoRuntime;
+use crate::wire::{Frame, RequestId, UnaryReply};
+
+/// How long the first call of a service waits for its first list of instances, its own deadline apart.
+const FIRST_LIST: Duration = Duration::from_secs(5);
+
+/// A service of one implementation, watched and connected. Clones share it.
+#[derive(Clone)]
+pub struct Channel(Arc<ChannelState>);
+
+pub(crate) struct ChannelState {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) service: ServiceDescriptor,
+    pub(crate) key: String,
+    pub(crate) implementation: Option<HeaderValue>,
+    pub(crate) methods: Vec<MethodState>,
+    /// What calls read; `None` until the control plane has said anything.
+    pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
+    /// Ticks with every new snapshot.
+    pub(crate) version: watch::Sender<u64>,
+    stack: ClientStack,
+}
+
+pub(crate) struct MethodState {
+    pub(crate) descriptor: MethodDescriptor,
+    pub(crate) path: PathAndQuery,
+    pub(crate) metrics: MethodMetrics,
+}
+
+/// What a process knows of a service that it calls.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChannelView {
+    /// The service key.
+    pub service: String,
+    /// Epoch and sequence of the list.
+    pub version: (u64, u64),
+    /// Why there are no instances, where there are none.
+    pub not_ready: Option<String>,
+    /// Its instances.
+    pub instances: Vec<InstanceView>,
+    /// Method name → what holds for it, and where each value came from.
+    pub policies: std::collections::BTreeMap<String, MethodPolicy>,
+}
+
+/// An instance as this process sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceView {
+    /// Its id.
+    pub instance: String,
+    /// Where it is.
+    pub address: String,
+    /// Its share of the calls after policy.
+    pub weight: u32,
+    /// Calls under way to it from here.
+    pub pending: u32,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// closed, open or half-open.
+    pub breaker: &'static str,
+}
+
+impl Channel {
+    pub(super) fn of(shared: &Arc<Shared>, service: &ServiceDescriptor, implementation: &str) -> Channel {
+        shared.clone().channel_of(service, implementation, |key| {
+            let methods = service.methods.iter().filter_map(|descriptor| {
+                Some(MethodState {
+                    path: PathAndQuery::try_from(&*descriptor.path).ok()?,
+                    metrics: shared.metrics.client_method(&service.name, &descriptor.name),
+                    descriptor: descriptor.clone(),
+                })
+            });
+            let state = Arc::new(ChannelState {
+                methods: methods.collect(),
+                service: service.clone(),
+                key,
+                implementation: (!implementation.is_empty())
+                    .then(|| HeaderValue::from_str(implementation).ok())
+                    .flatten(),
+                snapshot: ArcSwapOption::empty(),
+                version: watch::Sender::new(0),
+                stack: client_stack(),
+                shared: shared.clone(),
+            });
+            follow::spawn(&state);
+            Channel(state)
+        })
+    }
+
+    /// A call of the method at place `method` of the service's descriptor.
+    pub fn call<R: Reply>(&self, method: usize, request: Request<impl prost::Message>) -> Call<R> {
+        Call::new(self.clone(), method, request)
+    }
+
+    /// A call with an encoded message, for tools that know the method only at run time.
+    pub fn call_raw(&self, method: usize, message: Bytes, metadata: Metadata) -> Call<RawMessage> {
+        Call::framed(self.clone(), method, Frame::from_message(&message), metadata)
+    }
+
+    /// The channel to another implementation of the same service; empty: the default.
+    pub fn implementation(&self, implementation: &str) -> Channel {
+        Channel::of(&self.0.shared, &self.0.service, implementation)
+    }
+
+    /// A typed client over this channel.
+    pub fn client<C: Client>(self) -> C {
+        C::new(self)
+    }
+
+    /// The runtime that its I/O happens on.
+    pub fn runtime(&self) -> &IoRuntime {
+        &self.0.shared.runtime
+    }
+
+    /// What is known of the service.
+    pub fn view(&self) -> ChannelView {
+        let snapshot = self.0.snapshot.load_full();
+        let methods = self
+            .0
+            .methods
+            .iter()
+            .map(|method| method.descriptor.name.to_string());
+        ChannelView {
+            service: self.0.key.clone(),
+            version: snapshot.as_ref().map_or((0, 0), |snapshot| snapshot.version),
+            not_ready: match &snapshot {
+                Some(snapshot) => snapshot.not_ready.as_deref().map(str::to_owned),
+                None => Some("the control plane has not answered yet".to_owned()),
+            },
+            instances: snapshot
+                .iter()
+                .flat_map(|snapshot| snapshot.pool.members())
+                .map(|m| m.view())
+                .collect(),
+            policies: methods
+                .zip(
+                    snapshot
+                        .iter()
+                        .flat_map(|snapshot| snapshot.methods.iter().cloned()),
+                )
+                .collect(),
+        }
+    }
+
+    pub(super) fn serves(&self, service: &ServiceDescriptor) -> bool {
+        self.0.service.methods == service.methods
+    }
+
+    pub(super) fn state(&self) -> &Arc<ChannelState> {
+        &self.0
+    }
+
+    pub(crate) fn callback_panicked(&self, method: usize) {
+        let name = self
+            .0
+            .methods
+            .get(method)
+            .map_or("", |method| &method.descriptor.path);
+        tracing::error!(method = name, "a callback panicked");
+        self.0.shared.metrics.callback_panics.inc();
+    }
+
+    /// Runs one call through the stack.
+    pub(crate) async fn run(
+        self,
+        method: usize,
+        frame: Frame,
+        options: CallOptions,
+    ) -> Result<UnaryReply, RpcError> {
+        if method >= self.0.methods.len() {
+            let problem = format!(
+                "service `{}` has no method number {method} with a valid path",
+                self.0.key
+            );
+            return Err(RpcError::new(Reason::Unimplemented, false, problem));
+        }
+        // Timers need the runtime's context, and the caller's executor may be another one.
+        let begun = Instant::now();
+        let snapshot = self.0.snapshot(options.timeout).await?;
+        let mut call = OutboundCall {
+            begun,
+            method,
+            frame,
+            snapshot,
+            timeout: options.timeout,
+            request_id: options
+                .request_id
+                .map_or_else(|| RequestId::Number(fastrand::u64(..)), RequestId::Text),
+            metadata: options.metadata,
+            parent: Context::current(),
+            trace: None,
+            deadline: begun,
+            channel: self.0.clone(),
+        };
+        self.0.stack.call(&mut call).await
+    }
+}
+
+impl ChannelState {
+    /// The snapshot that holds now. Waits only until the control plane has spoken for the first time.
+    pub(crate) async fn snapshot(&self, timeout: Option<Duration>) -> Result<Arc<ServiceSnapshot>, RpcError> {
+        if let Some(snapshot) = self.snapshot.load_full() {
+            return Ok(snapshot);
+        }
+        let limit = timeout.unwrap_or(FIRST_LIST).min(FIRST_LIST);
+        let mut version = self.version.subscribe();
+        let first = {
+            let _timers = self.shared.runtime.handle().enter();
+            tokio::time::timeout(limit, version.wait_for(|version| *version > 0))
+        };
+        let _ = first.await;
+        self.snapshot.load_full().ok_or_else(|| {
+            let problem = format!(
+                "no list of instances of `{}` within {} ms: the registry has not answered, and there is no snapshot on disk",
+                self.key,
+                limit.as_millis()
+            );
+            RpcError::new(Reason::NoInstance, false, problem)
+        })
+    }
+}
+
+impl super::balance::Member {
+    fn view(&self) -> InstanceView {
+        let endpoint: &Endpoint = &self.endpoint;
+        InstanceView {
+            instance: endpoint.instance.id.to_string(),
+            address: endpoint.instance.address.to_string(),
+            weight: self.weight,
+            pending: endpoint.pending(),
+            connected: endpoint.is_connected(),
+            breaker: endpoint.breaker.state_name(),
+        }
+    }
+}

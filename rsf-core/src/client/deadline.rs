@@ -1,0 +1,73 @@
+//! The logical call's time.
+
+use std::time::Duration;
+
+use super::stack::{OutboundCall, Stage};
+use crate::error::RpcError;
+use crate::outcome::Reason;
+use crate::wire::UnaryReply;
+
+/// Ends the call when its time is over: the policy's or the caller's timeout, whichever is shorter, and never later
+/// than the call that is being handled while this one is made.
+pub(crate) struct Deadline<S> {
+    inner: S,
+}
+
+impl<S> Deadline<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Deadline { inner }
+    }
+}
+
+impl<S: Stage> Stage for Deadline<S> {
+    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
+        let policy = call.policy().timeout;
+        let timeout = call.timeout.map_or(policy, |own| own.min(policy));
+        let own = call.begun + timeout;
+        let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
+        call.deadline = inherited.map_or(own, |inherited| inherited.min(own));
+        let timer = {
+            // The caller's executor may know no timers.
+            let _timers = call.channel.shared.runtime.handle().enter();
+            tokio::time::sleep_until(call.deadline)
+        };
+        let outcome = {
+            let call = &mut *call;
+            tokio::select! {
+                biased;
+                result = self.inner.call(call) => Some(result),
+                () = timer => None,
+            }
+        };
+        outcome.unwrap_or_else(|| {
+            Err(over(
+                call,
+                timeout,
+                inherited.is_some_and(|inherited| inherited < own),
+            ))
+        })
+    }
+}
+
+fn over(call: &OutboundCall, timeout: Duration, inherited: bool) -> RpcError {
+    let path = &call.method().path;
+    let message = if inherited {
+        format!("{path}: the time left by the call that made this one is over")
+    } else {
+        let origin = call
+            .policy()
+            .origins
+            .get("timeout_ms")
+            .map_or("built-in", |origin| origin);
+        let origin = if call.timeout.is_some_and(|own| own <= call.policy().timeout) {
+            "the caller"
+        } else {
+            origin
+        };
+        format!(
+            "{path}: no reply within {} ms (timeout set by {origin})",
+            timeout.as_millis()
+        )
+    };
+    RpcError::new(Reason::Deadline, true, message)
+}

@@ -1,0 +1,232 @@
+//! A consumer's connection to one instance, with its pending calls and its breaker.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::breaker::{BreakerGroup, NodeBreaker};
+use crate::control::Instance;
+use crate::wire::{ConnectError, Connection, ConnectionState, Target};
+
+/// Time for a connection to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// First and longest pause between connection attempts; between them it doubles, with ±20 % jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A waiting call may cut a pause short, but not below this.
+const LEAST_PAUSE: Duration = Duration::from_millis(20);
+
+/// A future for a connection that is not there yet.
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<dyn Connection>, ConnectError>> + Send>>;
+
+/// One instance as this process reaches it. It outlives snapshots as long as the instance stays the same.
+pub(crate) struct Endpoint {
+    pub(crate) instance: Instance,
+    pub(super) breaker: NodeBreaker,
+    pending: AtomicU32,
+    connection: ArcSwapOption<Arc<dyn Connection>>,
+    link: watch::Sender<Link>,
+    /// Rung by a call that waits for a connection.
+    wanted: Notify,
+    started: AtomicBool,
+    /// The peer has answered as the instance that the list names.
+    verified: AtomicBool,
+    target: Option<HeaderValue>,
+    shared: Weak<Shared>,
+}
+
+/// The connection's story so far.
+#[derive(Clone, Default)]
+struct Link {
+    /// Rises with each attempt to connect that ended.
+    tries: u64,
+    /// Why the last one failed; `None` where it did not, or there was none.
+    failure: Option<ConnectError>,
+}
+
+/// A call's place among the pending ones.
+pub(super) struct PendingPlace(Arc<Endpoint>);
+
+impl Drop for PendingPlace {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(shared: &Arc<Shared>, instance: Instance, breakers: Arc<BreakerGroup>) -> Arc<Self> {
+        // Static lists name no incarnation: whoever answers there is meant.
+        let target = (instance.incarnation != 0)
+            .then(|| HeaderValue::from_str(&format!("{}/{}", shared.namespace, instance.id)).ok())
+            .flatten();
+        Arc::new(Endpoint {
+            breaker: NodeBreaker::new(breakers),
+            pending: AtomicU32::new(0),
+            connection: ArcSwapOption::empty(),
+            link: watch::Sender::new(Link::default()),
+            wanted: Notify::new(),
+            started: AtomicBool::new(false),
+            verified: AtomicBool::new(target.is_none()),
+            target,
+            shared: Arc::downgrade(shared),
+            instance,
+        })
+    }
+
+    /// Whether this endpoint can stand for `instance` in a new snapshot. Weight, zone and tags are the snapshot's.
+    pub(super) fn is_for(&self, instance: &Instance) -> bool {
+        self.instance.id == instance.id
+            && self.instance.incarnation == instance.incarnation
+            && self.instance.address == instance.address
+    }
+
+    pub(super) fn enter(self: &Arc<Self>) -> PendingPlace {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        PendingPlace(self.clone())
+    }
+
+    pub(super) fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn connection(&self) -> Option<Arc<dyn Connection>> {
+        self.connection.load().as_deref().cloned()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.load().is_some()
+    }
+
+    /// Whether the last attempt to connect failed.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.link.borrow().failure.is_some()
+    }
+
+    /// Begins to connect, unless that has begun.
+    pub(super) fn keep_connected(self: &Arc<Self>) {
+        if !self.started.swap(true, Ordering::Relaxed)
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared
+                .runtime
+                .handle()
+                .spawn(keep_connected(Arc::downgrade(self)));
+        }
+    }
+
+    /// The next connection, or why there is none. Cuts a pause between attempts short.
+    pub(super) fn connecting(self: &Arc<Self>) -> Connecting {
+        self.keep_connected();
+        self.wanted.notify_one();
+        let endpoint = self.clone();
+        let mut link = self.link.subscribe();
+        let before = link.borrow().tries;
+        Box::pin(async move {
+            loop {
+                if let Some(connection) = endpoint.connection() {
+                    return Ok(connection);
+                }
+                let gone = |reason: &str| ConnectError {
+                    address: endpoint.instance.address.clone(),
+                    reason: reason.to_owned(),
+                };
+                let ended = link.wait_for(|link| link.tries > before).await;
+                let failure = ended.map_err(|_| gone("the endpoint is gone"))?.failure.clone();
+                match (endpoint.connection(), failure) {
+                    (Some(connection), _) => return Ok(connection),
+                    (None, Some(failure)) => return Err(failure),
+                    (None, None) => return Err(gone("the connection closed as soon as it was made")),
+                }
+            }
+        })
+    }
+
+    /// `namespace/instance`, until the peer has proven to be it.
+    pub(super) fn target_to_verify(&self) -> Option<HeaderValue> {
+        if self.verified.load(Ordering::Relaxed) {
+            None
+        } else {
+            self.target.clone()
+        }
+    }
+
+    pub(super) fn verified(&self) {
+        if !self.verified.load(Ordering::Relaxed) {
+            self.verified.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn connected(&self, connection: Arc<dyn Connection>) {
+        self.verified.store(self.target.is_none(), Ordering::Relaxed);
+        self.connection.store(Some(Arc::new(connection)));
+        self.link.send_modify(|link| {
+            link.tries += 1;
+            link.failure = None;
+        });
+    }
+
+    fn failed(&self, error: ConnectError) {
+        self.link.send_modify(|link| {
+            link.tries += 1;
+            link.failure = Some(error);
+        });
+    }
+}
+
+/// Keeps an endpoint connected for as long as somebody holds it.
+async fn keep_connected(endpoint: Weak<Endpoint>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(held) = endpoint.upgrade() else { return };
+        let Some(shared) = held.shared.upgrade() else {
+            return;
+        };
+        let target = Target {
+            address: held.instance.address.clone(),
+        };
+        let outcome = tokio::time::timeout(CONNECT_TIMEOUT, shared.wire.connect(&target)).await;
+        drop(shared);
+        let failure = match outcome {
+            Ok(Ok(connection)) => {
+                pause = FIRST_PAUSE;
+                let mut state = connection.state();
+                held.connected(connection);
+                drop(held);
+                let _ = state.wait_for(|state| *state != ConnectionState::Ready).await;
+                let Some(held) = endpoint.upgrade() else { return };
+                held.connection.store(None);
+                continue;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let reason = format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis());
+                ConnectError {
+                    address: target.address,
+                    reason,
+                }
+            }
+        };
+        held.failed(failure);
+        let begun = Instant::now();
+        let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        // Ends early for a waiting call. The endpoint is held weakly meanwhile, so that it can go.
+        let wanted = async {
+            let weak = Arc::downgrade(&held);
+            drop(held);
+            match weak.upgrade() {
+                Some(held) => held.wanted.notified().await,
+                None => {}
+            }
+        };
+        let _ = tokio::time::timeout(jittered, wanted).await;
+        tokio::time::sleep_until(begun + LEAST_PAUSE).await;
+    }
+}

@@ -1,0 +1,185 @@
+//! What calls of one service read: immutable, replaced as a whole.
+
+use std::sync::Arc;
+
+use tower::retry::budget::{Budget as _, TpsBudget};
+
+use super::balance::{Member, Pool};
+use super::breaker::BreakerGroup;
+use super::channel::ChannelState;
+use super::endpoint::Endpoint;
+use crate::control::{Discovery, Instance, InstanceList};
+use crate::policy::{InstanceRule, MethodPolicy, Resolution, method_policy};
+
+/// The immutable view of one service.
+pub(crate) struct ServiceSnapshot {
+    /// Epoch and sequence of the list.
+    pub(crate) version: (u64, u64),
+    /// Why no list is known, where none is.
+    pub(crate) not_ready: Option<Arc<str>>,
+    pub(crate) pool: Pool,
+    /// In the order of the service's descriptor.
+    pub(crate) methods: Vec<MethodPolicy>,
+    /// What holds for the service as a whole: balance, node breaker, budget.
+    pub(crate) service: MethodPolicy,
+    pub(crate) budget: Arc<RetryBudget>,
+    pub(super) breakers: Arc<BreakerGroup>,
+    /// Instances that are listed but take no calls, with the reason.
+    left_out: Vec<(Arc<str>, &'static str)>,
+}
+
+/// The retry budget of one consumer and service: a share of the calls plus a constant rate, over ten seconds
+/// (Finagle's `RetryBudget`; tower's implementation of it).
+pub(crate) struct RetryBudget {
+    percent: u32,
+    per_second: u32,
+    /// `None` where nothing may be retried.
+    budget: Option<TpsBudget>,
+}
+
+impl RetryBudget {
+    fn new(percent: u32, per_second: u32) -> Self {
+        let window = std::time::Duration::from_secs(10);
+        let budget = (percent > 0 || per_second > 0)
+            .then(|| TpsBudget::new(window, per_second, f64::from(percent).max(0.01) as f32 / 100.0));
+        RetryBudget {
+            percent,
+            per_second,
+            budget,
+        }
+    }
+
+    pub(super) fn deposit(&self) {
+        if let Some(budget) = &self.budget {
+            budget.deposit();
+        }
+    }
+
+    pub(super) fn withdraw(&self) -> bool {
+        self.budget.as_ref().is_some_and(|budget| budget.withdraw())
+    }
+}
+
+impl ServiceSnapshot {
+    /// Builds the snapshot that follows `previous`, keeping the endpoints of instances that stay.
+    pub(super) fn build(
+        channel: &ChannelState,
+        discovery: &Discovery,
+        resolution: &Resolution,
+        previous: Option<&ServiceSnapshot>,
+        unix_ms: u64,
+    ) -> Option<ServiceSnapshot> {
+        let nothing = InstanceList::default();
+        let (list, not_ready) = match discovery {
+            Discovery::Pending => return None,
+            Discovery::NotReady { reason } => (&nothing, Some(reason.clone())),
+            Discovery::Ready(list) => (&**list, None),
+        };
+        let caller = &channel.shared.application;
+        let service = method_policy(None, caller, resolution);
+        let rules: Vec<_> = resolution
+            .layers()
+            .flat_map(|layer| &layer.document.instances)
+            .collect();
+        let breakers = previous.map_or_else(
+            || {
+                BreakerGroup::new(
+                    service.node_breaker,
+                    channel.shared.metrics.ejections(&channel.key),
+                )
+            },
+            |previous| previous.breakers.clone(),
+        );
+        let (members, left_out) = members(channel, list, &rules, previous, &breakers, unix_ms);
+        breakers.update(service.node_breaker, members.len());
+        let (percent, per_second) = (service.budget_percent, service.budget_per_second);
+        let budget = previous
+            .map(|previous| &previous.budget)
+            .filter(|budget| (budget.percent, budget.per_second) == (percent, per_second))
+            .map_or_else(|| Arc::new(RetryBudget::new(percent, per_second)), Arc::clone);
+        let methods = channel
+            .methods
+            .iter()
+            .map(|m| method_policy(Some(&m.descriptor), caller, resolution));
+        Some(ServiceSnapshot {
+            version: list.version,
+            not_ready,
+            pool: Pool::new(members),
+            methods: methods.collect(),
+            service,
+            budget,
+            breakers,
+            left_out,
+        })
+    }
+
+    /// Why no instance can take a call, and what to do about it.
+    pub(crate) fn explain_empty(&self, key: &str) -> String {
+        if let Some(reason) = &self.not_ready {
+            return format!("no instances of `{key}` are known: {reason}");
+        }
+        if self.left_out.is_empty() {
+            return format!(
+                "no instance of `{key}` is registered; is its provider running, with the same RSF_NAMESPACE and RSF_REGISTRY?"
+            );
+        }
+        let reasons: Vec<_> = self
+            .left_out
+            .iter()
+            .take(5)
+            .map(|(id, reason)| format!("{id} {reason}"))
+            .collect();
+        format!("no instance of `{key}` may take calls: {}", reasons.join(", "))
+    }
+}
+
+type LeftOut = Vec<(Arc<str>, &'static str)>;
+
+fn members(
+    channel: &ChannelState,
+    list: &InstanceList,
+    rules: &[&InstanceRule],
+    previous: Option<&ServiceSnapshot>,
+    breakers: &Arc<BreakerGroup>,
+    unix_ms: u64,
+) -> (Vec<Member>, LeftOut) {
+    let known: std::collections::HashMap<_, _> = previous
+        .iter()
+        .flat_map(|previous| previous.pool.members())
+        .map(|member| (member.endpoint.instance.id.clone(), &member.endpoint))
+        .collect();
+    let mut members = Vec::with_capacity(list.instances.len());
+    let mut left_out = Vec::new();
+    for instance in &list.instances {
+        let (weight, disabled) = governed(instance, rules, unix_ms);
+        let out = if instance.draining {
+            Some("drains")
+        } else if disabled {
+            Some("is disabled by policy")
+        } else if weight == 0 {
+            Some("has weight 0")
+        } else {
+            None
+        };
+        if let Some(reason) = out {
+            left_out.push((instance.id.clone(), reason));
+            continue;
+        }
+        let endpoint = match known.get(&instance.id) {
+            Some(endpoint) if endpoint.is_for(instance) => Arc::clone(endpoint),
+            _ => Endpoint::new(&channel.shared, instance.clone(), breakers.clone()),
+        };
+        members.push(Member { endpoint, weight });
+    }
+    (members, left_out)
+}
+
+/// An instance's weight and whether it is disabled, after all rules that select it.
+fn governed(instance: &Instance, rules: &[&InstanceRule], unix_ms: u64) -> (u32, bool) {
+    let mut governed = (instance.weight.min(10_000), false);
+    for rule in rules.iter().filter(|rule| rule.selects(instance, unix_ms)) {
+        governed.0 = rule.weight.unwrap_or(governed.0);
+        governed.1 = rule.disabled.unwrap_or(governed.1);
+    }
+    governed
+}

@@ -1,0 +1,72 @@
+//! Where the path of an outgoing call is composed, and what its stages hand to each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::channel::{ChannelState, MethodState};
+use super::deadline::Deadline;
+use super::observe::{Measure, Trace};
+use super::retry::Retry;
+use super::route::Route;
+use super::snapshot::ServiceSnapshot;
+use crate::context::Context;
+use crate::error::RpcError;
+use crate::metadata::Metadata;
+use crate::policy::MethodPolicy;
+use crate::wire::{Frame, RequestId, TraceParent, UnaryReply};
+
+/// One stage of the path; it wraps the stages behind it.
+pub(crate) trait Stage: Send + Sync + 'static {
+    fn call(&self, call: &mut OutboundCall) -> impl Future<Output = Result<UnaryReply, RpcError>> + Send;
+}
+
+/// A logical call on its way down the stack. Stages fill in what the ones below need.
+pub(crate) struct OutboundCall {
+    pub(crate) channel: Arc<ChannelState>,
+    pub(crate) snapshot: Arc<ServiceSnapshot>,
+    pub(crate) method: usize,
+    pub(crate) frame: Frame,
+    pub(crate) metadata: Metadata,
+    pub(crate) request_id: RequestId,
+    /// What the caller set for this call.
+    pub(crate) timeout: Option<Duration>,
+    /// The call that is being handled while this one is made.
+    pub(crate) parent: Option<Arc<Context>>,
+    pub(crate) begun: Instant,
+    /// Set by [`Trace`].
+    pub(crate) trace: Option<TraceParent>,
+    /// Set by [`Deadline`].
+    pub(crate) deadline: Instant,
+}
+
+impl OutboundCall {
+    pub(crate) fn policy(&self) -> &MethodPolicy {
+        &self.snapshot.methods[self.method]
+    }
+
+    pub(crate) fn method(&self) -> &MethodState {
+        &self.channel.methods[self.method]
+    }
+}
+
+/// The whole path of a call.
+pub(crate) type ClientStack = Trace<Measure<Deadline<Route<Retry>>>>;
+
+/// Composes the path, outermost first. Tests run this very stack.
+pub(crate) fn client_stack() -> ClientStack {
+    // What is sent: the retry stage starts attempts, and each goes balance → node breaker → endpoint → wire.
+    let stack = Retry::new();
+    // Outside retry: all attempts of a call belong to one pool, or a retry could leave its zone or shard.
+    let stack = Route::new(stack);
+    // (The method breaker's seat: outside routing, so that an open breaker costs nothing; inside the deadline.)
+    // (The consumer limit's seat: outside the breaker, so that a call that waits for a place is not counted as slow.)
+    // Outside everything that can take time.
+    let stack = Deadline::new(stack);
+    // (The degrade seat: outside the deadline, so that a call that ran out of time can still be answered.)
+    // Outside whatever can answer, so that every call is counted once, as its caller saw it.
+    let stack = Measure::new(stack);
+    // Outermost, because all the others happen within the span.
+    Trace::new(stack)
+}

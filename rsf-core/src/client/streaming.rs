@@ -1,0 +1,108 @@
+//! Unchanged tonic clients over a channel: routed, balanced and broken like every call, but not retried.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::channel::Channel;
+use crate::outcome::Reason;
+use crate::policy::Balance;
+use crate::wire::Fate;
+
+/// A `tower::Service` that tonic's generated clients take as their transport:
+/// `GreeterClient::new(app.tonic_channel("greet.v1.Greeter"))`.
+#[derive(Clone)]
+pub struct TonicChannel {
+    channel: Channel,
+}
+
+impl TonicChannel {
+    pub(super) fn new(channel: Channel) -> Self {
+        TonicChannel { channel }
+    }
+}
+
+type Answer = Result<http::Response<tonic::body::Body>, tonic::Status>;
+
+impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = tonic::Status;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let channel = self.channel.clone();
+        Box::pin(async move {
+            let state = channel.state();
+            let snapshot = state
+                .snapshot(None)
+                .await
+                .map_err(|error| refusal(&error.to_string()))?;
+            let now = Instant::now();
+            let balance: Balance = snapshot.service.balance;
+            let endpoint = snapshot.pool.pick(balance, &[], now);
+            let endpoint = endpoint.ok_or_else(|| refusal(&snapshot.explain_empty(&state.key)))?;
+            let mut admission = endpoint.breaker.admit(now);
+            let place = endpoint.enter();
+            let connection = match endpoint.connection() {
+                Some(connection) => connection,
+                None => match endpoint.connecting().await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        endpoint.breaker.failed(&mut admission, Instant::now());
+                        return Err(refusal(&format!("{} ({error})", Reason::Connect)));
+                    }
+                },
+            };
+            match Arc::clone(&connection).http(request).await {
+                Ok(response) => {
+                    endpoint.breaker.succeeded(&mut admission);
+                    // The place is held until the body has been read to its end or dropped.
+                    Ok(response.map(|body| tonic::body::Body::new(HeldBody { body, _place: place })))
+                }
+                Err(error) => {
+                    match error.fate {
+                        Fate::Written => endpoint.breaker.failed(&mut admission, Instant::now()),
+                        Fate::NotWritten | Fate::Refused => endpoint.breaker.release(&mut admission),
+                    }
+                    Err(refusal(&error.reason))
+                }
+            }
+        })
+    }
+}
+
+fn refusal(message: &str) -> tonic::Status {
+    tonic::Status::unavailable(message)
+}
+
+/// A response body that keeps its call's pending place.
+struct HeldBody {
+    body: tonic::body::Body,
+    _place: super::endpoint::PendingPlace,
+}
+
+impl http_body::Body for HeldBody {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

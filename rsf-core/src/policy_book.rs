@@ -1,0 +1,147 @@
+//! The process's policies: each watched, checked and acknowledged once, however many services use it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::control::{ControlPlane, PolicyText, Scope};
+use crate::policy::{Layer, PolicyDocument, ProviderLimits, provider_limits};
+use crate::runtime::IoRuntime;
+
+/// Valid policies by scope. A document that does not pass the check leaves the last good one in force.
+pub struct PolicyBook {
+    control: Arc<dyn ControlPlane>,
+    runtime: IoRuntime,
+    refused: prometheus::IntCounter,
+    layers: Mutex<HashMap<Scope, watch::Receiver<Option<Layer>>>>,
+}
+
+impl PolicyBook {
+    /// A book that follows the fleet's policy from now on, and others as they are asked for.
+    pub fn new(
+        control: Arc<dyn ControlPlane>,
+        runtime: IoRuntime,
+        refused: prometheus::IntCounter,
+    ) -> Arc<Self> {
+        let book = Arc::new(PolicyBook {
+            control,
+            runtime,
+            refused,
+            layers: Mutex::default(),
+        });
+        let mut fleet = book.layer(&Scope::Fleet);
+        let runtime = book.runtime.clone();
+        book.runtime.handle().spawn(async move {
+            loop {
+                let threads = fleet
+                    .borrow_and_update()
+                    .as_ref()
+                    .and_then(|layer| layer.document.callback_threads);
+                runtime.set_callback_threads(threads);
+                if fleet.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        book
+    }
+
+    /// The last good document of a scope, watched.
+    pub fn layer(&self, scope: &Scope) -> watch::Receiver<Option<Layer>> {
+        let mut layers = self.layers.lock();
+        if let Some(layer) = layers.get(scope) {
+            return layer.clone();
+        }
+        let mut texts = {
+            let _runtime = self.runtime.handle().enter();
+            self.control.policy(scope)
+        };
+        let follower = Follower {
+            scope: scope.clone(),
+            control: self.control.clone(),
+            refused: self.refused.clone(),
+            layer: watch::Sender::new(None),
+        };
+        follower.read(texts.borrow_and_update().as_deref());
+        let receiver = follower.layer.subscribe();
+        layers.insert(scope.clone(), receiver.clone());
+        self.runtime.handle().spawn(async move {
+            while texts.changed().await.is_ok() {
+                follower.read(texts.borrow_and_update().as_deref());
+            }
+        });
+        receiver
+    }
+
+    /// The limits of a provider that hosts `services`, now and after every change, given to `apply`.
+    pub(crate) fn follow_limits(
+        &self,
+        application: &str,
+        services: Vec<String>,
+        apply: impl Fn(&str, ProviderLimits) + Send + Sync + 'static,
+    ) {
+        let apply = Arc::new(apply);
+        let fleet = self.layer(&Scope::Fleet);
+        let own = self.layer(&Scope::Application(application.to_owned()));
+        for service in services {
+            let (mut fleet, mut own) = (fleet.clone(), own.clone());
+            let mut layer = self.layer(&Scope::Service(service.clone()));
+            let apply = apply.clone();
+            self.runtime.handle().spawn(async move {
+                loop {
+                    let layers = [&mut fleet, &mut own, &mut layer].map(|l| l.borrow_and_update().clone());
+                    apply(&service, provider_limits(layers.iter().flatten()));
+                    let changed = tokio::select! {
+                        changed = fleet.changed() => changed,
+                        changed = own.changed() => changed,
+                        changed = layer.changed() => changed,
+                    };
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+}
+
+struct Follower {
+    scope: Scope,
+    control: Arc<dyn ControlPlane>,
+    refused: prometheus::IntCounter,
+    layer: watch::Sender<Option<Layer>>,
+}
+
+impl Follower {
+    fn read(&self, text: Option<&PolicyText>) {
+        let Some(text) = text else {
+            self.layer.send_replace(None);
+            return;
+        };
+        // An empty document is a scope whose policy was deleted by that revision.
+        if text.document.is_empty() {
+            self.layer.send_replace(None);
+            return self.control.acknowledge(&self.scope, text.revision, None);
+        }
+        match PolicyDocument::parse(&self.scope, &text.document) {
+            Ok(document) => {
+                let origin = format!("{}@{}", self.scope, text.revision).into();
+                self.layer.send_replace(Some(Layer {
+                    origin,
+                    document: Arc::new(document),
+                }));
+                self.control.acknowledge(&self.scope, text.revision, None);
+            }
+            Err(errors) => {
+                let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                let refusal = errors.join("; ");
+                tracing::warn!(scope = %self.scope, revision = text.revision, refusal, "policy refused, the last good one stays");
+                self.refused.inc();
+                self.control
+                    .acknowledge(&self.scope, text.revision, Some(refusal));
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The provider's side of a call, from the wire to the handler.
+//!
+//! 1. [`service`]: what generated code implements, and how a handler's message is decoded and encoded.
+//! 2. [`provider`]: the methods of a process, found by path, and what stands beside them (health, reflection, tonic).
+//! 3. [`stack`]: the one place where the path of a call is composed.
+
+mod admission;
+mod limits;
+mod observe;
+mod provider;
+mod service;
+mod stack;
+
+pub use provider::{Provider, ProviderBuilder, ProviderIdentity};
+pub use service::{Service, handle};

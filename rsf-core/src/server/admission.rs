@@ -1,0 +1,52 @@
+//! Whether a call may come in at all: meant for this instance, whole, and in time.
+
+use tokio::time::Instant;
+
+use super::stack::{AdmitRules, InboundCall, Stage};
+use crate::error::framework_status;
+use crate::message::Response;
+use crate::outcome::Reason;
+use crate::status::Status;
+use crate::wire::Frame;
+use crate::wire::headers::TARGET;
+
+/// Refuses what is not for us; ends what outlives its deadline. (Authorization has its seat here.)
+pub(super) struct Admit<S> {
+    inner: S,
+    rules: AdmitRules,
+}
+
+impl<S> Admit<S> {
+    pub(super) fn new(inner: S, rules: AdmitRules) -> Self {
+        Admit { inner, rules }
+    }
+}
+
+impl<S: Stage> Stage for Admit<S> {
+    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+        if let (Some(identity), Some(target)) =
+            (&self.rules.identity, call.context.metadata().get(TARGET.as_str()))
+            && identity != target
+        {
+            let problem =
+                format!("this is instance `{identity}`, the call is for `{target}`; the list is out of date");
+            return Err(framework_status(Reason::WrongInstance, problem));
+        }
+        if let Err(status) = call.message {
+            return Err(status);
+        }
+        let Some(deadline) = call.context.deadline() else {
+            return self.inner.call(call).await;
+        };
+        let path = call.method.path.clone();
+        let expired =
+            |where_| framework_status(Reason::Deadline, format!("{path}: the deadline passed {where_}"));
+        if deadline <= Instant::now() {
+            return Err(expired("before the call was admitted"));
+        }
+        match tokio::time::timeout_at(deadline, self.inner.call(call)).await {
+            Ok(result) => result,
+            Err(_) => Err(expired("while the call waited or was handled")),
+        }
+    }
+}

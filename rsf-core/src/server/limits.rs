@@ -1,0 +1,131 @@
+//! The provider's limits: a threshold per method, and the instance's pool with its queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::stack::{InboundCall, Stage};
+use crate::error::framework_status;
+use crate::message::Response;
+use crate::outcome::Reason;
+use crate::permits::Permits;
+use crate::policy::ProviderLimits;
+use crate::status::Status;
+use crate::wire::Frame;
+
+/// How many calls of a method may be under way, waiting ones included. One more is refused at once.
+pub(super) struct MethodLimit {
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl MethodLimit {
+    pub(super) fn new() -> Self {
+        MethodLimit {
+            under_way: AtomicUsize::new(0),
+            most: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    pub(super) fn set(&self, most: Option<u32>) {
+        self.most
+            .store(most.map_or(usize::MAX, |most| most as usize), Ordering::Relaxed);
+    }
+
+    fn enter(&self) -> Result<Place<'_>, usize> {
+        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
+        let place = Place(&self.under_way);
+        let most = self.most.load(Ordering::Relaxed);
+        if before < most { Ok(place) } else { Err(most) }
+    }
+}
+
+/// One of a counter's places; it returns on drop.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Applies the method's threshold.
+pub(super) struct Threshold<S> {
+    inner: S,
+}
+
+impl<S> Threshold<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Threshold { inner }
+    }
+}
+
+impl<S: Stage> Stage for Threshold<S> {
+    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+        let method = call.method.clone();
+        let _place = method.limit.enter().map_err(|most| {
+            let problem = format!(
+                "{} has {most} calls under way in this instance, its threshold (policy provider.concurrency)",
+                method.path
+            );
+            framework_status(Reason::ProviderLimit, problem)
+        })?;
+        self.inner.call(call).await
+    }
+}
+
+/// The instance's pool and queue, as policy has them now.
+pub(super) struct PoolLimits {
+    running: Arc<Permits>,
+    waiting: AtomicUsize,
+    queue: AtomicUsize,
+}
+
+impl PoolLimits {
+    pub(super) fn new() -> Self {
+        let built_in = ProviderLimits::default();
+        PoolLimits {
+            running: Permits::new(built_in.pool as usize),
+            waiting: AtomicUsize::new(0),
+            queue: AtomicUsize::new(built_in.queue as usize),
+        }
+    }
+
+    pub(super) fn set(&self, limits: &ProviderLimits) {
+        self.running.resize(limits.pool as usize);
+        self.queue.store(limits.queue as usize, Ordering::Relaxed);
+    }
+}
+
+/// Lets a bounded number of handlers run and a bounded number of calls wait for them, first come, first served. A call
+/// whose deadline passes while it waits leaves the queue by itself.
+pub(super) struct Pool<S> {
+    inner: S,
+    limits: Arc<PoolLimits>,
+}
+
+impl<S> Pool<S> {
+    pub(super) fn new(inner: S, limits: Arc<PoolLimits>) -> Self {
+        Pool { inner, limits }
+    }
+}
+
+impl<S: Stage> Stage for Pool<S> {
+    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+        let limits = &*self.limits;
+        let _permit = match limits.running.try_acquire() {
+            Some(permit) => permit,
+            None => {
+                let before = limits.waiting.fetch_add(1, Ordering::Relaxed);
+                let _waiting = Place(&limits.waiting);
+                let queue = limits.queue.load(Ordering::Relaxed);
+                if before >= queue {
+                    let problem =
+                        format!("{queue} calls wait in this instance, its queue (policy provider.queue)");
+                    return Err(framework_status(Reason::QueueFull, problem));
+                }
+                limits.running.acquire().await
+            }
+        };
+        self.inner.call(call).await
+    }
+}

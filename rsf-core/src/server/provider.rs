@@ -1,0 +1,356 @@
+//! The methods of a process, and what stands beside them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use tonic::server::NamedService;
+
+use super::limits::{MethodLimit, PoolLimits};
+use super::service::Service;
+use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
+use crate::context::Context;
+use crate::error::framework_status;
+use crate::metadata::Metadata;
+use crate::method::service_key;
+use crate::metrics::{MethodMetrics, Metrics};
+use crate::outcome::Reason;
+use crate::policy_book::PolicyBook;
+use crate::wire::{Dispatch, InboundReply, InboundRequest};
+
+/// Everything that one process provides: RSF's services, unchanged tonic services, health and reflection.
+///
+/// It is the [`Dispatch`] that a wire serves.
+pub struct Provider {
+    methods: Vec<Arc<HostedMethod>>,
+    /// Path → (implementation, place in `methods`), the default implementation's first.
+    paths: HashMap<String, Vec<(String, usize)>>,
+    stack: Arc<ServerStack>,
+    tonic: tonic::service::Routes,
+    tonic_services: Vec<&'static str>,
+    health: tonic_health::server::HealthReporter,
+    services: Vec<ProvidedService>,
+}
+
+/// A unary method with its limit and metrics.
+pub(super) struct HostedMethod {
+    pub(super) service: Arc<dyn Service>,
+    pub(super) place: usize,
+    pub(super) path: String,
+    pub(super) limit: MethodLimit,
+    pub(super) metrics: MethodMetrics,
+}
+
+/// A service as the lease names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvidedService {
+    /// Fully qualified protobuf name.
+    pub name: String,
+    /// Empty for the default implementation.
+    pub implementation: String,
+    /// The encoded `FileDescriptorSet`; empty where it is not known.
+    pub schema: Vec<u8>,
+}
+
+/// Who a provider is; calls for somebody else are refused.
+#[derive(Debug, Clone)]
+pub struct ProviderIdentity {
+    /// The application's name.
+    pub application: String,
+    /// `namespace/instance`; `None` where no registry knows the instance.
+    pub target: Option<String>,
+}
+
+/// Collects what a process provides.
+#[derive(Default)]
+pub struct ProviderBuilder {
+    services: Vec<(String, Arc<dyn Service>)>,
+    tonic: tonic::service::RoutesBuilder,
+    tonic_services: Vec<&'static str>,
+}
+
+/// Services that cannot be hosted together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// The same implementation of a service was added twice.
+    #[error("service `{0}` is provided twice; give one of them another implementation name")]
+    Twice(String),
+    /// An implementation name that cannot stand in a header.
+    #[error("implementation `{0}` of service `{1}`: use letters, digits, `-`, `_`, `.`, at most 64")]
+    Implementation(String, String),
+    /// The reflection service does not take the schemas.
+    #[error("the services' schemas cannot be reflected: {0}")]
+    Schema(String),
+}
+
+impl ProviderBuilder {
+    /// Adds one implementation of a service; `implementation` is empty for the default one.
+    pub fn service(mut self, implementation: &str, service: Arc<dyn Service>) -> Self {
+        self.services.push((implementation.to_owned(), service));
+        self
+    }
+
+    /// Adds an unchanged tonic service, streaming included. RSF's limits and dedup do not apply to it.
+    pub fn tonic_service<S>(mut self, service: S) -> Self
+    where
+        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.tonic_services.push(S::NAME);
+        self.tonic.add_service(service);
+        self
+    }
+
+    /// Puts everything together and begins to follow the policies that limit it.
+    pub fn build(
+        self,
+        identity: ProviderIdentity,
+        metrics: &Metrics,
+        policies: &PolicyBook,
+    ) -> Result<Arc<Provider>, ProviderError> {
+        let ProviderBuilder {
+            services,
+            mut tonic,
+            tonic_services,
+        } = self;
+        let (methods, paths) = host(&services, metrics)?;
+        let provided: Vec<_> = services
+            .iter()
+            .map(|(name, service)| provided(name, &**service))
+            .collect();
+        add_reflection(&mut tonic, &provided)?;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        tonic.add_service(health_service);
+        let pool = Arc::new(PoolLimits::new());
+        follow_policies(&identity.application, &methods, &pool, &services, policies);
+        let admit = AdmitRules {
+            identity: identity.target,
+            panics: metrics.handler_panics.clone(),
+        };
+        Ok(Arc::new(Provider {
+            methods,
+            paths,
+            stack: Arc::new(server_stack(admit, pool)),
+            tonic: tonic.routes().prepare(),
+            tonic_services,
+            health,
+            services: provided,
+        }))
+    }
+}
+
+impl Provider {
+    /// A builder without services.
+    pub fn builder() -> ProviderBuilder {
+        ProviderBuilder::default()
+    }
+
+    /// What the lease says is provided here.
+    pub fn services(&self) -> Vec<ProvidedService> {
+        let tonic = self.tonic_services.iter().map(|name| ProvidedService {
+            name: (*name).to_owned(),
+            implementation: String::new(),
+            schema: Vec::new(),
+        });
+        self.services.iter().cloned().chain(tonic).collect()
+    }
+
+    /// Sets what the gRPC health service answers for every service and for the process.
+    pub async fn set_serving(&self, serving: bool) {
+        let status = match serving {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        self.health.set_service_status("", status).await;
+        for service in self.services() {
+            self.health.set_service_status(service.name, status).await;
+        }
+    }
+
+    fn unknown(&self, path: &str, implementation: &str) -> String {
+        let names: Vec<_> = self
+            .services()
+            .iter()
+            .map(|s| service_key(&s.name, &s.implementation))
+            .collect();
+        let asked = if implementation.is_empty() {
+            String::new()
+        } else {
+            format!(" of implementation `{implementation}`")
+        };
+        format!(
+            "no method {path}{asked} here; this instance provides {}",
+            names.join(", ")
+        )
+    }
+}
+
+impl Dispatch for Provider {
+    fn method(&self, path: &str, implementation: &str) -> Option<usize> {
+        let (_, place) = self
+            .paths
+            .get(path)?
+            .iter()
+            .find(|(name, _)| name == implementation)?;
+        Some(*place)
+    }
+
+    fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
+        let Some(method) = self.methods.get(method).cloned() else {
+            let status = framework_status(Reason::Unimplemented, "no such method number");
+            return Box::pin(std::future::ready(InboundReply {
+                result: Err(status),
+                metadata: Metadata::new(),
+            }));
+        };
+        let deadline = request
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let context = Arc::new(Context::new(deadline, request.metadata));
+        let stack = self.stack.clone();
+        Box::pin(async move {
+            match stack
+                .call(InboundCall {
+                    method,
+                    message: request.message,
+                    context,
+                })
+                .await
+            {
+                Ok(response) => {
+                    let (frame, metadata) = response.into_parts();
+                    InboundReply {
+                        result: Ok(frame),
+                        metadata,
+                    }
+                }
+                Err(status) => InboundReply {
+                    result: Err(status),
+                    metadata: Metadata::new(),
+                },
+            }
+        })
+    }
+
+    fn http(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> BoxFuture<'static, http::Response<tonic::body::Body>> {
+        const BESIDE: [&str; 3] = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ];
+        let path = request.uri().path();
+        let service = path.split('/').nth(1).unwrap_or_default();
+        if !BESIDE.contains(&service) && !self.tonic_services.contains(&service) {
+            let implementation = crate::wire::headers::implementation(request.headers());
+            let status = tonic::Status::unimplemented(self.unknown(path, implementation));
+            return Box::pin(std::future::ready(status.into_http()));
+        }
+        let mut routes = self.tonic.clone();
+        Box::pin(async move {
+            match tower::Service::call(&mut routes, request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        })
+    }
+}
+
+type Hosted = (Vec<Arc<HostedMethod>>, HashMap<String, Vec<(String, usize)>>);
+
+fn host(services: &[(String, Arc<dyn Service>)], metrics: &Metrics) -> Result<Hosted, ProviderError> {
+    let mut methods = Vec::new();
+    let mut paths: HashMap<String, Vec<(String, usize)>> = HashMap::new();
+    for (implementation, service) in services {
+        let descriptor = service.descriptor();
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if implementation.len() > 64 || !implementation.chars().all(valid) {
+            return Err(ProviderError::Implementation(
+                implementation.clone(),
+                descriptor.name.to_string(),
+            ));
+        }
+        for (place, method) in descriptor.methods.iter().enumerate() {
+            let implementations = paths.entry(method.path.to_string()).or_default();
+            if implementations.iter().any(|(name, _)| name == implementation) {
+                return Err(ProviderError::Twice(service_key(
+                    &descriptor.name,
+                    implementation,
+                )));
+            }
+            implementations.push((implementation.clone(), methods.len()));
+            methods.push(Arc::new(HostedMethod {
+                service: service.clone(),
+                place,
+                path: method.path.to_string(),
+                limit: MethodLimit::new(),
+                metrics: metrics.server_method(&descriptor.name, &method.name),
+            }));
+        }
+    }
+    Ok((methods, paths))
+}
+
+fn provided(implementation: &str, service: &dyn Service) -> ProvidedService {
+    let descriptor = service.descriptor();
+    ProvidedService {
+        name: descriptor.name.to_string(),
+        implementation: implementation.to_owned(),
+        schema: descriptor.schema.to_vec(),
+    }
+}
+
+/// Pool and queue come from the fleet's and the application's policy alone, so every service reports the same ones.
+fn follow_policies(
+    application: &str,
+    methods: &[Arc<HostedMethod>],
+    pool: &Arc<PoolLimits>,
+    services: &[(String, Arc<dyn Service>)],
+    policies: &PolicyBook,
+) {
+    let keys = services
+        .iter()
+        .map(|(implementation, s)| service_key(&s.descriptor().name, implementation));
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort();
+    let (methods, pool) = (methods.to_vec(), pool.clone());
+    policies.follow_limits(application, keys, move |service, limits| {
+        pool.set(&limits);
+        let prefix = format!("/{}/", service.split(':').next().unwrap_or(service));
+        for method in methods.iter() {
+            if let Some(name) = method.path.strip_prefix(&prefix) {
+                method.limit.set(limits.concurrency.get(name).copied());
+            }
+        }
+    });
+}
+
+/// Both versions, because clients in the field (`grpcio`'s among them) still ask for v1alpha.
+fn add_reflection(
+    tonic: &mut tonic::service::RoutesBuilder,
+    services: &[ProvidedService],
+) -> Result<(), ProviderError> {
+    let builder = || {
+        let schemas = services
+            .iter()
+            .map(|service| &*service.schema)
+            .filter(|schema| !schema.is_empty());
+        schemas.fold(
+            tonic_reflection::server::Builder::configure(),
+            |builder, schema| builder.register_encoded_file_descriptor_set(schema),
+        )
+    };
+    let failed = |error: tonic_reflection::server::Error| ProviderError::Schema(error.to_string());
+    tonic.add_service(builder().build_v1().map_err(failed)?);
+    tonic.add_service(builder().build_v1alpha().map_err(failed)?);
+    Ok(())
+}

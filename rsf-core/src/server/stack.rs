@@ -1,0 +1,69 @@
+//! Where the path of an incoming call is composed, and what its stages hand to each other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::admission::Admit;
+use super::limits::{Pool, Threshold};
+use super::observe::{Catch, Measure};
+use super::provider::HostedMethod;
+use crate::context::Context;
+use crate::message::{Request, Response};
+use crate::status::Status;
+use crate::wire::Frame;
+
+/// One stage of the path; it wraps the stages behind it.
+pub(super) trait Stage: Send + Sync + 'static {
+    fn call(&self, call: InboundCall) -> impl Future<Output = Result<Response<Frame>, Status>> + Send;
+}
+
+/// A call on its way to its handler.
+pub(super) struct InboundCall {
+    pub(super) method: Arc<HostedMethod>,
+    pub(super) message: Result<Bytes, Status>,
+    pub(super) context: Arc<Context>,
+}
+
+/// The whole path of a call.
+pub(super) type ServerStack = Measure<Admit<Threshold<Pool<Catch<Handler>>>>>;
+
+/// Composes the path, outermost first. Tests run this very stack.
+pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimits>) -> ServerStack {
+    // The handler within its context, so that calls it makes inherit deadline and trace.
+    let stack = Handler {};
+    // Around the handler alone: only business code panics.
+    let stack = Catch::new(stack, admit.panics.clone());
+    // (Dedup's seat: inside the pool, because it may run the handler; a duplicate that waits gives its permit back.)
+    // The instance's own limit: how many handlers run, how many calls wait.
+    let stack = Pool::new(stack, pool);
+    // Outside the queue, so that one method cannot fill it.
+    let stack = Threshold::new(stack);
+    // Outside every limit: what is not meant for us, or too late, takes no place.
+    let stack = Admit::new(stack, admit);
+    // Outermost, so that refusals are counted too.
+    Measure::new(stack)
+}
+
+/// What admission goes by.
+pub(super) struct AdmitRules {
+    /// `namespace/instance`; a call for another one is refused.
+    pub(super) identity: Option<String>,
+    pub(super) panics: prometheus::IntCounter,
+}
+
+/// The innermost stage: runs the handler.
+pub(super) struct Handler {}
+
+impl Stage for Handler {
+    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+        let InboundCall {
+            method,
+            message,
+            context,
+        } = call;
+        let request = Request::from_parts(message?, context.metadata().clone());
+        let handled = method.service.clone().call(method.place, request);
+        context.scope(handled).await
+    }
+}

@@ -1,0 +1,291 @@
+//! Client connections over hyper's HTTP/2.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Uri};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::body::{OutBody, Received, receive};
+use crate::error::framework_status;
+use crate::metadata::Metadata;
+use crate::outcome::Reason;
+use crate::status::Status;
+use crate::wire::headers::request_headers;
+use crate::wire::pending::PendingCalls;
+use crate::wire::status_header::{from_http, read_status};
+use crate::wire::{
+    ConnectError, Connection, ConnectionState, Fate, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot, Target,
+    UnaryReply, UnaryRequest, Wire, WireError,
+};
+
+/// Idle time after which a PING is sent.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time without an answer to a PING after which the connection is closed.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Bytes that may be under way before the reader asks for more: a stream's and a connection's.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// gRPC over TCP and HTTP/2 without TLS.
+#[derive(Debug, Clone, Default)]
+pub struct Http2Wire {}
+
+impl Http2Wire {
+    /// A wire with the limits of [`crate::wire`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Wire for Http2Wire {
+    fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
+        let address = target.address.clone();
+        Box::pin(async move {
+            let failed = |reason: String| ConnectError {
+                address: address.clone(),
+                reason,
+            };
+            let authority = Uri::builder()
+                .scheme("http")
+                .authority(&*address)
+                .path_and_query("/")
+                .build();
+            let authority = authority.map_err(|e| failed(format!("is no host:port: {e}")))?;
+            let stream = TcpStream::connect(&*address)
+                .await
+                .map_err(|e| failed(e.to_string()))?;
+            stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
+            let connection = handshake(stream, authority)
+                .await
+                .map_err(|e| failed(e.to_string()))?;
+            Ok(Arc::new(connection) as Arc<dyn Connection>)
+        })
+    }
+}
+
+async fn handshake(stream: TcpStream, base: Uri) -> Result<Http2Connection, hyper::Error> {
+    let (sender, driver) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake::<_, OutBody>(TokioIo::new(stream))
+        .await?;
+    let state = watch::Sender::new(ConnectionState::Ready);
+    let life = state.clone();
+    tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, "connection ended");
+        }
+        life.send_replace(ConnectionState::Closed);
+    });
+    Ok(Http2Connection {
+        base,
+        sender: Mutex::new(Some(sender)),
+        pending: PendingCalls::default(),
+        state,
+    })
+}
+
+struct Http2Connection {
+    base: Uri,
+    sender: Mutex<Option<SendRequest<OutBody>>>,
+    pending: PendingCalls,
+    state: watch::Sender<ConnectionState>,
+}
+
+impl Http2Connection {
+    /// A sender that still takes requests. Hyper closes it on GOAWAY, and that is where we learn of it.
+    fn sender(&self) -> Option<SendRequest<OutBody>> {
+        let mut sender = self.sender.lock();
+        if sender.as_ref().is_some_and(|sender| sender.is_closed()) {
+            *sender = None;
+        }
+        if sender.is_none() {
+            self.state.send_if_modified(|state| {
+                let draining = *state == ConnectionState::Ready;
+                if draining {
+                    *state = ConnectionState::Draining;
+                }
+                draining
+            });
+        }
+        sender.clone()
+    }
+
+    fn uri(&self, path: http::uri::PathAndQuery) -> Uri {
+        let mut parts = self.base.clone().into_parts();
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+}
+
+impl Connection for Http2Connection {
+    fn send(&self, request: UnaryRequest) -> Slot {
+        let headers = request_headers(&request);
+        let body = OutBody::Unary {
+            data: Some(request.frame.bytes().clone()),
+            trailers: None,
+        };
+        let mut message = http::Request::new(body);
+        *message.method_mut() = http::Method::POST;
+        *message.version_mut() = http::Version::HTTP_2;
+        *message.uri_mut() = self.uri(request.path);
+        *message.headers_mut() = headers;
+        match self.sender() {
+            Some(mut sender) => {
+                let sent = sender.try_send_request(message);
+                self.pending.insert(async move {
+                    match sent.await {
+                        Ok(response) => reply(response).await,
+                        Err(mut error) => {
+                            let returned = error.take_message().is_some();
+                            Err(wire_error(error.error(), returned))
+                        }
+                    }
+                })
+            }
+            None => self.pending.insert(std::future::ready(Err(draining()))),
+        }
+    }
+
+    fn poll(&self, slot: Slot, cx: &mut Context<'_>) -> Poll<Result<UnaryReply, WireError>> {
+        self.pending.poll(slot, cx)
+    }
+
+    fn cancel(&self, slot: Slot) {
+        self.pending.cancel(slot);
+    }
+
+    fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.subscribe()
+    }
+
+    fn http(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> BoxFuture<'static, Result<http::Response<tonic::body::Body>, WireError>> {
+        let Some(mut sender) = self.sender() else {
+            return Box::pin(std::future::ready(Err(draining())));
+        };
+        let (mut parts, body) = request.into_parts();
+        parts.version = http::Version::HTTP_2;
+        if let Some(path) = parts.uri.path_and_query().cloned() {
+            parts.uri = self.uri(path);
+        }
+        let sent = sender.try_send_request(http::Request::from_parts(parts, OutBody::Streaming(body)));
+        Box::pin(async move {
+            match sent.await {
+                Ok(response) => Ok(response.map(tonic::body::Body::new)),
+                Err(mut error) => {
+                    let returned = error.take_message().is_some();
+                    Err(wire_error(error.error(), returned))
+                }
+            }
+        })
+    }
+
+    fn close(&self) {
+        // Hyper finishes the running calls and closes when its last sender is gone.
+        *self.sender.lock() = None;
+        let _ = self.sender();
+    }
+}
+
+fn draining() -> WireError {
+    WireError {
+        fate: Fate::NotWritten,
+        reason: "the connection is closing".to_owned(),
+    }
+}
+
+/// How far a failed request got. When in doubt it counts as written.
+fn wire_error(error: &hyper::Error, returned: bool) -> WireError {
+    let mut reason = error.to_string();
+    let mut fate = if returned { Fate::NotWritten } else { Fate::Written };
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+            // A graceful GOAWAY fails only the streams above its last id.
+            let above =
+                cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR);
+            if fate == Fate::Written && (refused || above) {
+                fate = Fate::Refused;
+            }
+        }
+        source = cause.source();
+    }
+    WireError { fate, reason }
+}
+
+async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryReply, WireError> {
+    let (parts, body) = response.into_parts();
+    if parts.status != http::StatusCode::OK {
+        let message = format!("the peer answered with HTTP {} and no gRPC status", parts.status);
+        let status = read_status(&parts.headers)
+            .flatten()
+            .unwrap_or_else(|| Status::new(from_http(parts.status), message));
+        return Ok(UnaryReply {
+            result: Err(status),
+            metadata: Metadata::from_headers(parts.headers),
+        });
+    }
+    if let Some(Some(status)) = read_status(&parts.headers) {
+        return Ok(UnaryReply {
+            result: Err(status),
+            metadata: Metadata::from_headers(parts.headers),
+        });
+    }
+    let (message, trailers) = match receive(body, MAX_MESSAGE_BYTES).await {
+        Received::Message(message, trailers) => (Some(message), trailers),
+        Received::Nothing(trailers) => (None, trailers),
+        Received::Bad(status) => {
+            return Ok(UnaryReply {
+                result: Err(status),
+                metadata: Metadata::new(),
+            });
+        }
+        Received::Broken(error) => return Err(wire_error(&error, false)),
+    };
+    let status = read_status(trailers.as_ref().unwrap_or(&parts.headers));
+    let result = match (status, message) {
+        (Some(None), Some(message)) => Ok(message),
+        (Some(Some(status)), _) => Err(status),
+        (Some(None), None) => Err(malformed("the reply is OK but holds no message")),
+        (None, _) => Err(malformed("the reply has no grpc-status")),
+    };
+    Ok(UnaryReply {
+        result,
+        metadata: merged(parts.headers, trailers),
+    })
+}
+
+fn malformed(problem: &str) -> Status {
+    framework_status(
+        Reason::Malformed,
+        format!("{problem}; is the peer a gRPC server?"),
+    )
+}
+
+fn merged(mut headers: HeaderMap, trailers: Option<HeaderMap>) -> Metadata {
+    let mut last = None;
+    for (name, value) in trailers.into_iter().flatten() {
+        last = name.or(last);
+        if let Some(name) = &last {
+            headers.append(name.clone(), value);
+        }
+    }
+    Metadata::from_headers(headers)
+}

@@ -1,0 +1,189 @@
+//! The accept loop, and each connection's requests handed to a [`Dispatch`].
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::body::{OutBody, Received, receive};
+use crate::error::framework_status;
+use crate::metadata::Metadata;
+use crate::outcome::Reason;
+use crate::status::Status;
+use crate::wire::headers::{GRPC, implementation};
+use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
+use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
+
+/// What a listening port allows.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Connections at once; further ones wait in the system's backlog. Default 10 000.
+    pub max_connections: usize,
+    /// Streams at once on a connection, as announced in SETTINGS. Default 4 096.
+    pub max_concurrent_streams: u32,
+    /// Idle time after which a PING is sent. Default 20 s.
+    pub keepalive_interval: Duration,
+    /// Time without an answer to a PING after which the connection is closed. Default 10 s.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            max_connections: 10_000,
+            max_concurrent_streams: 4096,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `drain` is cancelled, then sends GOAWAY on every connection and returns when the running calls are
+/// done. The caller bounds that time.
+pub async fn serve(
+    listener: TcpListener,
+    dispatch: Arc<dyn Dispatch>,
+    options: ServerOptions,
+    drain: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(options.max_connections));
+    let connections = TaskTracker::new();
+    while let Some(Ok(place)) = drain.run_until_cancelled(places.clone().acquire_owned()).await {
+        let stream = match drain.run_until_cancelled(listener.accept()).await {
+            None => break,
+            Some(Ok((stream, _))) => stream,
+            Some(Err(error)) => {
+                // Out of file descriptors, or a connection that died in the backlog: the loop must live on.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let (dispatch, options, drain) = (dispatch.clone(), options.clone(), drain.clone());
+        connections.spawn(async move {
+            serve_connection(stream, dispatch, &options, drain).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    dispatch: Arc<dyn Dispatch>,
+    options: &ServerOptions,
+    drain: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        return tracing::debug!(%error, "connection is gone already");
+    }
+    let service = hyper::service::service_fn(move |request| {
+        let dispatch = dispatch.clone();
+        async move { Ok::<_, Infallible>(answer(dispatch, request).await) }
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn answer(dispatch: Arc<dyn Dispatch>, request: Request<Incoming>) -> Response<OutBody> {
+    let (parts, body) = request.into_parts();
+    let is_grpc = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(GRPC.as_bytes()));
+    if !is_grpc {
+        let mut response = Response::new(OutBody::empty());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let Some(method) = dispatch.method(parts.uri.path(), implementation(&parts.headers)) else {
+        let request = Request::from_parts(parts, tonic::body::Body::new(body));
+        return dispatch.http(request).await.map(OutBody::Streaming);
+    };
+    let timeout = match read_timeout(&parts.headers) {
+        Ok(timeout) => timeout,
+        Err(status) => return refusal(&status),
+    };
+    let received = receive(body, dispatch.max_message_bytes()).await;
+    let message = match received {
+        Received::Message(message, _) => Ok(message),
+        Received::Nothing(_) => Err(framework_status(
+            Reason::Malformed,
+            "a unary call came without a message",
+        )),
+        Received::Bad(status) => Err(status),
+        Received::Broken(error) => Err(Status::cancelled(format!("the request broke off: {error}"))),
+    };
+    let metadata = Metadata::from_headers(parts.headers);
+    reply(
+        dispatch
+            .unary(
+                method,
+                InboundRequest {
+                    message,
+                    timeout,
+                    metadata,
+                },
+            )
+            .await,
+    )
+}
+
+fn reply(reply: InboundReply) -> Response<OutBody> {
+    let frame = match reply.result {
+        Ok(frame) => frame,
+        Err(status) => return refusal(&status),
+    };
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, http::HeaderValue::from_static("0"));
+    let body = OutBody::Unary {
+        data: Some(frame.bytes().clone()),
+        trailers: Some(trailers),
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    reply.metadata.write_to(response.headers_mut());
+    response
+}
+
+/// A trailers-only response.
+fn refusal(status: &Status) -> Response<OutBody> {
+    let mut response = Response::new(OutBody::empty());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    if status.code() == crate::status::Code::Unimplemented {
+        response
+            .headers_mut()
+            .insert(GRPC_ENCODING, http::HeaderValue::from_static("identity"));
+    }
+    write_status(status, response.headers_mut());
+    response
+}
