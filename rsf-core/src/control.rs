@@ -120,7 +120,9 @@ impl std::fmt::Display for Scope {
 
 /// A text that names no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no policy scope; use `fleet`, `application/<name>` or `service/<package.Service>[:implementation]`")]
+#[error(
+    "`{0}` is no policy scope; use `fleet`, `application/<name>` or `service/<package.Service>[:implementation]`"
+)]
 pub struct InvalidScope(String);
 
 impl std::str::FromStr for Scope {
@@ -131,8 +133,11 @@ impl std::str::FromStr for Scope {
             let ok = !name.is_empty()
                 && name.len() <= 200
                 && !name.starts_with('.')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'));
-            ok.then(|| name.to_owned()).ok_or_else(|| InvalidScope(text.to_owned()))
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'));
+            ok.then(|| name.to_owned())
+                .ok_or_else(|| InvalidScope(text.to_owned()))
         };
         match text.split_once('/') {
             None if text == "fleet" => Ok(Scope::Fleet),
@@ -168,7 +173,11 @@ impl StaticControlPlane {
 
     /// Replaces the instances of one service.
     pub fn set_instances(&self, service: &str, instances: Vec<Instance>) {
-        let list = InstanceList { version: (0, 0), origin: ListOrigin::Static, instances };
+        let list = InstanceList {
+            version: (0, 0),
+            origin: ListOrigin::Static,
+            instances,
+        };
         self.lists
             .lock()
             .entry(service.to_owned())
@@ -178,7 +187,10 @@ impl StaticControlPlane {
 
     /// Replaces the policy of one scope.
     pub fn set_policy(&self, scope: &Scope, revision: u64, document: &str) {
-        let text = PolicyText { revision, document: document.to_owned() };
+        let text = PolicyText {
+            revision,
+            document: document.to_owned(),
+        };
         self.policies
             .lock()
             .entry(scope.clone())
@@ -196,16 +208,28 @@ impl ControlPlane for StaticControlPlane {
     fn instances(&self, service: &str) -> watch::Receiver<Discovery> {
         let not_ready = || {
             let reason = format!("no instances are set for service `{service}`");
-            watch::Sender::new(Discovery::NotReady { reason: reason.into() })
+            watch::Sender::new(Discovery::NotReady {
+                reason: reason.into(),
+            })
         };
-        self.lists.lock().entry(service.to_owned()).or_insert_with(not_ready).subscribe()
+        self.lists
+            .lock()
+            .entry(service.to_owned())
+            .or_insert_with(not_ready)
+            .subscribe()
     }
 
     fn policy(&self, scope: &Scope) -> watch::Receiver<Option<Arc<PolicyText>>> {
-        self.policies.lock().entry(scope.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe()
+        self.policies
+            .lock()
+            .entry(scope.clone())
+            .or_insert_with(|| watch::Sender::new(None))
+            .subscribe()
     }
 
     fn acknowledge(&self, scope: &Scope, revision: u64, refusal: Option<String>) {
-        self.acknowledged.lock().insert(scope.clone(), (revision, refusal));
+        self.acknowledged
+            .lock()
+            .insert(scope.clone(), (revision, refusal));
     }
 }

@@ -18,7 +18,9 @@ pub enum StoreError {
         reason: String,
     },
     /// The namespace is not served by this backend.
-    #[error("namespace `{namespace}` does not exist at {address}; it has {known}. Set RSF_NAMESPACE, or create it by starting its pump (`rsf pump --namespace {namespace}`)")]
+    #[error(
+        "namespace `{namespace}` does not exist at {address}; it has {known}. Set RSF_NAMESPACE, or create it by starting its pump (`rsf pump --namespace {namespace}`)"
+    )]
     UnknownNamespace {
         /// What was asked for.
         namespace: String,

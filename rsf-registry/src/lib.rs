@@ -7,7 +7,7 @@
 //!    all of them ([`LeaseSource`]).
 //! 3. [`directory`]: the pump publishes service → instances lists ([`DirectoryWriter`]); consumers watch them
 //!    ([`Directory`]).
-//! 4. [`policy`]: the console publishes policy revisions and every instance watches its own ([`PolicyStore`]), and
+//! 4. [`policy`]: the console publishes policy revisions ([`PolicyWriter`]) and every instance watches its own ([`PolicyStore`]), and
 //!    acknowledges what it runs ([`Acknowledgements`]).
 //!
 //! This crate folds nothing (that is `rsf-pump`), keeps no history of policies (that is `rsf-console`), and decides
@@ -22,8 +22,12 @@ pub mod directory;
 pub mod lease;
 pub mod policy;
 
+pub mod limits;
+
+pub mod embedded;
+
 pub use directory::{Directory, DirectoryWriter, Term};
 pub use error::StoreError;
 pub use lease::{Hint, LeaseSource, LeaseStore, Renewal, Sweep};
-pub use policy::{Acknowledgements, PolicyStore};
+pub use policy::{Acknowledgements, PolicyStore, PolicyWriter};
 pub use watch::{Observed, Watch};

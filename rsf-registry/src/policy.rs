@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::record::{Acknowledgement, PolicyRecord};
 use crate::{StoreError, Watch};
 
-/// Where the current policies stand.
+/// Where instances watch the current policies.
 #[async_trait]
 pub trait PolicyStore: Send + Sync + 'static {
     /// Watches the policy of one scope. Returns at once; the first state arrives when it has been read.
@@ -15,7 +15,11 @@ pub trait PolicyStore: Send + Sync + 'static {
 
     /// Every current record, deleted scopes included as empty documents.
     async fn current(&self) -> Result<Vec<PolicyRecord>, StoreError>;
+}
 
+/// Where the console, and nobody else, publishes policies; instances hold no way to do it.
+#[async_trait]
+pub trait PolicyWriter: PolicyStore {
     /// Publishes a revision: document and revision together or not at all. [`StoreError::Stale`] where an equal or
     /// greater revision of the scope is stored with another document; publishing the same again is no error.
     async fn publish(&self, record: &PolicyRecord) -> Result<(), StoreError>;
@@ -25,7 +29,11 @@ pub trait PolicyStore: Send + Sync + 'static {
 #[async_trait]
 pub trait Acknowledgements: Send + Sync + 'static {
     /// Writes the acknowledgements of one instance, each replacing its last one of the same scope, alive for `ttl`.
-    async fn acknowledge(&self, acknowledgements: &[Acknowledgement], ttl: Duration) -> Result<(), StoreError>;
+    async fn acknowledge(
+        &self,
+        acknowledgements: &[Acknowledgement],
+        ttl: Duration,
+    ) -> Result<(), StoreError>;
 
     /// All live acknowledgements of one scope.
     async fn acknowledged(&self, scope: &str) -> Result<Vec<Acknowledgement>, StoreError>;

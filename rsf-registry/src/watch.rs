@@ -38,7 +38,10 @@ pub struct Watch<T> {
 impl<T> Watch<T> {
     /// A watch fed by `receiver` and kept up by `task`, which ends with it.
     pub fn new(receiver: watch::Receiver<Observed<T>>, task: Option<tokio::task::JoinHandle<()>>) -> Self {
-        Watch { receiver, _task: task.map(AbortOnDropHandle::new) }
+        Watch {
+            receiver,
+            _task: task.map(AbortOnDropHandle::new),
+        }
     }
 
     /// The newest state.
