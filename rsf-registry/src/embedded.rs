@@ -10,13 +10,13 @@ mod leases;
 mod namespace;
 mod store;
 
-//mod service;
+mod service;
 
-//mod client;
+mod client;
 
-//pub use client::EmbeddedRegistry;
+pub use client::EmbeddedRegistry;
 pub use namespace::EmbeddedNamespace;
-//pub use service::serve;
+pub use service::serve;
 pub use store::EmbeddedStore;
 
 /// The request metadata that names the namespace.

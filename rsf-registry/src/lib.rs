@@ -24,6 +24,8 @@ pub mod policy;
 
 pub mod limits;
 
+mod backoff;
+
 pub mod embedded;
 
 pub use directory::{Directory, DirectoryWriter, Term};

@@ -142,6 +142,7 @@ impl LeaseStore for EmbeddedNamespace {
     async fn put(&self, lease: &Lease, ttl: Duration) -> Result<(), StoreError> {
         limits::check_lease(lease)?;
         limits::check_ttl(&lease.instance, ttl)?;
+        self.shared.tables.check_open()?;
         self.shared.leases.lock().put(lease, ttl, Instant::now())?;
         self.hint(&lease.instance);
         Ok(())
@@ -160,6 +161,7 @@ impl LeaseStore for EmbeddedNamespace {
 #[async_trait]
 impl LeaseSource for EmbeddedNamespace {
     async fn sweep(&self) -> Result<Sweep, StoreError> {
+        self.shared.tables.check_open()?;
         let leases = self.shared.leases.lock().all(Instant::now());
         Ok(Sweep {
             source: self.shared.source.clone(),
@@ -168,6 +170,7 @@ impl LeaseSource for EmbeddedNamespace {
     }
 
     async fn read(&self, instances: &[String]) -> Result<Vec<Option<LiveLease>>, StoreError> {
+        self.shared.tables.check_open()?;
         let (leases, now) = (self.shared.leases.lock(), Instant::now());
         Ok(instances
             .iter()
@@ -301,6 +304,7 @@ impl Acknowledgements for EmbeddedNamespace {
             .iter()
             .try_for_each(limits::check_acknowledgement)?;
         limits::check_ttl("acknowledgements", ttl)?;
+        self.shared.tables.check_open()?;
         let (mut acknowledged, now) = (self.shared.acknowledged.lock(), Instant::now());
         for acknowledgement in acknowledgements {
             acknowledged.put(acknowledgement, now + ttl, now);

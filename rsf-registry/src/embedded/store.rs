@@ -106,13 +106,16 @@ impl EmbeddedStore {
             .join(", ")
     }
 
-    /// Writes what is only in memory and stops the store's clock. The file's lock is released when this store and
-    /// all its namespaces are dropped.
-    pub async fn close(self) {
+    /// Writes what is only in memory and releases the file; what still holds a namespace is answered
+    /// [`StoreError::Unavailable`]. Without it the file is released when the store and its namespaces are dropped.
+    pub async fn close(&self) {
         self.clock.abort();
         // A tick that was just writing may still do so on its thread; redb puts the two in order.
         for namespace in self.namespaces.values() {
             namespace.tick().await;
         }
+        let tables = self.tables.clone();
+        // It fails only where the runtime ends, and the file is released with the process.
+        let _ = tokio::task::spawn_blocking(move || tables.close()).await;
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prost::Message;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -21,10 +22,11 @@ const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 /// Rises when an older program could not read the file any more.
 const FORMAT: u64 = 1;
 
-/// The file, open; the lock on it ends with this value.
+/// The file, open until [`Tables::close`] or the end of this value.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    database: Database,
+    /// `None` once closed. Transactions share it: redb puts writers in order itself.
+    database: RwLock<Option<Database>>,
     path: PathBuf,
 }
 
@@ -54,7 +56,7 @@ impl Tables {
             })
         })?;
         let tables = Tables {
-            database,
+            database: RwLock::new(Some(database)),
             path: path.to_owned(),
         };
         match tables.prepare() {
@@ -68,6 +70,29 @@ impl Tables {
 
     pub(crate) fn path(&self) -> String {
         self.path.display().to_string()
+    }
+
+    /// Waits for running transactions and releases the file; from then on every request is refused.
+    pub(crate) fn close(&self) {
+        self.database.write().take();
+    }
+
+    /// That the file is still open; for what happens in memory alone.
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        if self.database.read().is_some() {
+            Ok(())
+        } else {
+            Err(self.closed())
+        }
+    }
+
+    fn closed(&self) -> StoreError {
+        let reason = "it was closed in this process; open it again".to_owned();
+        StoreError::Unavailable {
+            backend: "registry",
+            address: self.path(),
+            reason,
+        }
     }
 
     /// Reads a namespace; records that cannot be read are left in the file and reported.
@@ -218,7 +243,8 @@ impl Tables {
         work: impl FnOnce(&redb::WriteTransaction) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         let run = || {
-            let transaction = self.database.begin_write()?;
+            let database = self.database.read();
+            let transaction = database.as_ref().ok_or_else(|| self.closed())?.begin_write()?;
             let done = work(&transaction)?;
             transaction.commit()?;
             Ok(done)
@@ -230,7 +256,10 @@ impl Tables {
         &self,
         work: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let run = || work(&self.database.begin_read()?);
+        let run = || {
+            let database = self.database.read();
+            work(&database.as_ref().ok_or_else(|| self.closed())?.begin_read()?)
+        };
         run().map_err(|failure| self.error(failure))
     }
 

@@ -8,3 +8,4 @@ mod suite;
 mod fixture;
 
 mod embedded;
+mod network;
