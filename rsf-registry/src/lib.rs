@@ -28,6 +28,11 @@ mod backoff;
 
 pub mod embedded;
 
+pub mod backend;
+
+pub mod snapshot;
+
+pub use backend::{Backend, ControlBackend, RegistryUrl};
 pub use directory::{Directory, DirectoryWriter, Term};
 pub use error::StoreError;
 pub use lease::{Hint, LeaseSource, LeaseStore, Renewal, Sweep};
