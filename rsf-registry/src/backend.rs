@@ -8,7 +8,8 @@ pub use url::{InvalidRegistryUrl, RegistryUrl};
 
 use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
 use crate::{
-    Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter, StoreError,
+    Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
+    StoreError,
 };
 
 /// What every instance uses of a registry, in one namespace.

@@ -9,6 +9,9 @@
 //!    ([`Directory`]).
 //! 4. [`policy`]: the console publishes policy revisions ([`PolicyWriter`]) and every instance watches its own ([`PolicyStore`]), and
 //!    acknowledges what it runs ([`Acknowledgements`]).
+//! 5. [`embedded`]: all of it in one process and one file, served over gRPC; [`backend`] opens it by its URL.
+//! 6. [`agent`]: an instance's side of any backend, the [`ControlPlane`](rsf_core::control::ControlPlane) of its data
+//!    path; what it last knew is on disk ([`snapshot`]).
 //!
 //! This crate folds nothing (that is `rsf-pump`), keeps no history of policies (that is `rsf-console`), and decides
 //! nothing about a call (that is `rsf-core`).
@@ -32,6 +35,9 @@ pub mod backend;
 
 pub mod snapshot;
 
+pub mod agent;
+
+pub use agent::{AgentOptions, Registration, RegistrationRequest, RegistryAgent};
 pub use backend::{Backend, ControlBackend, RegistryUrl};
 pub use directory::{Directory, DirectoryWriter, Term};
 pub use error::StoreError;

@@ -114,7 +114,9 @@ pub struct SnapshotFolder {
 impl SnapshotFolder {
     /// `<state>/snapshots/<namespace>`; it is created when the first snapshot is saved.
     pub fn new(state: &Path, namespace: &str) -> Self {
-        SnapshotFolder { root: state.join("snapshots").join(namespace) }
+        SnapshotFolder {
+            root: state.join("snapshots").join(namespace),
+        }
     }
 
     /// The file of a key.
@@ -154,28 +156,40 @@ impl SnapshotFolder {
         static SAVING: Mutex<()> = Mutex::new(());
         let _one = SAVING.lock();
         let path = self.path(M::KIND, record.key());
-        write(&path, &encode(record)).map_err(|source| SnapshotError::File { path, source })
+        // A damaged one must not take the place of a good predecessor.
+        let good = matches!(read::<M>(&path, record.key()), Ok(Some(_)));
+        write(&path, &encode(record), good).map_err(|source| SnapshotError::File { path, source })
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], keep_former: bool) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let temporary = path.with_added_extension(format!("{}.tmp", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    match fs::rename(path, predecessor(path)) {
-        // The first one, or another process of this machine has just done it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        other => other?,
+    if keep_former {
+        match fs::rename(path, predecessor(path)) {
+            // Another process of this machine has just done it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
     }
     fs::rename(&temporary, path)?;
     File::open(folder)?.sync_all()
 }
 
 fn read<M: Snapshot>(path: &Path, key: &str) -> Result<Option<M>, SnapshotError> {
-    let failed = |source| SnapshotError::File { path: path.to_owned(), source };
+    let failed = |source| SnapshotError::File {
+        path: path.to_owned(),
+        source,
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -184,10 +198,16 @@ fn read<M: Snapshot>(path: &Path, key: &str) -> Result<Option<M>, SnapshotError>
     let mut bytes = Vec::new();
     let most = (HEADER + limits::MAX_RECORD + 1) as u64;
     file.take(most).read_to_end(&mut bytes).map_err(failed)?;
-    let damaged = |reason: String| SnapshotError::Damaged { path: path.to_owned(), reason };
+    let damaged = |reason: String| SnapshotError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
     let record: M = decode(&bytes).map_err(damaged)?;
     if record.key() != key {
-        return Err(damaged(format!("it is of `{}`, not of `{key}`", record.key().escape_debug())));
+        return Err(damaged(format!(
+            "it is of `{}`, not of `{key}`",
+            record.key().escape_debug()
+        )));
     }
     record.check().map_err(|error| damaged(error.to_string()))?;
     Ok(Some(record))
@@ -224,7 +244,10 @@ fn decode<M: Snapshot>(bytes: &[u8]) -> Result<M, String> {
     }
     let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
     if length != payload.len() || length > limits::MAX_RECORD {
-        return Err(format!("{length} bytes are announced, {} are there", payload.len()));
+        return Err(format!(
+            "{length} bytes are announced, {} are there",
+            payload.len()
+        ));
     }
     if u32::from_be_bytes([c0, c1, c2, c3]) != checksum(&header[MAGIC.len()..HEADER - 4], payload) {
         return Err("its checksum does not match".to_owned());

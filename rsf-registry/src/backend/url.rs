@@ -24,7 +24,9 @@ pub enum RegistryUrl {
 
 /// A text that says of no registry where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("registry `{given}`: {reason}; set RSF_REGISTRY to rsf://host:port, or to redis://host:port,zk://host:port[,host:port]")]
+#[error(
+    "registry `{given}`: {reason}; set RSF_REGISTRY to rsf://host:port, or to redis://host:port,zk://host:port[,host:port]"
+)]
 pub struct InvalidRegistryUrl {
     given: String,
     reason: String,
@@ -34,8 +36,15 @@ impl FromStr for RegistryUrl {
     type Err = InvalidRegistryUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidRegistryUrl> {
-        let given = text.split(',').map(without_credentials).collect::<Vec<_>>().join(",");
-        parse(text).map_err(|reason| InvalidRegistryUrl { given: given.escape_debug().to_string(), reason })
+        let given = text
+            .split(',')
+            .map(without_credentials)
+            .collect::<Vec<_>>()
+            .join(",");
+        parse(text).map_err(|reason| InvalidRegistryUrl {
+            given: given.escape_debug().to_string(),
+            reason,
+        })
     }
 }
 
@@ -44,7 +53,10 @@ impl fmt::Display for RegistryUrl {
         match self {
             RegistryUrl::Embedded { address } => write!(f, "rsf://{address}"),
             RegistryUrl::Cluster { redis, zookeeper } => {
-                let redis = redis.iter().map(|url| without_credentials(url)).collect::<Vec<_>>();
+                let redis = redis
+                    .iter()
+                    .map(|url| without_credentials(url))
+                    .collect::<Vec<_>>();
                 write!(f, "{},zk://{}", redis.join(","), zookeeper.join(","))
             }
         }
@@ -79,11 +91,17 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         }
     }
     match (&mut embedded[..], redis.is_empty(), zookeeper.is_empty()) {
-        ([address], true, true) => Ok(RegistryUrl::Embedded { address: std::mem::take(address) }),
+        ([address], true, true) => Ok(RegistryUrl::Embedded {
+            address: std::mem::take(address),
+        }),
         ([], false, false) => Ok(RegistryUrl::Cluster { redis, zookeeper }),
-        ([], false, true) => Err("redis:// keeps the leases only; zk:// for the directory is missing".to_owned()),
+        ([], false, true) => {
+            Err("redis:// keeps the leases only; zk:// for the directory is missing".to_owned())
+        }
         ([], true, _) => Err("zk:// keeps the directory only; redis:// for the leases is missing".to_owned()),
-        ([_, _, ..], true, true) => Err("an embedded registry is one server, and several are named".to_owned()),
+        ([_, _, ..], true, true) => {
+            Err("an embedded registry is one server, and several are named".to_owned())
+        }
         _ => Err("rsf:// is a whole registry and goes with neither redis:// nor zk://".to_owned()),
     }
 }
@@ -108,9 +126,15 @@ fn redis_url(text: &str) -> Result<String, String> {
 
 /// `redis://user:password@host:port` without what stands before the `@`.
 fn without_credentials(part: &str) -> String {
-    let (scheme, rest) = part.split_once("://").map_or(("", part), |(scheme, rest)| (scheme, rest));
+    let (scheme, rest) = part
+        .split_once("://")
+        .map_or(("", part), |(scheme, rest)| (scheme, rest));
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+    if scheme.is_empty() {
+        rest.to_owned()
+    } else {
+        format!("{scheme}://{rest}")
+    }
 }
 
 #[cfg(test)]
@@ -120,13 +144,24 @@ mod tests {
     #[test]
     fn good() {
         let embedded: RegistryUrl = "rsf://127.0.0.1:7000".parse().expect("embedded");
-        assert_eq!(embedded, RegistryUrl::Embedded { address: "127.0.0.1:7000".into() });
-        let cluster: RegistryUrl =
-            "redis://u:secret@r1:6379/2,r2:6379,zk://z1:2181,z2:2181,zk://[::1]:2181".parse().expect("cluster");
-        let RegistryUrl::Cluster { redis, zookeeper } = &cluster else { panic!("{cluster}") };
+        assert_eq!(
+            embedded,
+            RegistryUrl::Embedded {
+                address: "127.0.0.1:7000".into()
+            }
+        );
+        let cluster: RegistryUrl = "redis://u:secret@r1:6379/2,r2:6379,zk://z1:2181,z2:2181,zk://[::1]:2181"
+            .parse()
+            .expect("cluster");
+        let RegistryUrl::Cluster { redis, zookeeper } = &cluster else {
+            panic!("{cluster}")
+        };
         assert_eq!(redis, &["redis://u:secret@r1:6379/2", "redis://r2:6379"]);
         assert_eq!(zookeeper, &["z1:2181", "z2:2181", "[::1]:2181"]);
-        assert_eq!(cluster.to_string(), "redis://r1:6379/2,redis://r2:6379,zk://z1:2181,z2:2181,[::1]:2181");
+        assert_eq!(
+            cluster.to_string(),
+            "redis://r1:6379/2,redis://r2:6379,zk://z1:2181,z2:2181,[::1]:2181"
+        );
         assert!(!format!("{cluster:?}").contains("secret"));
         assert_eq!(embedded.to_string().parse(), Ok(embedded));
     }
@@ -148,7 +183,10 @@ mod tests {
         ];
         for (text, reason) in cases {
             let error = text.parse::<RegistryUrl>().expect_err(text).to_string();
-            assert!(error.contains(reason) && error.contains("rsf://host:port"), "{text}: {error}");
+            assert!(
+                error.contains(reason) && error.contains("rsf://host:port"),
+                "{text}: {error}"
+            );
             assert!(!error.contains("secret"), "{error}");
         }
     }

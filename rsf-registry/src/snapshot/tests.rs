@@ -25,7 +25,10 @@ fn list(service: &str, sequence: u64, instances: usize) -> ServiceList {
 fn every_flipped_bit_and_every_truncation_is_refused() {
     for instances in [0, 1, 7] {
         let bytes = encode(&list("shop.v1.Member", 3, instances));
-        assert_eq!(decode::<ServiceList>(&bytes).expect("whole"), list("shop.v1.Member", 3, instances));
+        assert_eq!(
+            decode::<ServiceList>(&bytes).expect("whole"),
+            list("shop.v1.Member", 3, instances)
+        );
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -77,15 +80,26 @@ fn a_damaged_file_yields_its_predecessor() {
             damaged.truncate(random.usize(..whole.len()));
         }
         fs::write(&path, &damaged).expect("damage");
-        assert_eq!(folder.load::<ServiceList>(key).expect("loads"), Some(list(key, 1, 3)));
+        assert_eq!(
+            folder.load::<ServiceList>(key).expect("loads"),
+            Some(list(key, 1, 3))
+        );
     }
     fs::write(predecessor(&path), b"RSFS").expect("damage both");
-    let error = folder.load::<ServiceList>(key).expect_err("both damaged").to_string();
+    let error = folder
+        .load::<ServiceList>(key)
+        .expect_err("both damaged")
+        .to_string();
     assert!(error.contains("shop.v1.Member%3agold"), "{error}");
     fs::remove_file(&path).expect("remove");
-    folder.load::<ServiceList>(key).expect_err("only a damaged predecessor");
+    folder
+        .load::<ServiceList>(key)
+        .expect_err("only a damaged predecessor");
     folder.save(&list(key, 3, 3)).expect("save");
-    assert_eq!(folder.load::<ServiceList>(key).expect("loads"), Some(list(key, 3, 3)));
+    assert_eq!(
+        folder.load::<ServiceList>(key).expect("loads"),
+        Some(list(key, 3, 3))
+    );
 }
 
 #[test]
@@ -95,7 +109,10 @@ fn a_cut_between_the_renames_yields_the_predecessor() {
     folder.save(&list("a.A", 1, 1)).expect("save");
     let path = folder.path(Kind::List, "a.A");
     fs::rename(&path, predecessor(&path)).expect("as the save does first");
-    assert_eq!(folder.load::<ServiceList>("a.A").expect("loads"), Some(list("a.A", 1, 1)));
+    assert_eq!(
+        folder.load::<ServiceList>("a.A").expect("loads"),
+        Some(list("a.A", 1, 1))
+    );
 }
 
 #[test]
@@ -104,10 +121,18 @@ fn files_are_private_and_stay_inside() {
     let folder = SnapshotFolder::new(state.path(), "default");
     let long = "ü".repeat(200);
     for key in ["../../etc/passwd", ".hidden", "a/b", long.as_str(), "x.prev"] {
-        let record = PolicyRecord { scope: key.into(), revision: 1, document: "{}".into(), ..Default::default() };
+        let record = PolicyRecord {
+            scope: key.into(),
+            revision: 1,
+            document: "{}".into(),
+            ..Default::default()
+        };
         folder.save(&record).expect("save");
         let path = folder.path(Kind::Policy, key);
-        assert_eq!(path.parent().expect("parent"), state.path().join("snapshots/default/policies"));
+        assert_eq!(
+            path.parent().expect("parent"),
+            state.path().join("snapshots/default/policies")
+        );
         let mode = fs::metadata(&path).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
         assert_eq!(folder.load::<PolicyRecord>(key).expect("loads"), Some(record));
@@ -119,7 +144,10 @@ fn a_giant_file_is_refused_unread() {
     let state = tempfile::tempdir().expect("folder");
     let folder = SnapshotFolder::new(state.path(), "default");
     folder.save(&list("a.A", 1, 1)).expect("save");
-    let file = OpenOptions::new().write(true).open(folder.path(Kind::List, "a.A")).expect("open");
+    let file = OpenOptions::new()
+        .write(true)
+        .open(folder.path(Kind::List, "a.A"))
+        .expect("open");
     file.set_len(1 << 40).expect("sparse");
     folder.load::<ServiceList>("a.A").expect_err("too large");
 }

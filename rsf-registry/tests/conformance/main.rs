@@ -2,10 +2,16 @@
 //!
 //! [`suite`] holds the cases, [`fixture`] what a backend gives to be tested; each further module is one backend.
 
+#![allow(clippy::expect_used, reason = "a broken expectation is a failed test")]
+
 #[macro_use]
 mod suite;
 
 mod fixture;
+
+#[path = "../support/server.rs"]
+#[allow(dead_code, reason = "other test programs use the rest")]
+mod server;
 
 mod embedded;
 mod network;
