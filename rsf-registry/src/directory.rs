@@ -19,8 +19,8 @@ pub trait Directory: Send + Sync + 'static {
 /// Where the leading pump writes lists.
 #[async_trait]
 pub trait DirectoryWriter: Send + Sync + 'static {
-    /// Waits until this pump leads and returns its term, whose epoch is the greatest of the stored epoch + 1,
-    /// `least_epoch` and the Unix seconds.
+    /// Waits until `pump` leads and returns its term, whose epoch is the greatest of the stored epoch + 1,
+    /// `least_epoch` and the Unix seconds. One pump has one term: leading again under the same name ends its former.
     async fn lead(&self, pump: &str, least_epoch: u64) -> Result<Term, StoreError>;
 
     /// Every list as it is stored; invalid ones are left out and reported in the log.
@@ -35,6 +35,7 @@ pub trait DirectoryWriter: Send + Sync + 'static {
 pub struct Term {
     /// Greater than that of every earlier term; the first half of each list's version.
     pub epoch: u64,
-    /// Cancelled when the leadership is lost or in doubt. Writes are fenced regardless.
+    /// Cancelled when the leadership is lost or in doubt; a leader that cancels it resigns. Writes are fenced
+    /// regardless.
     pub lost: CancellationToken,
 }

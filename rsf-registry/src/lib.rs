@@ -7,8 +7,11 @@
 //!    all of them ([`LeaseSource`]).
 //! 3. [`directory`]: the pump publishes service → instances lists ([`DirectoryWriter`]); consumers watch them
 //!    ([`Directory`]).
-//! 4. [`policy`]: the console publishes policy revisions and every instance watches its own ([`PolicyStore`]), and
+//! 4. [`policy`]: the console publishes policy revisions ([`PolicyWriter`]) and every instance watches its own ([`PolicyStore`]), and
 //!    acknowledges what it runs ([`Acknowledgements`]).
+//! 5. [`embedded`]: all of it in one process and one file, served over gRPC; [`backend`] opens it by its URL.
+//! 6. [`agent`]: an instance's side of any backend, the [`ControlPlane`](rsf_core::control::ControlPlane) of its data
+//!    path; what it last knew is on disk ([`snapshot`]).
 //!
 //! This crate folds nothing (that is `rsf-pump`), keeps no history of policies (that is `rsf-console`), and decides
 //! nothing about a call (that is `rsf-core`).
@@ -22,8 +25,22 @@ pub mod directory;
 pub mod lease;
 pub mod policy;
 
+pub mod limits;
+
+mod backoff;
+
+pub mod embedded;
+
+pub mod backend;
+
+pub mod snapshot;
+
+pub mod agent;
+
+pub use agent::{AgentOptions, Registration, RegistrationRequest, RegistryAgent};
+pub use backend::{Backend, ControlBackend, RegistryUrl};
 pub use directory::{Directory, DirectoryWriter, Term};
 pub use error::StoreError;
 pub use lease::{Hint, LeaseSource, LeaseStore, Renewal, Sweep};
-pub use policy::{Acknowledgements, PolicyStore};
+pub use policy::{Acknowledgements, PolicyStore, PolicyWriter};
 pub use watch::{Observed, Watch};

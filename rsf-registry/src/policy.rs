@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::record::{Acknowledgement, PolicyRecord};
 use crate::{StoreError, Watch};
 
-/// Where the current policies stand.
+/// Where instances watch the current policies.
 #[async_trait]
 pub trait PolicyStore: Send + Sync + 'static {
     /// Watches the policy of one scope. Returns at once; the first state arrives when it has been read.
@@ -15,7 +15,11 @@ pub trait PolicyStore: Send + Sync + 'static {
 
     /// Every current record, deleted scopes included as empty documents.
     async fn current(&self) -> Result<Vec<PolicyRecord>, StoreError>;
+}
 
+/// Where the console, and nobody else, publishes policies; instances hold no way to do it.
+#[async_trait]
+pub trait PolicyWriter: PolicyStore {
     /// Publishes a revision: document and revision together or not at all. [`StoreError::Stale`] where an equal or
     /// greater revision of the scope is stored with another document; publishing the same again is no error.
     async fn publish(&self, record: &PolicyRecord) -> Result<(), StoreError>;

@@ -1,0 +1,239 @@
+//! What one process has of a registry: it registers itself, watches what it uses, and goes on without the registry.
+//!
+//! - [`RegistryAgent::register`] keeps this instance's lease ([`Registration`]).
+//! - [`ControlPlane::instances`] follows a service's list: validated, never older, never emptied by accident, kept on
+//!   disk.
+//! - [`ControlPlane::policy`] follows a scope's policy in the same way.
+//! - [`ControlPlane::acknowledge`] says which revision this instance runs.
+
+mod registration;
+
+mod lists;
+mod overrides;
+mod policies;
+mod saver;
+
+mod acknowledgements;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rsf_core::control::{ControlPlane, Discovery, PolicyText, Scope};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::snapshot::SnapshotFolder;
+use crate::{Backend, StoreError, limits};
+use acknowledgements::Acknowledger;
+use overrides::Overrides;
+use saver::Saver;
+
+pub use overrides::InvalidOverrides;
+pub use registration::{NotWritten, Registration, RegistrationRequest, RegistrationStatus};
+
+/// How long a lease lives without a renewal, unless said otherwise.
+pub const LEASE_TTL: Duration = Duration::from_secs(15);
+
+/// How long a watch may be without an answer before the copy on disk is used.
+const DISK_AFTER: Duration = Duration::from_secs(1);
+
+/// How an agent is set up.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// The environment.
+    pub namespace: String,
+    /// The registry as it was configured, for messages.
+    pub registry: String,
+    /// The state folder for snapshots on disk; none are kept without one.
+    pub state: Option<PathBuf>,
+    /// A JSON file of service key → list of `host:port`. It takes precedence over the directory for these services;
+    /// an operator's escape, read once at start.
+    pub static_instances: Option<PathBuf>,
+    /// How long this instance's lease lives without a renewal; it is renewed three times as often. 15 s by default.
+    pub lease_ttl: Duration,
+}
+
+impl AgentOptions {
+    /// For `namespace` of the registry that was configured as `registry`; nothing on disk, 15 s of TTL.
+    pub fn new(namespace: &str, registry: &str) -> Self {
+        AgentOptions {
+            namespace: namespace.to_owned(),
+            registry: registry.to_owned(),
+            state: None,
+            static_instances: None,
+            lease_ttl: LEASE_TTL,
+        }
+    }
+}
+
+/// Why an agent cannot begin. A registry that is down is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The namespace or the TTL is out of its limits.
+    #[error(transparent)]
+    Options(#[from] StoreError),
+    /// The static instances cannot be used.
+    #[error(transparent)]
+    Overrides(#[from] InvalidOverrides),
+}
+
+/// One process's side of a registry. Dropping it ends its watches; a [`Registration`] lives on its own.
+pub struct RegistryAgent {
+    shared: Arc<Shared>,
+    lists: Followed<String, Discovery>,
+    policies: Followed<Scope, Option<Arc<PolicyText>>>,
+    acknowledger: Acknowledger,
+}
+
+/// What the agent's tasks share.
+struct Shared {
+    backend: Backend,
+    options: AgentOptions,
+    overrides: Overrides,
+    disk: Option<SnapshotFolder>,
+    saver: Option<Saver>,
+    runtime: Handle,
+}
+
+impl RegistryAgent {
+    /// An agent over `backend`. It begins at once, also where the registry is down; call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the options are wrong or the file of static instances is.
+    pub fn new(backend: Backend, options: AgentOptions) -> Result<Self, AgentError> {
+        limits::check_namespace(&options.namespace)?;
+        limits::check_ttl("the lease", options.lease_ttl)?;
+        let overrides = Overrides::read(options.static_instances.as_deref())?;
+        let disk = options
+            .state
+            .as_ref()
+            .map(|state| SnapshotFolder::new(state, &options.namespace));
+        let runtime = Handle::current();
+        let acknowledger = Acknowledger::start(backend.acknowledgements.clone(), options.lease_ttl / 3);
+        let saver = disk.clone().map(Saver::start);
+        let shared = Shared {
+            backend,
+            options,
+            overrides,
+            disk,
+            saver,
+            runtime,
+        };
+        Ok(RegistryAgent {
+            shared: Arc::new(shared),
+            lists: Followed::default(),
+            policies: Followed::default(),
+            acknowledger,
+        })
+    }
+
+    /// Registers this instance and keeps its lease until the registration is ended or dropped.
+    ///
+    /// The lease is written in the background, as soon as the registry can be reached. A pure consumer registers too,
+    /// without an address and services. From now on the agent acknowledges policies in this instance's name.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] where the request is wrong.
+    pub fn register(&self, request: RegistrationRequest) -> Result<Registration, StoreError> {
+        let _runtime = self.shared.runtime.enter();
+        let options = &self.shared.options;
+        let leases = self.shared.backend.leases.clone();
+        let registration = Registration::start(leases, request, &options.namespace, options.lease_ttl)?;
+        self.acknowledger.speak_for(&registration.lease());
+        Ok(registration)
+    }
+}
+
+impl ControlPlane for RegistryAgent {
+    fn instances(&self, service: &str) -> watch::Receiver<Discovery> {
+        self.lists
+            .follow(service.to_owned(), Discovery::Pending, |sender| {
+                let (shared, service) = (self.shared.clone(), service.to_owned());
+                self.shared
+                    .runtime
+                    .spawn(async move { lists::follow(&shared, &service, &sender).await })
+            })
+    }
+
+    fn policy(&self, scope: &Scope) -> watch::Receiver<Option<Arc<PolicyText>>> {
+        self.policies.follow(scope.clone(), None, |sender| {
+            let (shared, scope) = (self.shared.clone(), scope.to_string());
+            self.shared
+                .runtime
+                .spawn(async move { policies::follow(&shared, &scope, &sender).await })
+        })
+    }
+
+    fn acknowledge(&self, scope: &Scope, revision: u64, refusal: Option<String>) {
+        self.acknowledger
+            .acknowledge(&scope.to_string(), revision, refusal);
+    }
+}
+
+/// What is followed already; a second caller gets the same.
+struct Followed<K, T> {
+    running: Mutex<HashMap<K, Running<T>>>,
+}
+
+/// A value and the task that keeps it.
+type Running<T> = (watch::Receiver<T>, AbortOnDropHandle<()>);
+
+impl<K, T> Default for Followed<K, T> {
+    fn default() -> Self {
+        Followed {
+            running: Mutex::default(),
+        }
+    }
+}
+
+impl<K: Eq + Hash, T> Followed<K, T> {
+    fn follow(
+        &self,
+        key: K,
+        first: T,
+        start: impl FnOnce(watch::Sender<T>) -> tokio::task::JoinHandle<()>,
+    ) -> watch::Receiver<T> {
+        let begin = || {
+            let (sender, receiver) = watch::channel(first);
+            (receiver, AbortOnDropHandle::new(start(sender)))
+        };
+        self.running.lock().entry(key).or_insert_with(begin).0.clone()
+    }
+}
+
+impl Shared {
+    /// Reads a snapshot from disk; what is wrong with it is reported and goes into `tried`.
+    async fn read_disk<M: crate::snapshot::Snapshot + 'static>(&self, key: &str) -> (Option<M>, String) {
+        let Some(folder) = self.disk.clone() else {
+            return (None, "no state folder is set (RSF_STATE)".to_owned());
+        };
+        let path = folder.path(M::KIND, key);
+        let name = key.to_owned();
+        let read = tokio::task::spawn_blocking(move || folder.load::<M>(&name)).await;
+        match read {
+            Ok(Ok(Some(record))) => (Some(record), format!("{} is there", path.display())),
+            Ok(Ok(None)) => (None, format!("{} does not exist", path.display())),
+            Ok(Err(error)) => {
+                tracing::warn!(key, error = %described(&error), "a disk snapshot is refused");
+                (None, described(&error))
+            }
+            Err(error) => (None, error.to_string()),
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+fn described(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

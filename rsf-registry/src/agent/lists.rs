@@ -1,0 +1,315 @@
+//! A service's list as a consumer takes it: the newest good one, from the directory or, without it, from disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsf_core::control::{Discovery, Instance, InstanceList, ListOrigin};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::saver::Record;
+use super::{DISK_AFTER, Shared};
+use crate::backoff::Backoff;
+use crate::record::{LeaseState, Removal, RemovalCause, ServiceList};
+use crate::{Observed, limits};
+
+/// How long a healthy directory takes at most to answer a watch; only then is it asked whether it is there.
+const PROBE_AFTER: Duration = Duration::from_millis(50);
+
+/// Follows `service` until nobody is left to tell.
+pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sender<Discovery>) {
+    if let Some(list) = shared.overrides.of(service) {
+        tracing::warn!(
+            service,
+            "static instances take precedence over the directory for this service"
+        );
+        sender.send_replace(Discovery::Ready(list));
+        return sender.closed().await;
+    }
+    let (stored, tried) = shared.read_disk::<ServiceList>(service).await;
+    let mut follower = Follower {
+        shared,
+        service,
+        sender,
+        good: stored.map(Arc::new),
+        shown: None,
+        disk: tried,
+    };
+    let mut watch = shared.backend.directory.watch(service);
+    let deadline = Instant::now() + DISK_AFTER;
+    let mut trouble = std::pin::pin!(follower.trouble(Backoff::default()));
+    // Whether the directory has said anything of this service; whether it was said that it does not.
+    let (mut answered, mut told) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            state = watch.changed() => match state {
+                Some(Observed::Present(list)) => { answered = true; follower.offered(list); }
+                Some(Observed::Absent) => { answered = true; follower.absent(); }
+                Some(Observed::Unknown) => {}
+                // The backend is closed: what is known stays.
+                None => return sender.closed().await,
+            },
+            (error, backoff) = &mut trouble, if !answered => {
+                told = true;
+                follower.unreachable(&error);
+                trouble.set(follower.trouble(backoff));
+            }
+            () = sleep_until(deadline), if !answered && !told => {
+                told = true;
+                follower.unreachable(&format!("no answer within {DISK_AFTER:?}"));
+            }
+        }
+    }
+}
+
+struct Follower<'a> {
+    shared: &'a Shared,
+    service: &'a str,
+    sender: &'a watch::Sender<Discovery>,
+    /// The last good list; at first that of the disk, which is shown only where the directory does not answer well.
+    good: Option<Arc<ServiceList>>,
+    /// The origin of what callers see; nothing yet, or not ready.
+    shown: Option<ListOrigin>,
+    /// What was found on disk, for messages.
+    disk: String,
+}
+
+impl Follower<'_> {
+    /// The next error of the directory, with the backoff to go on with. It never ends while the directory is well.
+    fn trouble(&self, mut backoff: Backoff) -> impl Future<Output = (String, Backoff)> + use<> {
+        let directory = self.shared.backend.directory.clone();
+        async move {
+            sleep(if backoff.attempts() == 0 {
+                PROBE_AFTER
+            } else {
+                backoff.next()
+            })
+            .await;
+            loop {
+                let answer = directory.services().await;
+                let pause = backoff.next();
+                match answer {
+                    Err(error) => return (error.to_string(), backoff),
+                    Ok(_) => sleep(pause).await,
+                }
+            }
+        }
+    }
+
+    /// A list from the directory.
+    fn offered(&mut self, list: Arc<ServiceList>) {
+        if let Err(reason) = judge(self.service, self.good.as_deref(), &list) {
+            tracing::warn!(
+                service = self.service,
+                reason,
+                "a list is refused; the last good one stays"
+            );
+            return self.fall_back(&format!("its list is refused: {reason}"));
+        }
+        if self.shown == Some(ListOrigin::Directory) && self.good.as_deref() == Some(&*list) {
+            return;
+        }
+        if let Some(saver) = &self.shared.saver {
+            saver.save(Record::List(list.clone()));
+        }
+        self.good = Some(list);
+        self.show(ListOrigin::Directory);
+    }
+
+    /// The directory answered that there is no list.
+    fn absent(&mut self) {
+        if self.good.is_some() {
+            tracing::warn!(
+                service = self.service,
+                "the directory lost this service's list; the last good one stays"
+            );
+        }
+        self.fall_back("it has no list: no instance of the service has registered there yet");
+    }
+
+    /// The directory does not answer.
+    fn unreachable(&mut self, error: &str) {
+        if self.shown.is_none() && self.good.is_some() {
+            tracing::warn!(
+                service = self.service,
+                error,
+                "the directory does not answer; the disk snapshot is used"
+            );
+        }
+        self.fall_back(error);
+    }
+
+    /// Shows the last good list where nothing is shown, or says why there is none.
+    fn fall_back(&mut self, reason: &str) {
+        match (&self.good, self.shown) {
+            (_, Some(_)) => {}
+            (Some(_), None) => self.show(ListOrigin::Disk),
+            (None, None) => {
+                let options = &self.shared.options;
+                let reason = format!(
+                    "no instances of service `{}` are known: registry {} (namespace `{}`): {reason}; disk: {}. Start the \
+                     registry and a provider of the service, or correct RSF_REGISTRY, RSF_NAMESPACE or the service's name",
+                    self.service, options.registry, options.namespace, self.disk
+                );
+                self.sender.send_replace(Discovery::NotReady {
+                    reason: reason.into(),
+                });
+            }
+        }
+    }
+
+    fn show(&mut self, origin: ListOrigin) {
+        if let Some(list) = &self.good {
+            self.sender
+                .send_replace(Discovery::Ready(Arc::new(converted(list, origin))));
+            self.shown = Some(origin);
+        }
+    }
+}
+
+/// Why `offered` may not take the place of `good`; rule R in its first form.
+fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Result<(), String> {
+    limits::check_list(offered).map_err(|error| error.to_string())?;
+    if offered.service != service {
+        return Err(format!("it is of service `{}`", offered.service));
+    }
+    let Some(good) = good else { return Ok(()) };
+    if order(offered) < order(good) {
+        return Err(format!(
+            "its version {:?} is older than {:?}",
+            order(offered),
+            order(good)
+        ));
+    }
+    if offered.instances.is_empty() {
+        let removed: HashMap<&str, &Removal> = offered
+            .removed
+            .iter()
+            .map(|removal| (removal.instance.as_str(), removal))
+            .collect();
+        let unexplained = good.instances.iter().find(|listed| {
+            !removed.get(listed.instance.as_str()).is_some_and(|removal| {
+                removal.cause() != RemovalCause::Unspecified && removal.incarnation >= listed.incarnation
+            })
+        });
+        if let Some(listed) = unexplained {
+            return Err(format!(
+                "it is empty and does not say why `{}` is gone",
+                listed.instance
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn order(list: &ServiceList) -> (u64, u64) {
+    list.version.as_ref().map_or((0, 0), |version| version.order())
+}
+
+fn converted(list: &ServiceList, origin: ListOrigin) -> InstanceList {
+    let instance = |listed: &crate::record::ListedInstance| Instance {
+        id: listed.instance.as_str().into(),
+        incarnation: listed.incarnation,
+        application: listed.application.as_str().into(),
+        address: listed.address.as_str().into(),
+        zone: listed.zone.as_str().into(),
+        tags: listed
+            .tags
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+        weight: listed.weight,
+        draining: listed.state() == LeaseState::Draining,
+    };
+    let here = list
+        .instances
+        .iter()
+        .filter(|listed| listed.state() != LeaseState::Deregistered);
+    InstanceList {
+        version: order(list),
+        origin,
+        instances: here.map(instance).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{ListVersion, ListedInstance};
+
+    fn list(version: (u64, u64), instances: &[&str], removed: &[(&str, u64)]) -> ServiceList {
+        let listed = |name: &&str| ListedInstance {
+            instance: (*name).into(),
+            incarnation: 10,
+            address: "127.0.0.1:1".into(),
+            weight: 100,
+            ..Default::default()
+        };
+        let removal = |&(name, incarnation): &(&str, u64)| Removal {
+            instance: name.into(),
+            incarnation,
+            cause: RemovalCause::Expired.into(),
+            at_unix_ms: 1,
+        };
+        ServiceList {
+            service: "s.S".into(),
+            version: Some(ListVersion {
+                epoch: version.0,
+                sequence: version.1,
+            }),
+            written_unix_ms: 1,
+            instances: instances.iter().map(listed).collect(),
+            removed: removed.iter().map(removal).collect(),
+        }
+    }
+
+    #[test]
+    fn what_replaces_a_good_list() {
+        let good = list((5, 5), &["a", "b"], &[]);
+        let cases = [
+            (list((5, 6), &["a"], &[]), Ok(())),
+            (list((5, 5), &["a", "b"], &[]), Ok(())),
+            (list((6, 1), &["c"], &[]), Ok(())),
+            (list((5, 4), &["a", "b"], &[]), Err("older")),
+            (list((4, 9), &["a", "b"], &[]), Err("older")),
+            (list((5, 6), &[], &[]), Err("empty")),
+            (list((5, 6), &[], &[("a", 10)]), Err("`b`")),
+            (list((5, 6), &[], &[("a", 10), ("b", 9)]), Err("`b`")),
+            (list((5, 6), &[], &[("a", 10), ("b", 11)]), Ok(())),
+            (list((5, 6), &["a", "a"], &[]), Err("twice")),
+        ];
+        for (offered, expected) in cases {
+            let found = judge("s.S", Some(&good), &offered);
+            match expected {
+                Ok(()) => assert_eq!(found, Ok(()), "{offered:?}"),
+                Err(reason) => assert!(
+                    found.as_ref().is_err_and(|text| text.contains(reason)),
+                    "{reason}: {found:?}"
+                ),
+            }
+        }
+        assert_eq!(judge("s.S", None, &list((1, 1), &[], &[])), Ok(()));
+        judge("s.T", None, &list((1, 1), &[], &[])).expect_err("another service");
+    }
+
+    #[test]
+    fn invalid_lists_are_refused_whole() {
+        type Damage = fn(&mut ServiceList);
+        let damages: [(&str, Damage); 5] = [
+            ("weight", |list| list.instances[1].weight = 10_001),
+            ("address", |list| list.instances[1].address = "nowhere".into()),
+            ("no address", |list| list.instances[1].address.clear()),
+            ("no version", |list| list.version = None),
+            ("too many", |list| {
+                list.instances = vec![ListedInstance::default(); 20_001]
+            }),
+        ];
+        for (what, damage) in damages {
+            let mut offered = list((5, 6), &["a", "b"], &[]);
+            damage(&mut offered);
+            judge("s.S", None, &offered).expect_err(what);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! This instance's lease: written as soon as the registry can be reached, renewed, and ended on purpose.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::backoff::{Backoff, jittered};
+use crate::error::REQUEST_TIMEOUT;
+use crate::record::{Lease, LeaseState, ProvidedService};
+use crate::{LeaseStore, Renewal, StoreError, limits};
+
+/// How long the word that an instance left stays in the registry.
+const TOMBSTONE_TTL: Duration = Duration::from_secs(30);
+
+/// What an instance says about itself.
+#[derive(Debug, Clone, Default)]
+pub struct RegistrationRequest {
+    /// The deployed program's name (`order`).
+    pub application: String,
+    /// The configured name of this copy; without one the advertised address stands for it.
+    pub instance: Option<String>,
+    /// `host:port` that others use for calls; empty for a pure consumer.
+    pub address: String,
+    /// `host:port` of the admin port; empty where there is none.
+    pub admin_address: String,
+    /// The data centre or machine room; may be empty.
+    pub zone: String,
+    /// Free labels.
+    pub tags: HashMap<String, String>,
+    /// Relative share of the calls, 0 to 10 000; `None` for 100.
+    pub weight: Option<u32>,
+    /// What it provides; empty for a pure consumer.
+    pub services: Vec<ProvidedService>,
+}
+
+/// How a registration stands.
+#[derive(Debug, Clone, Default)]
+pub struct RegistrationStatus {
+    /// The lease is in the registry, as far as is known.
+    pub registered: bool,
+    /// Why the last attempt to write or renew it failed; `None` after a success.
+    pub last_error: Option<Arc<str>>,
+    /// Which of the wanted states was written last.
+    written: u64,
+}
+
+/// A lease that is kept alive. Dropping it deregisters in the background.
+#[derive(Debug)]
+pub struct Registration {
+    wanted: watch::Sender<Wanted>,
+    status: watch::Receiver<RegistrationStatus>,
+}
+
+/// The registry did not take a change of the lease in time; it is still being tried.
+#[derive(Debug, thiserror::Error)]
+#[error("the lease of `{instance}` was not written within {REQUEST_TIMEOUT:?}: {reason}")]
+pub struct NotWritten {
+    instance: String,
+    reason: String,
+}
+
+#[derive(Debug, Clone)]
+struct Wanted {
+    lease: Lease,
+    change: u64,
+}
+
+impl Registration {
+    pub(super) fn start(
+        leases: Arc<dyn LeaseStore>,
+        request: RegistrationRequest,
+        namespace: &str,
+        ttl: Duration,
+    ) -> Result<Self, StoreError> {
+        let lease = lease(request, namespace);
+        limits::check_lease(&lease)?;
+        let (wanted, wanted_receiver) = watch::channel(Wanted { lease, change: 1 });
+        let (status_sender, status) = watch::channel(RegistrationStatus::default());
+        // It is not aborted with the registration: dropping that is the sign to deregister.
+        tokio::spawn(Keeper::new(leases, ttl, status_sender).run(wanted_receiver));
+        Ok(Registration { wanted, status })
+    }
+
+    /// The lease as it is wanted now; its sequence is that of the first write.
+    pub fn lease(&self) -> Lease {
+        self.wanted.borrow().lease.clone()
+    }
+
+    /// How the registration stands; the receiver is told of every change.
+    pub fn status(&self) -> watch::Receiver<RegistrationStatus> {
+        self.status.clone()
+    }
+
+    /// Says that this instance takes no new calls, and waits until the registry has it.
+    ///
+    /// # Errors
+    /// Where the registry does not take it within the request timeout; it is tried on in the background.
+    pub async fn drain(&self) -> Result<(), NotWritten> {
+        self.change(|lease| lease.state = LeaseState::Draining.into())
+            .await
+    }
+
+    /// Replaces the provided services, and waits until the registry has them.
+    ///
+    /// # Errors
+    /// As [`Registration::drain`], and where a name is wrong.
+    pub async fn update(&self, services: Vec<ProvidedService>) -> Result<(), NotWritten> {
+        let updated = Lease {
+            services: services.clone(),
+            ..self.lease()
+        };
+        limits::check_lease(&updated).map_err(|error| NotWritten {
+            instance: updated.instance,
+            reason: error.to_string(),
+        })?;
+        self.change(|lease| lease.services = services).await
+    }
+
+    /// Leaves: the registry keeps a tombstone for 30 s, so that leaving is not taken for dying.
+    ///
+    /// # Errors
+    /// As [`Registration::drain`]; the lease then ends by its TTL.
+    pub async fn deregister(self) -> Result<(), NotWritten> {
+        self.change(|lease| lease.state = LeaseState::Deregistered.into())
+            .await
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut Lease)) -> Result<(), NotWritten> {
+        let mut number = 0;
+        self.wanted.send_modify(|wanted| {
+            change(&mut wanted.lease);
+            wanted.change += 1;
+            number = wanted.change;
+        });
+        let mut status = self.status.clone();
+        let written = timeout(
+            REQUEST_TIMEOUT,
+            status.wait_for(|status| status.written >= number),
+        )
+        .await;
+        if matches!(written, Ok(Ok(_))) {
+            return Ok(());
+        }
+        let reason = self.status.borrow().last_error.clone();
+        let reason = reason.map_or_else(
+            || "the registry did not answer".to_owned(),
+            |reason| reason.to_string(),
+        );
+        Err(NotWritten {
+            instance: self.lease().instance,
+            reason,
+        })
+    }
+}
+
+/// The task that keeps the lease.
+struct Keeper {
+    leases: Arc<dyn LeaseStore>,
+    ttl: Duration,
+    status: watch::Sender<RegistrationStatus>,
+    /// Rises with every write.
+    sequence: u64,
+    /// Which wanted state the store has.
+    written: u64,
+    alive_until: Instant,
+    backoff: Backoff,
+}
+
+impl Keeper {
+    fn new(leases: Arc<dyn LeaseStore>, ttl: Duration, status: watch::Sender<RegistrationStatus>) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(100), (ttl / 3).min(Duration::from_secs(2)));
+        Keeper {
+            leases,
+            ttl,
+            status,
+            sequence: 0,
+            written: 0,
+            alive_until: Instant::now(),
+            backoff,
+        }
+    }
+
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
+        loop {
+            // An error means that the registration was dropped.
+            let dropped = wanted.has_changed().is_err();
+            let mut want = wanted.borrow_and_update().clone();
+            if dropped && want.lease.state() != LeaseState::Deregistered {
+                want.lease.state = LeaseState::Deregistered.into();
+                want.change += 1;
+            }
+            let leaving = want.lease.state() == LeaseState::Deregistered;
+            if leaving && self.written >= want.change {
+                return;
+            }
+            let pause = match self.keep(&want).await {
+                Ok(()) if leaving => return,
+                Ok(()) => jittered(self.ttl / 3),
+                // One attempt is owed to those who watch; the TTL does the rest.
+                Err(_) if dropped => return,
+                Err(error) if error.is_transient() => self.backoff.next(),
+                Err(_) => jittered(self.ttl / 3),
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                // Also where the registration is dropped.
+                _ = wanted.changed() => {}
+            }
+        }
+    }
+
+    /// Renews the lease, or writes it where the store does not have it as it is wanted.
+    async fn keep(&mut self, want: &Wanted) -> Result<(), StoreError> {
+        let result = self.renew_or_put(want).await;
+        match &result {
+            Ok(()) => {
+                self.written = want.change;
+                self.alive_until = Instant::now() + self.ttl;
+                self.backoff.reset();
+                let up = want.lease.state() != LeaseState::Deregistered;
+                self.tell(RegistrationStatus {
+                    registered: up,
+                    last_error: None,
+                    written: self.written,
+                });
+            }
+            Err(error) => {
+                if self.status.borrow().last_error.is_none() {
+                    tracing::warn!(instance = want.lease.instance, %error, "the lease could not be kept; it is tried on");
+                }
+                let registered = self.written > 0 && Instant::now() < self.alive_until;
+                let last_error = Some(error.to_string().into());
+                self.tell(RegistrationStatus {
+                    registered,
+                    last_error,
+                    written: self.written,
+                });
+            }
+        }
+        result
+    }
+
+    async fn renew_or_put(&mut self, want: &Wanted) -> Result<(), StoreError> {
+        let lease = &want.lease;
+        if self.written == want.change
+            && self
+                .leases
+                .renew(&lease.instance, lease.incarnation, self.ttl)
+                .await?
+                == Renewal::Renewed
+        {
+            return Ok(());
+        }
+        self.sequence += 1;
+        let leaving = lease.state() == LeaseState::Deregistered;
+        let lease = Lease {
+            sequence: self.sequence,
+            ..lease.clone()
+        };
+        self.leases
+            .put(&lease, if leaving { TOMBSTONE_TTL } else { self.ttl })
+            .await
+    }
+
+    fn tell(&self, status: RegistrationStatus) {
+        self.status.send_if_modified(|last| {
+            let news = (last.registered, &last.last_error, last.written)
+                != (status.registered, &status.last_error, status.written);
+            if news {
+                *last = status;
+            }
+            news
+        });
+    }
+}
+
+fn lease(request: RegistrationRequest, namespace: &str) -> Lease {
+    let name = match request.instance {
+        Some(name) => name,
+        None if !request.address.is_empty() => request.address.clone(),
+        // Nobody calls a pure consumer, so its name only has to be its own.
+        None => format!("consumer-{:016x}", fastrand::u64(..)),
+    };
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Lease {
+        namespace: namespace.to_owned(),
+        instance: format!("{}/{name}", request.application),
+        application: request.application,
+        incarnation: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        sequence: 1,
+        address: request.address,
+        admin_address: request.admin_address,
+        zone: request.zone,
+        tags: request.tags,
+        weight: request.weight.unwrap_or(100),
+        services: request.services,
+        state: LeaseState::Up.into(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

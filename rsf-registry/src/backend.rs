@@ -1,0 +1,117 @@
+//! A backend, opened by its URL.
+
+mod url;
+
+use std::sync::Arc;
+
+pub use url::{InvalidRegistryUrl, RegistryUrl};
+
+use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
+use crate::{
+    Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
+    StoreError,
+};
+
+/// What every instance uses of a registry, in one namespace.
+#[derive(Clone)]
+pub struct Backend {
+    /// Its own lease.
+    pub leases: Arc<dyn LeaseStore>,
+    /// The lists that it watches.
+    pub directory: Arc<dyn Directory>,
+    /// The policies that it watches.
+    pub policies: Arc<dyn PolicyStore>,
+    /// What it says of the policies that it runs.
+    pub acknowledgements: Arc<dyn Acknowledgements>,
+}
+
+impl Backend {
+    /// The registry at `url`. Returns at once and connects when it is used; call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a name that is no namespace.
+    pub fn open(url: &RegistryUrl, namespace: &str) -> Result<Self, StoreError> {
+        match url {
+            RegistryUrl::Embedded { address } => EmbeddedRegistry::new(address, namespace).map(Backend::from),
+            RegistryUrl::Cluster { .. } => Err(no_cluster(url)),
+        }
+    }
+}
+
+/// What pump and console use of a registry besides, in one namespace.
+#[derive(Clone)]
+pub struct ControlBackend {
+    /// Where the pump reads leases.
+    pub leases: Arc<dyn LeaseSource>,
+    /// Where the pump writes lists.
+    pub directory: Arc<dyn DirectoryWriter>,
+    /// Where the console publishes policies.
+    pub policies: Arc<dyn PolicyWriter>,
+    /// Where the console reads which revision runs where.
+    pub acknowledgements: Arc<dyn Acknowledgements>,
+}
+
+impl ControlBackend {
+    /// The registry at `url`, for a pump or a console in a process of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for an embedded registry: its pump and console run in its own process.
+    pub fn open(url: &RegistryUrl, _namespace: &str) -> Result<Self, StoreError> {
+        match url {
+            RegistryUrl::Embedded { address } => Err(StoreError::Refused {
+                backend: "registry",
+                reason: format!(
+                    "the pump and the console of an embedded registry run in its own process (`rsf dev` at {address}); \
+                     for processes of their own set RSF_REGISTRY to redis://host:port,zk://host:port"
+                ),
+            }),
+            RegistryUrl::Cluster { .. } => Err(no_cluster(url)),
+        }
+    }
+}
+
+/// Over the network, as every process but the registry's own has it.
+impl From<EmbeddedRegistry> for Backend {
+    fn from(registry: EmbeddedRegistry) -> Self {
+        let registry = Arc::new(registry);
+        Backend {
+            leases: registry.clone(),
+            directory: registry.clone(),
+            policies: registry.clone(),
+            acknowledgements: registry,
+        }
+    }
+}
+
+/// In the registry's own process.
+impl From<EmbeddedNamespace> for Backend {
+    fn from(namespace: EmbeddedNamespace) -> Self {
+        let namespace = Arc::new(namespace);
+        Backend {
+            leases: namespace.clone(),
+            directory: namespace.clone(),
+            policies: namespace.clone(),
+            acknowledgements: namespace,
+        }
+    }
+}
+
+/// In the registry's own process.
+impl From<EmbeddedNamespace> for ControlBackend {
+    fn from(namespace: EmbeddedNamespace) -> Self {
+        let namespace = Arc::new(namespace);
+        ControlBackend {
+            leases: namespace.clone(),
+            directory: namespace.clone(),
+            policies: namespace.clone(),
+            acknowledgements: namespace,
+        }
+    }
+}
+
+fn no_cluster(url: &RegistryUrl) -> StoreError {
+    StoreError::Refused {
+        backend: "registry",
+        reason: format!("this build has no Redis and ZooKeeper backend for {url}; use rsf://host:port"),
+    }
+}

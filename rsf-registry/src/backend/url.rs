@@ -1,0 +1,193 @@
+//! Where the registry is: the value of `RSF_REGISTRY`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::limits::check_address;
+
+/// A valid value of `RSF_REGISTRY`. `Display` and `Debug` leave out credentials.
+#[derive(Clone, PartialEq, Eq)]
+pub enum RegistryUrl {
+    /// `rsf://host:port`
+    Embedded {
+        /// `host:port`
+        address: String,
+    },
+    /// `redis://[user:password@]host:port[,…],zk://host:port[,host:port…]`
+    Cluster {
+        /// Whole `redis://` URLs, credentials included; at least one.
+        redis: Vec<String>,
+        /// `host:port` of each ZooKeeper server; at least one.
+        zookeeper: Vec<String>,
+    },
+}
+
+/// A text that says of no registry where it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "registry `{given}`: {reason}; set RSF_REGISTRY to rsf://host:port, or to redis://host:port,zk://host:port[,host:port]"
+)]
+pub struct InvalidRegistryUrl {
+    given: String,
+    reason: String,
+}
+
+impl FromStr for RegistryUrl {
+    type Err = InvalidRegistryUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRegistryUrl> {
+        let given = text
+            .split(',')
+            .map(without_credentials)
+            .collect::<Vec<_>>()
+            .join(",");
+        parse(text).map_err(|reason| InvalidRegistryUrl {
+            given: given.escape_debug().to_string(),
+            reason,
+        })
+    }
+}
+
+impl fmt::Display for RegistryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RegistryUrl::Embedded { address } => write!(f, "rsf://{address}"),
+            RegistryUrl::Cluster { redis, zookeeper } => {
+                let redis = redis
+                    .iter()
+                    .map(|url| without_credentials(url))
+                    .collect::<Vec<_>>();
+                write!(f, "{},zk://{}", redis.join(","), zookeeper.join(","))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RegistryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RegistryUrl({self})")
+    }
+}
+
+fn parse(text: &str) -> Result<RegistryUrl, String> {
+    let (mut embedded, mut redis, mut zookeeper) = (Vec::new(), Vec::new(), Vec::new());
+    // A part without a scheme goes on with the scheme before it.
+    let mut scheme = None;
+    for part in text.split(',').map(str::trim) {
+        let rest = match part.split_once("://") {
+            Some((named, rest)) => {
+                scheme = Some(named);
+                rest
+            }
+            None => part,
+        };
+        match scheme {
+            Some("rsf") => embedded.push(plain_address(rest)?),
+            Some("redis") => redis.push(redis_url(rest)?),
+            Some("zk") => zookeeper.push(plain_address(rest)?),
+            Some(other) => return Err(format!("the scheme `{other}` is not known")),
+            None if text.trim().is_empty() => return Err("it is empty".to_owned()),
+            None => return Err("it has no scheme".to_owned()),
+        }
+    }
+    match (&mut embedded[..], redis.is_empty(), zookeeper.is_empty()) {
+        ([address], true, true) => Ok(RegistryUrl::Embedded {
+            address: std::mem::take(address),
+        }),
+        ([], false, false) => Ok(RegistryUrl::Cluster { redis, zookeeper }),
+        ([], false, true) => {
+            Err("redis:// keeps the leases only; zk:// for the directory is missing".to_owned())
+        }
+        ([], true, _) => Err("zk:// keeps the directory only; redis:// for the leases is missing".to_owned()),
+        ([_, _, ..], true, true) => {
+            Err("an embedded registry is one server, and several are named".to_owned())
+        }
+        _ => Err("rsf:// is a whole registry and goes with neither redis:// nor zk://".to_owned()),
+    }
+}
+
+fn plain_address(text: &str) -> Result<String, String> {
+    let address = text.strip_suffix('/').unwrap_or(text);
+    if address.contains('@') {
+        return Err("only redis:// takes a user and a password".to_owned());
+    }
+    check_address(address).map(|()| address.to_owned())
+}
+
+fn redis_url(text: &str) -> Result<String, String> {
+    let location = text.rsplit_once('@').map_or(text, |(_, location)| location);
+    let (address, database) = location.split_once('/').unwrap_or((location, ""));
+    check_address(address)?;
+    if !database.is_empty() && database.parse::<u16>().is_err() {
+        return Err(format!("`/{database}` is no Redis database number"));
+    }
+    Ok(format!("redis://{text}"))
+}
+
+/// `redis://user:password@host:port` without what stands before the `@`.
+fn without_credentials(part: &str) -> String {
+    let (scheme, rest) = part
+        .split_once("://")
+        .map_or(("", part), |(scheme, rest)| (scheme, rest));
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    if scheme.is_empty() {
+        rest.to_owned()
+    } else {
+        format!("{scheme}://{rest}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good() {
+        let embedded: RegistryUrl = "rsf://127.0.0.1:7000".parse().expect("embedded");
+        assert_eq!(
+            embedded,
+            RegistryUrl::Embedded {
+                address: "127.0.0.1:7000".into()
+            }
+        );
+        let cluster: RegistryUrl = "redis://u:secret@r1:6379/2,r2:6379,zk://z1:2181,z2:2181,zk://[::1]:2181"
+            .parse()
+            .expect("cluster");
+        let RegistryUrl::Cluster { redis, zookeeper } = &cluster else {
+            panic!("{cluster}")
+        };
+        assert_eq!(redis, &["redis://u:secret@r1:6379/2", "redis://r2:6379"]);
+        assert_eq!(zookeeper, &["z1:2181", "z2:2181", "[::1]:2181"]);
+        assert_eq!(
+            cluster.to_string(),
+            "redis://r1:6379/2,redis://r2:6379,zk://z1:2181,z2:2181,[::1]:2181"
+        );
+        assert!(!format!("{cluster:?}").contains("secret"));
+        assert_eq!(embedded.to_string().parse(), Ok(embedded));
+    }
+
+    #[test]
+    fn bad_ones_say_what_to_write() {
+        let cases = [
+            ("", "empty"),
+            ("127.0.0.1:7000", "no scheme"),
+            ("http://a:1", "`http`"),
+            ("rsf://a", "no port"),
+            ("rsf://a:1,b:1", "several"),
+            ("rsf://a:1,zk://b:1", "whole registry"),
+            ("redis://a:1", "zk:// for the directory"),
+            ("zk://a:1", "redis:// for the leases"),
+            ("redis://a:1/x,zk://b:1", "database"),
+            ("redis://a:1,zk://u:secret@b:1", "user and a password"),
+            ("redis://u:secret@:1,zk://b:1", "no host"),
+        ];
+        for (text, reason) in cases {
+            let error = text.parse::<RegistryUrl>().expect_err(text).to_string();
+            assert!(
+                error.contains(reason) && error.contains("rsf://host:port"),
+                "{text}: {error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

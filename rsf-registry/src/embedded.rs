@@ -1,0 +1,26 @@
+//! The embedded backend: one process keeps the registry in one file and serves it over gRPC; nothing to install.
+//!
+//! - [`EmbeddedStore`] owns the file; the pump and the console run in its process and use [`EmbeddedNamespace`].
+//! - [`serve`] offers it to the instances as `rsf.registry.v1.Registry`.
+//! - [`EmbeddedRegistry`] is an instance's side of that service.
+
+mod tables;
+
+mod leases;
+mod namespace;
+mod store;
+
+mod service;
+
+mod client;
+
+pub use client::EmbeddedRegistry;
+pub use namespace::EmbeddedNamespace;
+pub use service::serve;
+pub use store::EmbeddedStore;
+
+/// The request metadata that names the namespace.
+pub const NAMESPACE_KEY: &str = "rsf-namespace";
+
+/// The trailer that lists the served namespaces where another one was asked for.
+pub const NAMESPACES_KEY: &str = "rsf-namespaces";
