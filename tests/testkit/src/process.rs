@@ -98,8 +98,13 @@ impl Program {
     /// # Panics
     /// When the program cannot be found or started.
     pub fn start(self) -> Process {
+        let program = find(&self.path);
         let logs = Arc::new(TempDir::new(&self.name));
-        self.start_in(logs)
+        Program {
+            path: program,
+            ..self
+        }
+        .start_in(logs)
     }
 
     /// Runs it to its end.

@@ -1,5 +1,10 @@
 //! A real Redis server: it runs as operators run it, and breaks on demand.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failure is the finding"
+)]
+
 use std::time::Duration;
 
 use rsf_testkit::RedisServer;

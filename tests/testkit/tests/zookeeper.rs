@@ -1,5 +1,10 @@
 //! Real ZooKeeper servers: alone and as an ensemble, broken on demand, with their data kept or wiped.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failure is the finding"
+)]
+
 use rsf_testkit::{ZooKeeper, eventually};
 use std::time::Duration;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
