@@ -17,7 +17,7 @@ else ifneq ($(BACKEND),embedded)
 	$(error BACKEND is embedded or cluster, not $(BACKEND))
 endif
 	cargo build --bins
-	cargo run --quiet --package rsf-cli --bin rsf -- dev --backend $(BACKEND) $(ARGS)
+	cargo run --quiet --package rsf-cli --bin rsf -- dev $(if $(filter cluster,$(BACKEND)),--backend cluster) $(ARGS)
 
 test: test-tools ## install what is missing by name, then run all tests; the last line counts them
 	@tests/run.sh
@@ -30,7 +30,7 @@ lint: ## check format, clippy's warnings, licences and sources of dependencies
 	cargo clippy --workspace --all-targets -- -D warnings
 	@deploy/install-test-tools.sh deny
 	cargo fetch --quiet
-	cargo deny --offline check bans licenses sources
+	cargo deny --offline check --hide-inclusion-graph bans licenses sources
 
 fmt: ## format the code
 	cargo fmt --all

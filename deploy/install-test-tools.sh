@@ -3,7 +3,8 @@
 #
 #   deploy/install-test-tools.sh [redis] [zookeeper] [python] [nextest] [deny]     (default: all but deny)
 #
-# redis, zookeeper   Debian packages; needs root or sudo
+# redis, zookeeper   Debian packages; needs root or sudo. Where systemd runs, Debian starts redis-server as a service on
+#                    port 6379, which nothing here uses: `systemctl disable --now redis-server` ends it.
 # python             gRPC's own Python packages into target/python, for calls by a client that RSF did not write
 # nextest, deny      cargo-nextest and cargo-deny, built by `cargo install` into cargo's bin folder
 set -euo pipefail
@@ -20,31 +21,26 @@ attempt() {
     for try in 1 2 3; do
         "$@" && return
         echo "attempt $try of 3 failed: $*" >&2
-        sleep $((try * 5))
+        [ "$try" = 3 ] || sleep $((try * 5))
     done
     return 1
 }
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo --preserve-env=DEBIAN_FRONTEND "$@"
-    else
-        echo "missing: $missing_packages. Install them as root, or install sudo: this needs either." >&2
-        return 1
-    fi
-}
-
 apt_install() {
-    missing_packages="$*"
+    local as_root=()
     if ! command -v apt-get >/dev/null; then
-        echo "missing: $missing_packages (Debian's names). Install them with this system's package tool." >&2
+        echo "missing: $* (Debian's names). Install them with this system's package tool." >&2
         return 1
+    elif [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            echo "missing: $*. Install them as root; there is no sudo here to do it for you." >&2
+            return 1
+        fi
+        as_root=(sudo --preserve-env=DEBIAN_FRONTEND)
     fi
-    echo "installing with apt-get: $missing_packages"
-    attempt as_root apt-get -qq update
-    attempt as_root apt-get -qq -y --no-install-recommends install "$@" >/dev/null
+    echo "installing with apt-get: $*"
+    attempt "${as_root[@]}" apt-get -qq update
+    attempt "${as_root[@]}" apt-get -qq -y --no-install-recommends install "$@" >/dev/null
 }
 
 has_python() {
