@@ -19,6 +19,7 @@
 mod eventually;
 mod port;
 mod process;
+mod program;
 mod redis;
 mod temp_dir;
 mod workspace;
@@ -26,7 +27,8 @@ mod zookeeper;
 
 pub use eventually::eventually;
 pub use port::free_port;
-pub use process::{Output, Process, Program};
+pub use process::Process;
+pub use program::{Output, Program};
 pub use redis::RedisServer;
 pub use temp_dir::TempDir;
 pub use workspace::{binary, deploy_file, example, python};

@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::port::free_port;
-use crate::process::{Process, Program};
+use crate::process::Process;
+use crate::program::Program;
 use crate::temp_dir::TempDir;
 use crate::workspace::deploy_file;
 

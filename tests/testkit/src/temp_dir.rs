@@ -64,7 +64,7 @@ fn test_name() -> String {
 }
 
 /// `text` with everything that is not plain in a file name replaced, so that `a::b` needs no quoting in a shell.
-fn file_name(text: &str) -> String {
+pub(crate) fn file_name(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_ascii_alphanumeric() || "-_.".contains(c) {

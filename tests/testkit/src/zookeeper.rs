@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::eventually::eventually;
 use crate::port::free_port;
-use crate::process::{Process, Program};
+use crate::process::Process;
+use crate::program::Program;
 use crate::temp_dir::TempDir;
 use crate::workspace::deploy_file;
 
