@@ -1,0 +1,46 @@
+# The two commands are `make demo` and `make test`; `make help` lists all.
+
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Where the demo keeps its registry: `embedded` (nothing to install) or `cluster` (real Redis and ZooKeeper).
+BACKEND ?= embedded
+# More arguments for `rsf dev`.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-tools lint fmt bench clean help
+
+demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
+ifeq ($(BACKEND),cluster)
+	deploy/install-test-tools.sh redis zookeeper
+else ifneq ($(BACKEND),embedded)
+	$(error BACKEND is embedded or cluster, not $(BACKEND))
+endif
+	cargo build --bins
+	cargo run --quiet --package rsf-cli --bin rsf -- dev $(if $(filter cluster,$(BACKEND)),--backend cluster) $(ARGS)
+
+test: test-tools ## install what is missing by name, then run all tests; the last line counts them
+	@tests/run.sh
+
+test-tools: ## install redis-server, zookeeper, Python's gRPC and cargo-nextest where they are missing
+	@deploy/install-test-tools.sh redis zookeeper python nextest
+
+lint: ## check format, clippy's warnings, licences and sources of dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@deploy/install-test-tools.sh deny
+	cargo fetch --quiet
+	cargo deny --offline check --hide-inclusion-graph bans licenses sources
+
+fmt: ## format the code
+	cargo fmt --all
+
+bench: ## run the benchmarks (release build)
+	@test -f benches/Cargo.toml || { echo "there is no benches/ yet"; exit 1; }
+	cargo bench --manifest-path benches/Cargo.toml $(ARGS)
+
+clean: ## delete everything that was built, and what failed tests left
+	cargo clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s%s\n", $$1, $$2 }'
