@@ -32,9 +32,10 @@ impl<S: Stage> Stage for Admit<S> {
                 format!("this is instance `{identity}`, the call is for `{target}`; the list is out of date");
             return Err(framework_status(Reason::WrongInstance, problem));
         }
-        if let Err(status) = call.message {
-            return Err(status);
-        }
+        let call = InboundCall {
+            message: Ok(call.message?),
+            ..call
+        };
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };

@@ -1,0 +1,246 @@
+//! A process's place in the fleet: its ports, its registration, its clients, and its graceful end.
+
+mod builder;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rsf_core::client::{Client, Consumer, TonicChannel};
+use rsf_core::method::{MethodDescriptor, ServiceDescriptor, service_key};
+use rsf_core::runtime::IoRuntime;
+use rsf_core::server::Provider;
+use rsf_registry::{Backend, Registration};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use builder::{ApplicationBuilder, StartError};
+
+use crate::admin::Status;
+use crate::{Channel, Settings};
+
+/// How long a draining instance still takes calls, so that consumers hear of it first: a coalescing window of the
+/// pump, and some more for the way.
+const DRAIN_NOTICE: Duration = Duration::from_millis(1500);
+
+/// A running application: provider, consumer, or both. Clones share it.
+///
+/// Dropping the last clone without [`Application::shutdown`] ends it at once: connections close and the lease is
+/// given back in the background.
+#[derive(Clone)]
+pub struct Application(Arc<Running>);
+
+struct Running {
+    name: String,
+    instance: String,
+    incarnation: u64,
+    namespace: String,
+    address: String,
+    admin_address: String,
+    zone: String,
+    drain_time: Duration,
+    runtime: IoRuntime,
+    consumer: Consumer,
+    provider: Option<Arc<Provider>>,
+    backend: Backend,
+    metrics: prometheus::Registry,
+    registration: Mutex<Option<Registration>>,
+    registration_status: tokio::sync::watch::Receiver<rsf_registry::agent::RegistrationStatus>,
+    draining: AtomicBool,
+    /// Stops accepting and says GOAWAY.
+    goaway: CancellationToken,
+    /// Ends the admin port.
+    stop: CancellationToken,
+    serving: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Application {
+    /// Begins to describe the application called `name`.
+    pub fn builder(name: &str) -> ApplicationBuilder {
+        ApplicationBuilder::new(name)
+    }
+
+    /// A pure consumer called `name`, configured by `RSF_*` alone.
+    pub async fn connect(name: &str) -> Result<Application, StartError> {
+        Application::builder(name).start().await
+    }
+
+    /// A typed client of the default implementation of its service. Clients share connections.
+    pub fn client<C: Client>(&self) -> C {
+        self.0.consumer.client()
+    }
+
+    /// The channel to a service that is known only at run time, by its methods' descriptors.
+    pub fn channel(&self, service: &ServiceDescriptor, implementation: &str) -> Channel {
+        self.0.consumer.channel(service, implementation)
+    }
+
+    /// A channel to one method by name, for tools. It has no method options: not idempotent, the policy's timeout.
+    pub fn channel_for(&self, service: &str, method: &str) -> Channel {
+        let methods = vec![MethodDescriptor::plain(service, method)];
+        let descriptor = ServiceDescriptor {
+            name: service.to_owned().into(),
+            methods: methods.into(),
+            schema: Vec::new().into(),
+        };
+        self.0.consumer.channel(&descriptor, "")
+    }
+
+    /// A channel for an unchanged tonic client of `service`: routed, balanced and broken, never retried.
+    pub fn tonic_channel(&self, service: &str) -> TonicChannel {
+        self.0.consumer.tonic_channel(service)
+    }
+
+    /// What the data path is made of, for programs that build on it, such as the HTTP adapter.
+    pub fn consumer(&self) -> &Consumer {
+        &self.0.consumer
+    }
+
+    /// The registry, in this application's namespace.
+    pub fn registry(&self) -> &Backend {
+        &self.0.backend
+    }
+
+    /// RSF's runtime.
+    pub fn runtime(&self) -> &IoRuntime {
+        &self.0.runtime
+    }
+
+    /// The metrics that the admin port shows; add your own.
+    pub fn metrics(&self) -> &prometheus::Registry {
+        &self.0.metrics
+    }
+
+    /// The application's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The instance's id.
+    pub fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    /// The environment.
+    pub fn namespace(&self) -> &str {
+        &self.0.namespace
+    }
+
+    /// The advertised `host:port` of the service port; empty for a pure consumer.
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// `host:port` of the admin port.
+    pub fn admin_address(&self) -> &str {
+        &self.0.admin_address
+    }
+
+    /// Waits until the lease is in the registry. `false` where it is not within `limit`; it is tried on.
+    pub async fn registered(&self, limit: Duration) -> bool {
+        let mut status = self.0.registration_status.clone();
+        let _timers = self.0.runtime.handle().enter();
+        let registered = tokio::time::timeout(limit, async move {
+            status.wait_for(|status| status.registered).await.is_ok()
+        });
+        drop(_timers);
+        registered.await.unwrap_or(false)
+    }
+
+    /// Ends gracefully: says that it drains, goes on serving until consumers have heard, says GOAWAY, finishes the
+    /// running calls (`drain_ms` at most), and gives the lease back.
+    pub async fn shutdown(self) {
+        let running = self.0.clone();
+        let ended = self
+            .0
+            .runtime
+            .handle()
+            .spawn(async move { running.end().await })
+            .await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the graceful end was cut short");
+        }
+    }
+
+    /// Waits for Ctrl-C or SIGTERM, then ends gracefully.
+    pub async fn run_until_signal(self) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) = {
+            let _runtime = self.0.runtime.handle().enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        self.shutdown().await;
+        Ok(())
+    }
+}
+
+impl Running {
+    async fn end(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let registration = self.registration.lock().take();
+        if let Some(provider) = &self.provider {
+            provider.set_serving(false).await;
+            match &registration {
+                Some(registration) => match registration.drain().await {
+                    Ok(()) => tokio::time::sleep(DRAIN_NOTICE).await,
+                    Err(error) => tracing::warn!(%error, "draining without the registry's help"),
+                },
+                None => {}
+            }
+        }
+        self.goaway.cancel();
+        let serving = self.serving.lock().take();
+        if let Some(serving) = serving {
+            let stop = serving.abort_handle();
+            if tokio::time::timeout(self.drain_time, serving).await.is_err() {
+                tracing::warn!(
+                    limit_ms = self.drain_time.as_millis() as u64,
+                    "calls were still running at the end"
+                );
+                stop.abort();
+            }
+        }
+        if let Some(registration) = registration
+            && let Err(error) = registration.deregister().await
+        {
+            tracing::warn!(%error, "the lease will run out by itself");
+        }
+        self.stop.cancel();
+    }
+
+    fn status(&self) -> Status {
+        let registration = self.registration_status.borrow().clone();
+        let provides = self.provider.iter().flat_map(|provider| provider.services());
+        Status {
+            application: self.name.clone(),
+            instance: self.instance.clone(),
+            incarnation: self.incarnation,
+            namespace: self.namespace.clone(),
+            address: self.address.clone(),
+            zone: self.zone.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            registered: registration.registered,
+            registry_error: registration.last_error.map(|error| error.to_string()),
+            draining: self.draining.load(Ordering::Relaxed),
+            provides: provides
+                .map(|service| service_key(&service.name, &service.implementation))
+                .collect(),
+            calls: self.consumer.views(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.goaway.cancel();
+        self.stop.cancel();
+        if let Some(serving) = self.serving.get_mut().take() {
+            serving.abort();
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What an application is before it starts.
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rsf_core::PolicyBook;
+use rsf_core::client::{Consumer, ConsumerParts};
+use rsf_core::control::ControlPlane;
+use rsf_core::metrics::Metrics;
+use rsf_core::runtime::IoRuntime;
+use rsf_core::server::{ProviderBuilder, ProviderError, ProviderIdentity, Service};
+use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
+use rsf_registry::agent::{AgentError, RegistrationRequest};
+use rsf_registry::record::ProvidedService;
+use rsf_registry::{AgentOptions, Backend, RegistryAgent, StoreError};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+
+use super::{Application, Running, Settings};
+use crate::admin::{self, AdminPage};
+use crate::settings::{Checked, InvalidSettings};
+
+/// Describes an application; [`start`](ApplicationBuilder::start) brings it up.
+#[must_use = "an application does nothing until it is started"]
+pub struct ApplicationBuilder {
+    name: String,
+    settings: Settings,
+    provider: Option<ProviderBuilder>,
+    backend: Option<Backend>,
+}
+
+/// Why an application does not start. A registry that is down is no reason: the application starts without it and
+/// registers when it is back.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The name cannot stand in ids and headers.
+    #[error(
+        "`{0}` is no application name: use letters, digits, `-`, `_`, `.`, at most 100, starting with a letter"
+    )]
+    Name(String),
+    /// All mistakes of the settings.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// The services do not go together.
+    #[error(transparent)]
+    Services(#[from] ProviderError),
+    /// A port cannot be bound.
+    #[error("cannot listen on {address}; choose another {setting}, or port 0 for a free one")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The setting to change.
+        setting: &'static str,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The registration or the namespace is not valid.
+    #[error(transparent)]
+    Registry(#[from] StoreError),
+    /// The registry's side of the process cannot begin.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// RSF's runtime cannot start.
+    #[error("cannot start RSF's threads")]
+    Runtime(#[source] std::io::Error),
+    /// Two metrics of one name.
+    #[error("cannot register metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl ApplicationBuilder {
+    pub(super) fn new(name: &str) -> Self {
+        ApplicationBuilder {
+            name: name.to_owned(),
+            settings: Settings::default(),
+            provider: None,
+            backend: None,
+        }
+    }
+
+    /// Provides a service as its default implementation.
+    pub fn service(self, service: impl Service) -> Self {
+        self.implementation("", service)
+    }
+
+    /// Provides a service as the implementation called `name`; several run side by side.
+    pub fn implementation(mut self, name: &str, service: impl Service) -> Self {
+        let provider = self.provider.take().unwrap_or_default();
+        self.provider = Some(provider.service(name, Arc::new(service)));
+        self
+    }
+
+    /// Provides an unchanged tonic service, streaming included. RSF's limits do not apply to it.
+    pub fn tonic_service<S>(mut self, service: S) -> Self
+    where
+        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        let provider = self.provider.take().unwrap_or_default();
+        self.provider = Some(provider.tonic_service(service));
+        self
+    }
+
+    /// Settings in code; they beat `RSF_*` and the file.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// A registry that is at hand already, instead of the one that the settings name. For processes that host one.
+    pub fn registry(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Starts: checks the settings, binds the ports, registers in the background.
+    pub async fn start(self) -> Result<Application, StartError> {
+        let (runtime, settings) = self.prepare()?;
+        let handle = runtime.handle().clone();
+        let started = handle
+            .spawn(async move { self.bring_up(runtime, settings).await })
+            .await;
+        started.unwrap_or_else(|error| Err(StartError::Runtime(std::io::Error::other(error))))
+    }
+
+    /// The same from a thread without a runtime.
+    pub fn start_blocking(self) -> Result<Application, StartError> {
+        let (runtime, settings) = self.prepare()?;
+        let handle = runtime.handle().clone();
+        handle.block_on(self.bring_up(runtime, settings))
+    }
+
+    fn prepare(&self) -> Result<(IoRuntime, Checked), StartError> {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let name = &self.name;
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic())
+            || name.len() > 100
+            || !name.chars().all(valid)
+        {
+            return Err(StartError::Name(name.clone()));
+        }
+        let mut settings = self.settings.clone().or(Settings::from_environment()?);
+        if self.backend.is_some() && settings.registry.is_none() {
+            // Only for messages: the backend is at hand.
+            settings.registry = Some("rsf://127.0.0.1:1".to_owned());
+        }
+        let settings = settings.check()?;
+        let runtime = IoRuntime::start(settings.io_threads).map_err(StartError::Runtime)?;
+        Ok((runtime, settings))
+    }
+
+    async fn bring_up(self, runtime: IoRuntime, settings: Checked) -> Result<Application, StartError> {
+        let backend = match self.backend {
+            Some(backend) => backend,
+            None => Backend::open(&settings.registry, &settings.namespace)?,
+        };
+        let agent = Arc::new(agent(&backend, &settings)?);
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry)?);
+        let control: Arc<dyn ControlPlane> = agent.clone();
+        let policies = PolicyBook::new(control.clone(), runtime.clone(), metrics.policies_refused.clone());
+        let port = match &self.provider {
+            Some(_) => Some(listen(settings.listen, "RSF_LISTEN").await?),
+            None => None,
+        };
+        let (admin_listener, admin_bound) = listen(settings.admin, "RSF_ADMIN").await?;
+        let address = port
+            .as_ref()
+            .map(|(_, bound)| advertised(&settings, *bound))
+            .unwrap_or_default();
+        let admin_address = advertised_host(&settings, admin_bound);
+        let instance = instance_id(&self.name, &settings, &address, &admin_address);
+        let provider = match self.provider {
+            Some(builder) => {
+                let target = Some(format!("{}/{instance}", settings.namespace));
+                let identity = ProviderIdentity {
+                    application: self.name.clone(),
+                    target,
+                };
+                Some(builder.build(identity, &metrics, &policies)?)
+            }
+            None => None,
+        };
+        let goaway = CancellationToken::new();
+        let serving = match (port, &provider) {
+            (Some((listener, _)), Some(provider)) => {
+                provider.set_serving(true).await;
+                let options = ServerOptions::default();
+                Some(tokio::spawn(serve(
+                    listener,
+                    provider.clone(),
+                    options,
+                    goaway.clone(),
+                )))
+            }
+            _ => None,
+        };
+        let registration = agent.register(RegistrationRequest {
+            application: self.name.clone(),
+            instance: instance
+                .strip_prefix(&format!("{}/", self.name))
+                .map(str::to_owned),
+            address: address.clone(),
+            admin_address: admin_address.clone(),
+            zone: settings.zone.clone(),
+            tags: settings.tags.clone(),
+            weight: settings.weight,
+            services: provider
+                .iter()
+                .flat_map(|provider| provider.services())
+                .map(provided)
+                .collect(),
+        })?;
+        let consumer = Consumer::new(ConsumerParts {
+            application: self.name.clone(),
+            namespace: settings.namespace.clone(),
+            runtime: runtime.clone(),
+            wire: Arc::new(Http2Wire::new()),
+            control,
+            policies,
+            metrics,
+        });
+        let running = Arc::new(Running {
+            name: self.name,
+            instance,
+            incarnation: registration.lease().incarnation,
+            namespace: settings.namespace,
+            address,
+            admin_address,
+            zone: settings.zone,
+            drain_time: settings.drain,
+            runtime,
+            consumer,
+            provider,
+            backend,
+            metrics: registry.clone(),
+            registration_status: registration.status(),
+            registration: Mutex::new(Some(registration)),
+            draining: AtomicBool::new(false),
+            goaway,
+            stop: CancellationToken::new(),
+            serving: Mutex::new(serving),
+        });
+        tokio::spawn(admin::serve(
+            admin_listener,
+            page(&running, registry),
+            running.stop.clone(),
+        ));
+        Ok(Application(running))
+    }
+}
+
+fn agent(backend: &Backend, settings: &Checked) -> Result<RegistryAgent, AgentError> {
+    let options = AgentOptions {
+        state: Some(settings.state.clone()),
+        static_instances: settings.static_instances.clone(),
+        lease_ttl: settings.lease_ttl,
+        ..AgentOptions::new(&settings.namespace, &settings.registry_text)
+    };
+    RegistryAgent::new(backend.clone(), options)
+}
+
+fn page(running: &Arc<Running>, metrics: prometheus::Registry) -> Arc<AdminPage> {
+    let weak: Weak<Running> = Arc::downgrade(running);
+    let last = running.status();
+    let status = Box::new(move || {
+        weak.upgrade()
+            .map_or_else(|| last.clone(), |running| running.status())
+    });
+    Arc::new(AdminPage { metrics, status })
+}
+
+async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        address,
+        setting,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// The address that others use for calls: `RSF_ADVERTISE`, with the bound port where it names none.
+fn advertised(settings: &Checked, bound: SocketAddr) -> String {
+    match &settings.advertise {
+        None => bound.to_string(),
+        Some(set) if has_port(set) => set.clone(),
+        Some(host) => format!("{host}:{}", bound.port()),
+    }
+}
+
+/// The admin port at the advertised host, or where it is bound.
+fn advertised_host(settings: &Checked, bound: SocketAddr) -> String {
+    match &settings.advertise {
+        Some(set) if bound.ip().is_unspecified() => {
+            let host = if has_port(set) {
+                set.rsplit_once(':').map_or(set.as_str(), |(host, _)| host)
+            } else {
+                set
+            };
+            format!("{host}:{}", bound.port())
+        }
+        _ => bound.to_string(),
+    }
+}
+
+fn has_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    })
+}
+
+fn instance_id(application: &str, settings: &Checked, address: &str, admin_address: &str) -> String {
+    let name = settings.instance.as_deref();
+    // A pure consumer has no service address; its admin port tells copies on one machine apart.
+    let name = name.unwrap_or(if address.is_empty() {
+        admin_address
+    } else {
+        address
+    });
+    format!("{application}/{name}")
+}
+
+fn provided(service: rsf_core::server::ProvidedService) -> ProvidedService {
+    let hash = if service.schema.is_empty() {
+        String::new()
+    } else {
+        Sha256::digest(&service.schema)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    };
+    ProvidedService {
+        name: service.name,
+        implementation: service.implementation,
+        schema_hash: hash,
+    }
+}

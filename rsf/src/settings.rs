@@ -1,0 +1,313 @@
+//! How a process is configured: code beats `RSF_*` beats the file; all errors at once, before a port is bound.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rsf_registry::RegistryUrl;
+use serde::Deserialize;
+
+use crate::state::{self, DevFiles};
+
+/// The settings of a process, unchecked. Each has an environment variable, and a key of the same name in the TOML file
+/// that `RSF_CONFIG` names.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `RSF_REGISTRY`: `rsf://host:port`, or `redis://…,zk://host:port[,host:port…]`. Without one, the registry that
+    /// `rsf dev` runs on this machine.
+    pub registry: Option<String>,
+    /// `RSF_NAMESPACE`: the environment. `default`.
+    pub namespace: Option<String>,
+    /// `RSF_INSTANCE`: this copy's name, unique within the application; its advertised address where none is set.
+    pub instance: Option<String>,
+    /// `RSF_LISTEN`: `address:port` of the service port; port 0 takes a free one. `127.0.0.1:0`.
+    pub listen: Option<String>,
+    /// `RSF_ADVERTISE`: `host:port` or `host` that others use for calls. The listening address; required where that
+    /// is `0.0.0.0` or `[::]`.
+    pub advertise: Option<String>,
+    /// `RSF_ADMIN`: `address:port` of the admin port (metrics, health, status). `127.0.0.1:0`.
+    pub admin: Option<String>,
+    /// `RSF_ZONE`: the data centre or machine room. Empty.
+    pub zone: Option<String>,
+    /// `RSF_TAGS`: labels, `key=value,key=value`; a table in the file. None.
+    pub tags: HashMap<String, String>,
+    /// `RSF_WEIGHT`: relative share of the calls, 0 to 10 000. 100.
+    pub weight: Option<u32>,
+    /// `RSF_STATE`: the folder for snapshots on disk. See [`crate::state::folder`].
+    pub state: Option<PathBuf>,
+    /// `RSF_STATIC_INSTANCES`: a JSON file of service key → list of `host:port` that overrides the directory.
+    pub static_instances: Option<PathBuf>,
+    /// `RSF_LEASE_TTL_MS`: milliseconds that the lease lives without renewal, 1 000 to 600 000. 15 000.
+    pub lease_ttl_ms: Option<u64>,
+    /// `RSF_IO_THREADS`: threads of RSF's own runtime, 0 to 1 024. 0: one per core.
+    pub io_threads: Option<usize>,
+    /// `RSF_DRAIN_MS`: milliseconds that running calls get at a graceful end, 0 to 600 000. 30 000.
+    pub drain_ms: Option<u64>,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration is invalid:{}", .problems.iter().map(|p| format!("\n  - {p}")).collect::<String>())]
+pub struct InvalidSettings {
+    /// One line for each mistake, naming the setting, its value and what is allowed.
+    pub problems: Vec<String>,
+}
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Checked {
+    pub(crate) registry: RegistryUrl,
+    pub(crate) registry_text: String,
+    pub(crate) namespace: String,
+    pub(crate) instance: Option<String>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<String>,
+    pub(crate) admin: SocketAddr,
+    pub(crate) zone: String,
+    pub(crate) tags: HashMap<String, String>,
+    pub(crate) weight: Option<u32>,
+    pub(crate) state: PathBuf,
+    pub(crate) static_instances: Option<PathBuf>,
+    pub(crate) lease_ttl: std::time::Duration,
+    pub(crate) io_threads: usize,
+    pub(crate) drain: std::time::Duration,
+}
+
+impl Settings {
+    /// Reads `RSF_*`, and the file that `RSF_CONFIG` names.
+    pub fn from_environment() -> Result<Self, InvalidSettings> {
+        Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// Takes from `weaker` what is not set here.
+    pub fn or(self, weaker: Settings) -> Settings {
+        Settings {
+            registry: self.registry.or(weaker.registry),
+            namespace: self.namespace.or(weaker.namespace),
+            instance: self.instance.or(weaker.instance),
+            listen: self.listen.or(weaker.listen),
+            advertise: self.advertise.or(weaker.advertise),
+            admin: self.admin.or(weaker.admin),
+            zone: self.zone.or(weaker.zone),
+            tags: if self.tags.is_empty() {
+                weaker.tags
+            } else {
+                self.tags
+            },
+            weight: self.weight.or(weaker.weight),
+            state: self.state.or(weaker.state),
+            static_instances: self.static_instances.or(weaker.static_instances),
+            lease_ttl_ms: self.lease_ttl_ms.or(weaker.lease_ttl_ms),
+            io_threads: self.io_threads.or(weaker.io_threads),
+            drain_ms: self.drain_ms.or(weaker.drain_ms),
+        }
+    }
+
+    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
+        let mut problems = Vec::new();
+        let file = match get("RSF_CONFIG") {
+            Some(path) => file(&path).unwrap_or_else(|problem| {
+                problems.push(problem);
+                Settings::default()
+            }),
+            None => Settings::default(),
+        };
+        let environment = Settings {
+            registry: get("RSF_REGISTRY"),
+            namespace: get("RSF_NAMESPACE"),
+            instance: get("RSF_INSTANCE"),
+            listen: get("RSF_LISTEN"),
+            advertise: get("RSF_ADVERTISE"),
+            admin: get("RSF_ADMIN"),
+            zone: get("RSF_ZONE"),
+            tags: tags(get("RSF_TAGS"), &mut problems),
+            weight: number(get("RSF_WEIGHT"), "RSF_WEIGHT", &mut problems),
+            state: get("RSF_STATE").map(PathBuf::from),
+            static_instances: get("RSF_STATIC_INSTANCES").map(PathBuf::from),
+            lease_ttl_ms: number(get("RSF_LEASE_TTL_MS"), "RSF_LEASE_TTL_MS", &mut problems),
+            io_threads: number(get("RSF_IO_THREADS"), "RSF_IO_THREADS", &mut problems),
+            drain_ms: number(get("RSF_DRAIN_MS"), "RSF_DRAIN_MS", &mut problems),
+        };
+        if problems.is_empty() {
+            Ok(environment.or(file))
+        } else {
+            Err(InvalidSettings { problems })
+        }
+    }
+
+    /// Checks everything and fills in the defaults.
+    pub(crate) fn check(self) -> Result<Checked, InvalidSettings> {
+        let mut problems = Vec::new();
+        let state = self.state.clone().unwrap_or_else(state::folder);
+        let dev = DevFiles::within(&state);
+        let registry_text = self
+            .registry
+            .clone()
+            .or_else(|| dev.registry())
+            .unwrap_or_default();
+        let registry = match registry_text.is_empty() {
+            true => {
+                problems.push(format!(
+                    "RSF_REGISTRY is not set and `rsf dev` does not run here (nothing in {}); set it to \
+                     rsf://host:port or redis://host:port,zk://host:port",
+                    dev.folder().display()
+                ));
+                None
+            }
+            false => registry_text
+                .parse::<RegistryUrl>()
+                .map_err(|e| problems.push(format!("RSF_REGISTRY: {e}")))
+                .ok(),
+        };
+        let dev_namespace = self.registry.is_none().then(|| dev.namespace()).flatten();
+        let namespace = self
+            .namespace
+            .clone()
+            .or(dev_namespace)
+            .unwrap_or_else(|| "default".to_owned());
+        let listen = address(self.listen.as_deref(), "RSF_LISTEN", &mut problems);
+        let admin = address(self.admin.as_deref(), "RSF_ADMIN", &mut problems);
+        if listen.is_some_and(|listen| listen.ip().is_unspecified()) && self.advertise.is_none() {
+            problems.push(
+                "RSF_LISTEN is every address of this machine; set RSF_ADVERTISE to the one that others use"
+                    .to_owned(),
+            );
+        }
+        within("RSF_WEIGHT", self.weight.map(u64::from), 0, 10_000, &mut problems);
+        within(
+            "RSF_LEASE_TTL_MS",
+            self.lease_ttl_ms,
+            1000,
+            600_000,
+            &mut problems,
+        );
+        within(
+            "RSF_IO_THREADS",
+            self.io_threads.map(|threads| threads as u64),
+            0,
+            1024,
+            &mut problems,
+        );
+        within("RSF_DRAIN_MS", self.drain_ms, 0, 600_000, &mut problems);
+        let (Some(registry), Some(listen), Some(admin), true) =
+            (registry, listen, admin, problems.is_empty())
+        else {
+            return Err(InvalidSettings { problems });
+        };
+        Ok(Checked {
+            registry_text: registry.to_string(),
+            registry,
+            namespace,
+            instance: self.instance,
+            listen,
+            advertise: self.advertise,
+            admin,
+            zone: self.zone.unwrap_or_default(),
+            tags: self.tags,
+            weight: self.weight,
+            state,
+            static_instances: self.static_instances,
+            lease_ttl: std::time::Duration::from_millis(self.lease_ttl_ms.unwrap_or(15_000)),
+            io_threads: self.io_threads.unwrap_or(0),
+            drain: std::time::Duration::from_millis(self.drain_ms.unwrap_or(30_000)),
+        })
+    }
+}
+
+fn file(path: &str) -> Result<Settings, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("RSF_CONFIG: cannot read {path}: {e}"))?;
+    toml::from_str(&text).map_err(|e| format!("{path}: {}", e.to_string().trim_end()))
+}
+
+fn number<T: std::str::FromStr>(text: Option<String>, name: &str, problems: &mut Vec<String>) -> Option<T> {
+    let text = text?;
+    text.parse()
+        .map_err(|_| problems.push(format!("{name}: `{text}` is no whole number in its range")))
+        .ok()
+}
+
+fn tags(text: Option<String>, problems: &mut Vec<String>) -> HashMap<String, String> {
+    let text = text.unwrap_or_default();
+    let pairs = text
+        .split(',')
+        .filter(|pair| !pair.is_empty())
+        .filter_map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Some((key.to_owned(), value.to_owned())),
+            _ => {
+                problems.push(format!("RSF_TAGS: `{pair}` is no key=value"));
+                None
+            }
+        });
+    pairs.collect()
+}
+
+fn address(text: Option<&str>, name: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    let text = text.unwrap_or("127.0.0.1:0");
+    text.parse()
+        .map_err(|_| {
+            problems.push(format!(
+                "{name}: `{text}` is no address:port, such as 127.0.0.1:7001 or [::1]:0"
+            ))
+        })
+        .ok()
+}
+
+fn within(name: &str, value: Option<u64>, least: u64, most: u64, problems: &mut Vec<String>) {
+    if let Some(value) = value
+        && !(least..=most).contains(&value)
+    {
+        problems.push(format!("{name}: {value} is not within {least} to {most}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(pairs: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+        let map: HashMap<_, _> = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        Settings::read(|name| map.get(name).cloned())
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once() {
+        let unparsed = from(&[
+            ("RSF_WEIGHT", "many"),
+            ("RSF_TAGS", "a,=b,c=d"),
+            ("RSF_CONFIG", "/nowhere.toml"),
+        ]);
+        assert_eq!(unparsed.unwrap_err().problems.len(), 4);
+        let unchecked = from(&[
+            ("RSF_REGISTRY", "http://x"),
+            ("RSF_LISTEN", "0.0.0.0:80"),
+            ("RSF_ADMIN", "here"),
+            ("RSF_WEIGHT", "20000"),
+            ("RSF_DRAIN_MS", "999999999"),
+        ]);
+        assert_eq!(unchecked.unwrap().check().unwrap_err().problems.len(), 5);
+    }
+
+    #[test]
+    fn the_environment_beats_the_file() {
+        let folder = std::env::temp_dir().join(format!("rsf-settings-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("rsf.toml");
+        std::fs::write(&path, "zone = \"north\"\nweight = 7\n[tags]\ncolour = \"blue\"\n").unwrap();
+        let settings = from(&[("RSF_CONFIG", path.to_str().unwrap()), ("RSF_ZONE", "south")]).unwrap();
+        assert_eq!(settings.zone.as_deref(), Some("south"));
+        assert_eq!(settings.weight, Some(7));
+        assert_eq!(settings.tags["colour"], "blue");
+        std::fs::write(&path, "colour = 1\n").unwrap();
+        assert!(
+            from(&[("RSF_CONFIG", path.to_str().unwrap())])
+                .unwrap_err()
+                .problems[0]
+                .contains("colour")
+        );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
