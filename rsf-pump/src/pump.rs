@@ -1,0 +1,388 @@
+//! The pump: one task that takes in what the source says, folds it, and publishes while it leads.
+
+mod report;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::Registry;
+use rsf_registry::lease::LiveLease;
+use rsf_registry::record::RemovalCause;
+use rsf_registry::{DirectoryWriter, LeaseSource, Sweep};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::PumpConfig;
+use crate::deadlines::Deadlines;
+use crate::fold::{Fold, Moment};
+use crate::intake::{Intake, Source};
+use crate::leader::{Leader, Leadership, Takeover};
+use crate::metrics::Metrics;
+use crate::publish::{Publisher, Round};
+use crate::shrink::{Discontinuity, ShrinkRule};
+use crate::state::StateFile;
+use crate::status::{Command, PumpHandle, PumpStatus, Role};
+use crate::trust::Trust;
+
+/// How old a status may be.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// A pump of one namespace, ready to run.
+pub struct Pump {
+    source: Arc<dyn LeaseSource>,
+    writer: Arc<dyn DirectoryWriter>,
+    config: PumpConfig,
+    metrics: Metrics,
+    status: watch::Sender<Arc<PumpStatus>>,
+    commands: mpsc::Receiver<Command>,
+    handle: PumpHandle,
+}
+
+impl Pump {
+    /// A pump from `source` to `writer`; its metrics go into `registry`, which must not have another pump's.
+    pub fn new(
+        source: Arc<dyn LeaseSource>,
+        writer: Arc<dyn DirectoryWriter>,
+        config: PumpConfig,
+        registry: &Registry,
+    ) -> Result<Pump, prometheus::Error> {
+        let metrics = Metrics::register(registry)?;
+        let first = PumpStatus {
+            pump: config.pump.clone(),
+            not_ready: Some("the pump has not started".into()),
+            ..PumpStatus::default()
+        };
+        let (status, watched) = watch::channel(Arc::new(first));
+        let (sender, commands) = mpsc::channel(8);
+        let handle = PumpHandle { status: watched, commands: sender };
+        Ok(Pump { source, writer, config, metrics, status, commands, handle })
+    }
+
+    /// A handle to the status and to what a running pump can be told.
+    pub fn handle(&self) -> PumpHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until `shutdown` is cancelled. No failure of the source or the directory ends it.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let state = Arc::new(StateFile::open(self.config.state_file.clone()).await);
+        let Pump { source, writer, config, metrics, status, mut commands, handle } = self;
+        // Its own handle must not keep the channel of commands open, nor the status alive.
+        drop(handle);
+        let mut intake = Source::new(source, &config);
+        let mut leader = Leader::new(writer.clone(), config.pump.clone(), state.clone());
+        let mut running = Running::new(&config, metrics, Publisher::new(writer, state, &config), status);
+        let mut report = interval(REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut commanded = true;
+        loop {
+            let deadline = running.deadlines.next();
+            let flush = running.publisher.due().filter(|_| running.may_write());
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                event = leader.next() => running.on_leadership(event),
+                outcome = running.publisher.written() => {
+                    let round = running.publisher.settle(outcome, running.now().elapsed);
+                    if running.on_round(round) {
+                        leader.step_down();
+                    }
+                }
+                command = commands.recv(), if commanded => match command {
+                    Some(Command::EndHold { service, answer }) => {
+                        let ended = running.rule.end_hold(service.as_deref());
+                        intake.sweep_soon();
+                        drop(answer.send(ended));
+                    }
+                    None => commanded = false,
+                },
+                () = at(running.start, flush) => {
+                    let now = running.now();
+                    running.publisher.flush(now, &running.fold);
+                }
+                () = at(running.start, deadline) => running.check_deadlines(&mut intake),
+                _ = report.tick() => running.report(),
+                event = intake.next() => running.on_intake(event, &mut intake),
+            }
+            running.note_changes();
+        }
+        tracing::info!(pump = config.pump, "the pump stops");
+        running.publisher.end();
+        running.role = Role::Standby;
+        running.report();
+    }
+}
+
+/// Waits until a moment since `start`; for ever where there is none.
+async fn at(start: Instant, moment: Option<Duration>) {
+    match moment {
+        Some(moment) => sleep_until(start + moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Everything a running pump knows.
+struct Running {
+    config: PumpConfig,
+    start: Instant,
+    fold: Fold,
+    rule: ShrinkRule,
+    deadlines: Deadlines,
+    trust: Trust,
+    publisher: Publisher,
+    metrics: Metrics,
+    status: watch::Sender<Arc<PumpStatus>>,
+    role: Role,
+    epoch: Option<u64>,
+    /// Since when a view read back from the directory wants to be covered by renewals.
+    restored: Option<Duration>,
+    /// The directory was wiped when this term began.
+    wiped: bool,
+    /// When the source had told all it has for the first time.
+    loaded: Option<Duration>,
+    swept: Option<Duration>,
+    last_write: Option<u64>,
+    last_error: Option<String>,
+}
+
+impl Running {
+    fn new(
+        config: &PumpConfig,
+        metrics: Metrics,
+        publisher: Publisher,
+        status: watch::Sender<Arc<PumpStatus>>,
+    ) -> Self {
+        Running {
+            start: Instant::now(),
+            fold: Fold::new(),
+            rule: ShrinkRule::new(config.shrink.clone()),
+            deadlines: Deadlines::default(),
+            trust: Trust::new(config.sweep, config.sweep_timeout),
+            publisher,
+            metrics,
+            status,
+            role: Role::Standby,
+            epoch: None,
+            restored: None,
+            wiped: false,
+            loaded: None,
+            swept: None,
+            last_write: None,
+            last_error: None,
+            config: config.clone(),
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.moment(Instant::now())
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        Moment { elapsed: at.saturating_duration_since(self.start), unix_ms }
+    }
+
+    /// Nothing is published before the source has told all it has once.
+    fn may_write(&self) -> bool {
+        self.role == Role::Leading && self.trust.loaded() && !self.is_blind(self.now().elapsed)
+    }
+
+    /// Whether the last published view is unknown: the directory was wiped, and instances had less than one TTL to
+    /// show up in this fold.
+    fn is_blind(&self, now: Duration) -> bool {
+        self.wiped && self.loaded.is_none_or(|loaded| now < loaded + self.config.lease_ttl)
+    }
+
+    fn on_leadership(&mut self, event: Leadership) {
+        match event {
+            Leadership::Won { epoch } => {
+                tracing::info!(epoch, "won a term");
+                self.role = Role::TakingOver;
+                self.epoch = Some(epoch);
+                self.last_error = None;
+            }
+            Leadership::Begun(takeover) => self.take_over(takeover),
+            Leadership::Lost { epoch } => {
+                tracing::warn!(epoch, "the term ended; back to standby");
+                self.stand_by();
+            }
+            Leadership::Failed { reason } => {
+                tracing::warn!(reason, "no leadership yet");
+                self.stand_by();
+                self.last_error = Some(reason);
+            }
+        }
+        self.report();
+    }
+
+    fn take_over(&mut self, takeover: Takeover) {
+        let now = self.now();
+        self.role = Role::Leading;
+        self.metrics.terms.inc();
+        self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
+        let restored = takeover.lists.iter().flat_map(|list| &list.instances);
+        for instance in restored {
+            if let Some(deadline) = self.fold.deadline(&instance.instance) {
+                self.deadlines.schedule(&instance.instance, deadline);
+            }
+        }
+        self.restored = Some(now.elapsed);
+        self.wiped = takeover.wiped;
+        if takeover.wiped {
+            tracing::warn!("the directory is empty although lists were published before: all of them are written anew");
+        }
+        tracing::info!(epoch = takeover.term.epoch, lists = takeover.lists.len(), "leading");
+        self.publisher.begin(takeover, &self.fold, now.elapsed);
+    }
+
+    fn stand_by(&mut self) {
+        self.publisher.end();
+        self.role = Role::Standby;
+        self.epoch = None;
+    }
+
+    /// Closes a round of writes; answers whether the term is over.
+    fn on_round(&mut self, round: Round) -> bool {
+        if !round.lags.is_empty() {
+            self.last_write = Some(self.now().unix_ms);
+        }
+        for lag in &round.lags {
+            self.metrics.lag_seconds.observe(lag.as_secs_f64());
+        }
+        self.metrics.lists_written.inc_by(round.lags.len() as u64);
+        self.metrics.write_errors.inc_by(round.failed as u64);
+        if let Some(error) = &round.error {
+            tracing::warn!(error, lists = round.failed, "lists could not be written");
+        }
+        self.last_error = round.error;
+        if round.fenced {
+            tracing::warn!(epoch = self.epoch, "a write was refused because another term began; back to standby");
+            self.metrics.fenced.inc();
+            self.stand_by();
+        }
+        self.report();
+        round.fenced
+    }
+
+    fn check_deadlines(&mut self, intake: &mut Source) {
+        let now = self.now().elapsed;
+        let due = self.deadlines.due(now, |instance| self.fold.deadline(instance));
+        self.metrics.deadline_checks.inc_by(due.len() as u64);
+        intake.want(due);
+    }
+
+    fn on_intake(&mut self, event: Intake, intake: &mut Source) {
+        match event {
+            Intake::Hinted(count) => self.metrics.hints.inc_by(count),
+            Intake::Read { asked, instances, answer: Ok(leases) } => {
+                self.on_read(asked, instances, leases, intake);
+            }
+            Intake::Swept { asked, answer: Ok(sweep) } => self.on_sweep(asked, sweep),
+            Intake::Read { answer: Err(error), .. } | Intake::Swept { answer: Err(error), .. } => {
+                self.metrics.source_errors.inc();
+                if self.trust.failed(error.clone()) {
+                    tracing::warn!(error, "the lease source does not answer; lists stay as they are");
+                }
+                self.report();
+            }
+        }
+    }
+
+    /// A lease that is gone only raises a doubt: one lost node looks the same as an emptied source, so a sweep has to
+    /// tell the two apart before anything leaves a list.
+    fn on_read(
+        &mut self,
+        asked: Instant,
+        instances: Vec<String>,
+        leases: Vec<Option<LiveLease>>,
+        intake: &mut Source,
+    ) {
+        let (now, asked) = (self.now(), self.moment(asked).elapsed);
+        self.trust.read(now.elapsed);
+        let mut doubt = false;
+        for (instance, lease) in instances.into_iter().zip(leases) {
+            match lease {
+                Some(live) if live.lease.instance == instance => self.observe(now, asked, live),
+                Some(live) => tracing::warn!(instance, named = live.lease.instance, "a lease under another's key"),
+                None => {
+                    self.fold.missing(asked, &instance);
+                    doubt |= self.fold.is_listed(&instance);
+                }
+            }
+        }
+        if doubt {
+            intake.sweep_soon();
+        }
+    }
+
+    fn observe(&mut self, now: Moment, asked: Duration, live: LiveLease) {
+        let instance = live.lease.instance.clone();
+        self.fold.observe(now, asked, live);
+        if let Some(deadline) = self.fold.deadline(&instance) {
+            self.deadlines.schedule(&instance, deadline);
+        }
+    }
+
+    fn on_sweep(&mut self, asked: Instant, sweep: Sweep) {
+        let (now, asked) = (self.now(), self.moment(asked).elapsed);
+        self.metrics.sweeps.inc();
+        self.metrics.sweep_seconds.observe(now.elapsed.saturating_sub(asked).as_secs_f64());
+        let loading = !self.trust.loaded();
+        if let Some(reason) = self.trust.swept(asked, now.elapsed, &sweep.source) {
+            self.distrust(now.elapsed, reason);
+        }
+        let instances: Vec<String> = sweep.leases.iter().map(|live| live.lease.instance.clone()).collect();
+        let swept = self.fold.sweep(now, asked, sweep.leases);
+        for instance in instances {
+            if let Some(deadline) = self.fold.deadline(&instance) {
+                self.deadlines.schedule(&instance, deadline);
+            }
+        }
+        if self.rule.too_many(swept.alive_before, swept.vanished) {
+            self.distrust(now.elapsed, Discontinuity::Vanished);
+        }
+        self.fold.reap(now, &mut self.rule);
+        self.swept = Some(now.elapsed);
+        if loading {
+            self.loaded = Some(now.elapsed);
+            tracing::info!(leases = self.fold.len(), source = self.trust.identity(), "the leases are read");
+        }
+        self.report();
+    }
+
+    fn distrust(&mut self, now: Duration, reason: Discontinuity) {
+        self.metrics.discontinuities.with_label_values(&[reason.as_str()]).inc();
+        let counts = self.rule.discontinuity(now, reason);
+        if reason != Discontinuity::Started {
+            tracing::warn!(reason = reason.as_str(), counts, "the lease source was discontinued: no lease expires for one TTL");
+        }
+    }
+
+    /// Hands what the last event changed to the publisher, the log and the metrics.
+    fn note_changes(&mut self) {
+        let changes = self.fold.take_changes();
+        if changes.services.is_empty() && changes.removed.is_empty() {
+            return;
+        }
+        let now = self.now().elapsed;
+        for service in changes.services {
+            self.publisher.touch(service, now);
+        }
+        for (service, removal) in changes.removed {
+            let cause = cause(removal.cause());
+            self.metrics.removed.with_label_values(&[cause]).inc();
+            tracing::info!(service, instance = removal.instance, incarnation = removal.incarnation, cause, "left");
+        }
+    }
+}
+
+fn cause(cause: RemovalCause) -> &'static str {
+    match cause {
+        RemovalCause::Deregistered => "deregistered",
+        RemovalCause::Expired => "expired",
+        RemovalCause::Evicted => "evicted",
+        RemovalCause::Unspecified => "unspecified",
+    }
+}
