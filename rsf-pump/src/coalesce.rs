@@ -19,7 +19,14 @@ pub(crate) struct Coalesce {
 impl Coalesce {
     pub(crate) fn new(window: Duration, first_delay: Duration) -> Self {
         let (pending, deferred) = (BTreeMap::new(), BTreeSet::new());
-        Coalesce { window, first_delay, pending, due: None, last: None, deferred }
+        Coalesce {
+            window,
+            first_delay,
+            pending,
+            due: None,
+            last: None,
+            deferred,
+        }
     }
 
     /// Notes that a list changed.
@@ -38,7 +45,9 @@ impl Coalesce {
     /// Takes what may be written now.
     pub(crate) fn take(&mut self, now: Duration) -> BTreeMap<String, Duration> {
         while self.deferred.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, key)) = self.deferred.pop_first() else { break };
+            let Some((_, key)) = self.deferred.pop_first() else {
+                break;
+            };
             self.pending.entry(key).or_insert(now);
             self.due = Some(now);
         }
@@ -101,7 +110,10 @@ mod tests {
         }
         assert_eq!(coalesce.due(), Some(ms(6_100)));
         assert_eq!(coalesce.oldest(), Some(ms(5_101)));
-        assert_eq!(coalesce.take(ms(6_100)).into_keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            coalesce.take(ms(6_100)).into_keys().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
         assert_eq!(coalesce.due(), None);
     }
 

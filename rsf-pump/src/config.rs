@@ -132,20 +132,37 @@ impl PumpSettings {
         let mut problems = Vec::new();
         let mut check = |field: &str, value: u64, least: u64, most: u64| {
             if !(least..=most).contains(&value) {
-                problems.push(format!("{field} = {value} is out of range: use {least} to {most}"));
+                problems.push(format!(
+                    "{field} = {value} is out of range: use {least} to {most}"
+                ));
             }
         };
         check("lease_ttl_ms", self.lease_ttl_ms, 1_000, 600_000);
-        check("sweep_ms", self.sweep_ms, 100, self.lease_ttl_ms.clamp(100, 600_000));
+        check(
+            "sweep_ms",
+            self.sweep_ms,
+            100,
+            self.lease_ttl_ms.clamp(100, 600_000),
+        );
         check("read_timeout_ms", self.read_timeout_ms, 100, 60_000);
         check("sweep_timeout_ms", self.sweep_timeout_ms, 100, 300_000);
         check("write_timeout_ms", self.write_timeout_ms, 100, 300_000);
         check("coalesce_ms", self.coalesce_ms, 0, 60_000);
-        check("first_delay_ms", self.first_delay_ms, 0, self.coalesce_ms.min(60_000));
+        check(
+            "first_delay_ms",
+            self.first_delay_ms,
+            0,
+            self.coalesce_ms.min(60_000),
+        );
         check("shrink_share_percent", self.shrink_share_percent.into(), 1, 100);
         check("shrink_window_ms", self.shrink_window_ms, 1_000, 600_000);
         check("shrink_floor_percent", self.shrink_floor_percent.into(), 0, 100);
-        check("shrink_hold_ms", self.shrink_hold_ms, self.shrink_window_ms.min(600_000), 86_400_000);
+        check(
+            "shrink_hold_ms",
+            self.shrink_hold_ms,
+            self.shrink_window_ms.min(600_000),
+            86_400_000,
+        );
         let printable = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
         if self.pump.is_empty() || self.pump.len() > 200 || !self.pump.chars().all(printable) {
             problems.push(format!(
@@ -153,7 +170,11 @@ impl PumpSettings {
                 self.pump
             ));
         }
-        if self.state_file.as_ref().is_some_and(|path| path.file_name().is_none()) {
+        if self
+            .state_file
+            .as_ref()
+            .is_some_and(|path| path.file_name().is_none())
+        {
             problems.push("state_file names no file: give a path such as /var/lib/rsf/pump.state".into());
         }
         problems
@@ -182,10 +203,23 @@ mod tests {
             ..PumpSettings::default()
         };
         let error = settings.validate().expect_err("invalid");
-        let fields = ["pump", "lease_ttl_ms", "first_delay_ms", "shrink_share_percent", "state_file"];
+        let fields = [
+            "pump",
+            "lease_ttl_ms",
+            "first_delay_ms",
+            "shrink_share_percent",
+            "state_file",
+        ];
         for field in fields {
-            assert!(error.problems.iter().any(|p| p.starts_with(field)), "{field} in {error}");
+            assert!(
+                error.problems.iter().any(|p| p.starts_with(field)),
+                "{field} in {error}"
+            );
         }
-        assert!(error.to_string().contains("lease_ttl_ms = 0 is out of range: use 1000 to 600000"));
+        assert!(
+            error
+                .to_string()
+                .contains("lease_ttl_ms = 0 is out of range: use 1000 to 600000")
+        );
     }
 }

@@ -31,7 +31,9 @@ impl Deadlines {
     pub(crate) fn due(&mut self, now: Duration, deadline: impl Fn(&str) -> Option<Duration>) -> Vec<String> {
         let mut due = Vec::new();
         while self.next().is_some_and(|next| next <= now) {
-            let Some(Reverse((at, instance))) = self.queue.pop() else { break };
+            let Some(Reverse((at, instance))) = self.queue.pop() else {
+                break;
+            };
             if self.queued.get(&instance) != Some(&at) {
                 continue;
             }
@@ -77,6 +79,10 @@ mod tests {
         deadlines.schedule("a", secs(30));
         deadlines.schedule("a", secs(10));
         assert_eq!(deadlines.due(secs(10), |_| Some(secs(10))), ["a"]);
-        assert_eq!(deadlines.due(secs(30), |_| Some(secs(10))), Vec::<String>::new(), "the later entry is stale");
+        assert_eq!(
+            deadlines.due(secs(30), |_| Some(secs(10))),
+            Vec::<String>::new(),
+            "the later entry is stale"
+        );
     }
 }

@@ -91,7 +91,10 @@ impl Fold {
     pub fn observe(&mut self, at: Moment, asked: Duration, live: LiveLease) {
         let LiveLease { lease, remaining } = live;
         if lease.instance.is_empty() {
-            tracing::warn!(application = lease.application, "a lease names no instance; it is ignored");
+            tracing::warn!(
+                application = lease.application,
+                "a lease names no instance; it is ignored"
+            );
             return;
         }
         let remaining = remaining.min(LONGEST_TTL);
@@ -104,7 +107,10 @@ impl Fold {
                 sweep: self.sweeps,
                 missing: false,
                 listed: BTreeSet::new(),
-                lease: Lease { instance: lease.instance.clone(), ..Lease::default() },
+                lease: Lease {
+                    instance: lease.instance.clone(),
+                    ..Lease::default()
+                },
             };
             self.instances.insert(lease.instance.clone(), known);
             return self.replace(at, lease);
@@ -118,7 +124,11 @@ impl Fold {
             known.deadline = asked + remaining;
             known.asked = asked;
         }
-        known.ttl = if lease.incarnation == known.lease.incarnation { known.ttl.max(remaining) } else { remaining };
+        known.ttl = if lease.incarnation == known.lease.incarnation {
+            known.ttl.max(remaining)
+        } else {
+            remaining
+        };
         known.confirmed = Some(at.elapsed);
         known.sweep = self.sweeps;
         if std::mem::take(&mut known.missing) {
@@ -131,7 +141,9 @@ impl Fold {
 
     /// Takes in that the source did not have this lease when it was asked. Nothing leaves a list by this alone.
     pub fn missing(&mut self, asked: Duration, instance: &str) {
-        let Some(known) = self.instances.get_mut(instance) else { return };
+        let Some(known) = self.instances.get_mut(instance) else {
+            return;
+        };
         if known.confirmed.is_none_or(|confirmed| confirmed <= asked) && !known.missing {
             known.missing = true;
             self.missing.insert(instance.to_owned());
@@ -141,13 +153,17 @@ impl Fold {
     /// Takes in all leases that the source has; whoever is not among them is missing.
     pub fn sweep(&mut self, at: Moment, asked: Duration, leases: Vec<LiveLease>) -> Swept {
         self.sweeps += 1;
-        let mut swept = Swept { alive_before: 0, vanished: 0 };
+        let mut swept = Swept {
+            alive_before: 0,
+            vanished: 0,
+        };
         swept.alive_before = self.instances.values().filter(|known| known.is_alive()).count();
         for live in leases {
             self.observe(at, asked, live);
         }
         for (instance, known) in &mut self.instances {
-            let seen = known.sweep == self.sweeps || known.confirmed.is_some_and(|confirmed| confirmed > asked);
+            let seen =
+                known.sweep == self.sweeps || known.confirmed.is_some_and(|confirmed| confirmed > asked);
             if seen || known.missing {
                 continue;
             }
@@ -164,8 +180,10 @@ impl Fold {
     /// for one `ttl`, and has to show up in the source until then.
     pub fn restore(&mut self, at: Moment, lists: &[ServiceList], ttl: Duration) {
         for (instance, lease) in leases(lists) {
-            let known_newer =
-                self.instances.get(&instance).is_some_and(|known| known.lease.incarnation >= lease.incarnation);
+            let known_newer = self
+                .instances
+                .get(&instance)
+                .is_some_and(|known| known.lease.incarnation >= lease.incarnation);
             if known_newer || self.has_removed(&lease) {
                 continue;
             }
@@ -177,14 +195,20 @@ impl Fold {
                 sweep: self.sweeps,
                 missing: false,
                 listed: BTreeSet::new(),
-                lease: Lease { instance: lease.instance.clone(), ..Lease::default() },
+                lease: Lease {
+                    instance: lease.instance.clone(),
+                    ..Lease::default()
+                },
             });
             known.deadline = at.elapsed + ttl;
             known.confirmed = None;
             self.replace(at, lease);
         }
         for list in lists {
-            self.services.entry(list.service.clone()).or_default().remember(&list.removed);
+            self.services
+                .entry(list.service.clone())
+                .or_default()
+                .remember(&list.removed);
         }
     }
 
@@ -194,7 +218,9 @@ impl Fold {
         let mut leaving: BTreeMap<String, Vec<(Duration, String)>> = BTreeMap::new();
         let mut exempt = Vec::new();
         for instance in &self.missing {
-            let Some(known) = self.instances.get(instance) else { continue };
+            let Some(known) = self.instances.get(instance) else {
+                continue;
+            };
             if known.deadline > at.elapsed {
                 continue;
             }
@@ -202,7 +228,10 @@ impl Fold {
                 exempt.push(instance.clone());
             } else if !rule.distrusted(at.elapsed, known.ttl) {
                 for service in &known.listed {
-                    leaving.entry(service.clone()).or_default().push((known.deadline, instance.clone()));
+                    leaving
+                        .entry(service.clone())
+                        .or_default()
+                        .push((known.deadline, instance.clone()));
                 }
             }
         }
@@ -221,9 +250,15 @@ impl Fold {
             }
             leaving.insert(service, candidates);
         }
-        rule.settle(at.elapsed, |service| leaving.get(service).is_some_and(|rest| !rest.is_empty()));
+        rule.settle(at.elapsed, |service| {
+            leaving.get(service).is_some_and(|rest| !rest.is_empty())
+        });
         for instance in gone {
-            if self.instances.get(&instance).is_some_and(|known| known.listed.is_empty()) {
+            if self
+                .instances
+                .get(&instance)
+                .is_some_and(|known| known.listed.is_empty())
+            {
                 self.forget(at, &instance);
             }
         }
@@ -236,12 +271,17 @@ impl Fold {
 
     /// When a lease runs out unless it is renewed; `None` for one that is not known or known to be missing.
     pub fn deadline(&self, instance: &str) -> Option<Duration> {
-        self.instances.get(instance).filter(|known| !known.missing).map(|known| known.deadline)
+        self.instances
+            .get(instance)
+            .filter(|known| !known.missing)
+            .map(|known| known.deadline)
     }
 
     /// Whether any list has this instance.
     pub fn is_listed(&self, instance: &str) -> bool {
-        self.instances.get(instance).is_some_and(|known| !known.listed.is_empty())
+        self.instances
+            .get(instance)
+            .is_some_and(|known| !known.listed.is_empty())
     }
 
     /// The list of one service, sorted by instance, and who left it last; empty where there is none.
@@ -285,9 +325,15 @@ impl Fold {
         let claim = (lease.incarnation, instance.clone());
         let claims = !is_tombstone(&lease) && !lease.address.is_empty();
         let address = lease.address.clone();
-        let Some(known) = self.instances.get_mut(&instance) else { return };
+        let Some(known) = self.instances.get_mut(&instance) else {
+            return;
+        };
         let same_start = known.lease.incarnation == lease.incarnation;
-        let cause = if same_start || is_tombstone(&lease) { RemovalCause::Deregistered } else { RemovalCause::Evicted };
+        let cause = if same_start || is_tombstone(&lease) {
+            RemovalCause::Deregistered
+        } else {
+            RemovalCause::Evicted
+        };
         let old = std::mem::replace(&mut known.lease, lease);
 
         let mut touched = BTreeSet::new();
@@ -306,7 +352,9 @@ impl Fold {
 
     /// Gives up an address; whoever stands next for it is touched.
     fn disclaim(&mut self, lease: &Lease, touched: &mut BTreeSet<String>) {
-        let Some(rivals) = self.claims.get_mut(&lease.address) else { return };
+        let Some(rivals) = self.claims.get_mut(&lease.address) else {
+            return;
+        };
         rivals.remove(&(lease.incarnation, lease.instance.clone()));
         match rivals.last() {
             Some((_, next)) => drop(touched.insert(next.clone())),
@@ -316,7 +364,9 @@ impl Fold {
 
     fn forget(&mut self, at: Moment, instance: &str) {
         self.missing.remove(instance);
-        let Some(known) = self.instances.remove(instance) else { return };
+        let Some(known) = self.instances.remove(instance) else {
+            return;
+        };
         let mut touched = BTreeSet::new();
         self.disclaim(&known.lease, &mut touched);
         for next in touched {
@@ -326,10 +376,16 @@ impl Fold {
 
     /// Brings one instance's entries in all lists in line with its lease and its claim to its address.
     fn relist(&mut self, at: Moment, instance: &str, cause: RemovalCause) {
-        let Some(known) = self.instances.get_mut(instance) else { return };
+        let Some(known) = self.instances.get_mut(instance) else {
+            return;
+        };
         let owner = self.claims.get(&known.lease.address).and_then(BTreeSet::last);
         let owns = owner.is_some_and(|(_, owner)| owner == instance);
-        let wanted = if owns { entries(&known.lease) } else { BTreeMap::new() };
+        let wanted = if owns {
+            entries(&known.lease)
+        } else {
+            BTreeMap::new()
+        };
         let before = std::mem::replace(&mut known.listed, wanted.keys().cloned().collect());
         for service in before {
             if !wanted.contains_key(&service) {
@@ -352,14 +408,19 @@ impl Fold {
     }
 
     fn unlist_everywhere(&mut self, at: Moment, instance: &str, cause: RemovalCause) {
-        let listed = self.instances.get_mut(instance).map(|known| std::mem::take(&mut known.listed));
+        let listed = self
+            .instances
+            .get_mut(instance)
+            .map(|known| std::mem::take(&mut known.listed));
         for service in listed.unwrap_or_default() {
             self.take_off(at, &service, instance, cause);
         }
     }
 
     fn take_off(&mut self, at: Moment, service: &str, instance: &str, cause: RemovalCause) {
-        let Some(members) = self.services.get_mut(service) else { return };
+        let Some(members) = self.services.get_mut(service) else {
+            return;
+        };
         if let Some(removal) = members.remove(instance, cause, at.unix_ms) {
             self.changes.services.insert(service.to_owned());
             self.changes.removed.push((service.to_owned(), removal));

@@ -27,9 +27,16 @@ pub(crate) enum Intake {
     /// So many hints came; what they name will be read.
     Hinted(u64),
     /// Some leases were read, or not.
-    Read { asked: Instant, instances: Vec<String>, answer: Result<Vec<Option<LiveLease>>, String> },
+    Read {
+        asked: Instant,
+        instances: Vec<String>,
+        answer: Result<Vec<Option<LiveLease>>, String>,
+    },
     /// All leases were read, or not.
-    Swept { asked: Instant, answer: Result<Sweep, String> },
+    Swept {
+        asked: Instant,
+        answer: Result<Sweep, String>,
+    },
 }
 
 /// The pump's side of one [`LeaseSource`].
@@ -97,7 +104,8 @@ impl Source {
                     let (source, limit) = (self.source.clone(), self.read_timeout);
                     let subscribe = async move {
                         let answer = timeout(limit, source.hints()).await;
-                        let answer = answer.map_err(|_| format!("no answer to a subscription within {limit:?}"))?;
+                        let answer =
+                            answer.map_err(|_| format!("no answer to a subscription within {limit:?}"))?;
                         answer.map_err(|error| error.to_string())
                     };
                     self.hints = Hints::Subscribing(subscribe.boxed());
@@ -146,18 +154,28 @@ impl Source {
         if self.reading.is_none() && !self.wanted.is_empty() {
             let mut instances = Vec::new();
             while instances.len() < READ_BATCH {
-                let Some(instance) = self.wanted.pop_first() else { break };
+                let Some(instance) = self.wanted.pop_first() else {
+                    break;
+                };
                 instances.push(instance);
             }
             let (source, limit) = (self.source.clone(), self.read_timeout);
             let read = async move {
                 let answer = match timeout(limit, source.read(&instances)).await {
                     Ok(Ok(leases)) if leases.len() == instances.len() => Ok(leases),
-                    Ok(Ok(leases)) => Err(format!("{} answers to {} questions", leases.len(), instances.len())),
+                    Ok(Ok(leases)) => Err(format!(
+                        "{} answers to {} questions",
+                        leases.len(),
+                        instances.len()
+                    )),
                     Ok(Err(error)) => Err(error.to_string()),
                     Err(_) => Err(format!("no answer to a read within {limit:?}")),
                 };
-                Intake::Read { asked: now, instances, answer }
+                Intake::Read {
+                    asked: now,
+                    instances,
+                    answer,
+                }
             };
             self.reading = Some(read.boxed());
         }

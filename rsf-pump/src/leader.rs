@@ -51,11 +51,17 @@ enum Phase {
 
 impl Leader {
     pub(crate) fn new(writer: Arc<dyn DirectoryWriter>, pump: String, state: Arc<StateFile>) -> Self {
-        Leader { writer, pump, state, phase: Phase::Resting(Instant::now()) }
+        Leader {
+            writer,
+            pump,
+            state,
+            phase: Phase::Resting(Instant::now()),
+        }
     }
 
     /// Gives the term up, because a write in it was refused.
     pub(crate) fn step_down(&mut self) {
+        self.resign();
         self.phase = Phase::Resting(Instant::now() + RETRY);
     }
 
@@ -102,7 +108,15 @@ impl Leader {
         }
     }
 
+    /// Lets the next pump lead without waiting for this one's session to end.
+    fn resign(&self) {
+        if let Phase::TakingOver(term, _) | Phase::Leading(term) = &self.phase {
+            term.lost.cancel();
+        }
+    }
+
     fn failed(&mut self, reason: String) -> Leadership {
+        self.resign();
         self.phase = Phase::Resting(Instant::now() + RETRY);
         Leadership::Failed { reason }
     }
@@ -137,11 +151,19 @@ impl Leader {
             if greatest >= term.epoch {
                 state.record_epoch(greatest).await;
                 let epoch = term.epoch;
-                return Err(format!("a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"));
+                return Err(format!(
+                    "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
+                ));
             }
             let wiped = lists.is_empty() && state.get().await.published;
             Ok(Takeover { term, lists, wiped })
         }
         .boxed()
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.resign();
     }
 }

@@ -59,7 +59,11 @@ pub(crate) fn leases(lists: &[ServiceList]) -> BTreeMap<String, Lease> {
 }
 
 fn entry(lease: &Lease, schema_hash: &str) -> ListedInstance {
-    let state = if is_draining(lease) { LeaseState::Draining } else { LeaseState::Up };
+    let state = if is_draining(lease) {
+        LeaseState::Draining
+    } else {
+        LeaseState::Up
+    };
     ListedInstance {
         instance: lease.instance.clone(),
         incarnation: lease.incarnation,
@@ -93,7 +97,10 @@ fn lease(listed: &ListedInstance, service: ProvidedService) -> Lease {
 }
 
 fn service_key(service: &ProvidedService) -> Option<String> {
-    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    let is_name = |name: &str| {
+        name.chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    };
     let key = match service.implementation.as_str() {
         "" => service.name.clone(),
         implementation => format!("{}:{implementation}", service.name),
@@ -111,15 +118,32 @@ mod tests {
     use super::*;
 
     fn provided(name: &str, implementation: &str) -> ProvidedService {
-        ProvidedService { name: name.into(), implementation: implementation.into(), schema_hash: "h".into() }
+        ProvidedService {
+            name: name.into(),
+            implementation: implementation.into(),
+            schema_hash: "h".into(),
+        }
     }
 
     #[test]
     fn names_that_are_no_keys_are_left_out() {
-        let services =
-            vec![provided("a.B", ""), provided("a.B", "gold"), provided("../x", ""), provided("", ""), provided("a/b", "")];
-        let lease = Lease { instance: "i".into(), address: "h:1".into(), services, ..Lease::default() };
-        assert_eq!(entries(&lease).into_keys().collect::<Vec<_>>(), ["a.B", "a.B:gold"]);
+        let services = vec![
+            provided("a.B", ""),
+            provided("a.B", "gold"),
+            provided("../x", ""),
+            provided("", ""),
+            provided("a/b", ""),
+        ];
+        let lease = Lease {
+            instance: "i".into(),
+            address: "h:1".into(),
+            services,
+            ..Lease::default()
+        };
+        assert_eq!(
+            entries(&lease).into_keys().collect::<Vec<_>>(),
+            ["a.B", "a.B:gold"]
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The pump's metrics, `rsf_pump_*`; the counters of the status are read from them.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 /// Handles to all metrics of one pump.
@@ -42,10 +43,18 @@ impl Metrics {
             epoch: gauge(r, "epoch", "Epoch of the current term; 0 without one.")?,
             ready: gauge(r, "ready", "1 while the lists can be trusted.")?,
             source_up: gauge(r, "source_up", "1 while the lease source answers.")?,
-            distrusted: gauge(r, "source_distrusted", "1 for one TTL after a discontinuity of the source.")?,
+            distrusted: gauge(
+                r,
+                "source_distrusted",
+                "1 for one TTL after a discontinuity of the source.",
+            )?,
             services: gauge(r, "services", "Services that have or had a list.")?,
             leases: gauge(r, "leases", "Leases known, tombstones included.")?,
-            unconfirmed: gauge(r, "unconfirmed", "Listed instances not seen since the last discontinuity.")?,
+            unconfirmed: gauge(
+                r,
+                "unconfirmed",
+                "Listed instances not seen since the last discontinuity.",
+            )?,
             holds: gauge(r, "holds", "Services whose shrinking is held by rule R.")?,
             held: gauge(r, "held_instances", "Instances listed only because of a hold.")?,
             waiting: gauge(r, "lists_waiting", "Changed lists that are not written yet.")?,
@@ -53,10 +62,23 @@ impl Metrics {
             terms: counter(r, "terms_total", "Terms begun.")?,
             fenced: counter(r, "fenced_total", "Terms ended by a refused write.")?,
             hints: counter(r, "hints_total", "Hints received.")?,
-            deadline_checks: counter(r, "deadline_checks_total", "Leases checked when their deadline came.")?,
+            deadline_checks: counter(
+                r,
+                "deadline_checks_total",
+                "Leases checked when their deadline came.",
+            )?,
             sweeps: counter(r, "sweeps_total", "Sweeps that went well.")?,
-            source_errors: counter(r, "source_errors_total", "Reads and sweeps that failed or took too long.")?,
-            discontinuities: counters(r, "discontinuities_total", "Discontinuities of the source.", "reason")?,
+            source_errors: counter(
+                r,
+                "source_errors_total",
+                "Reads and sweeps that failed or took too long.",
+            )?,
+            discontinuities: counters(
+                r,
+                "discontinuities_total",
+                "Discontinuities of the source.",
+                "reason",
+            )?,
             removed: counters(r, "removed_total", "Instances that left a list.", "cause")?,
             lists_written: counter(r, "lists_written_total", "Lists written.")?,
             write_errors: counter(r, "write_errors_total", "Lists whose write failed.")?,
@@ -87,12 +109,19 @@ fn vec(registry: &Registry, name: &str, help: &str, label: &str) -> Result<IntGa
     add(registry, IntGaugeVec::new(opts(name, help), &[label])?)
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> Result<IntCounterVec, prometheus::Error> {
     add(registry, IntCounterVec::new(opts(name, help), &[label])?)
 }
 
 fn histogram(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
-    let buckets = vec![0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 60.0];
+    let buckets = vec![
+        0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 60.0,
+    ];
     let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
     add(registry, Histogram::with_opts(opts)?)
 }

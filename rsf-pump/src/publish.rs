@@ -85,7 +85,10 @@ impl Publisher {
         self.end();
         self.sequence = 0;
         self.term = Some(takeover.term);
-        let published = takeover.lists.into_iter().map(|list| (list.service, list.instances));
+        let published = takeover
+            .lists
+            .into_iter()
+            .map(|list| (list.service, list.instances));
         self.published = published.collect();
         for service in fold.services() {
             self.touch(service.to_owned(), now);
@@ -111,7 +114,9 @@ impl Publisher {
 
     /// When the next round may begin; `None` while one is under way or nothing waits.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.coalesce.due().filter(|_| self.writing.is_none() && self.term.is_some())
+        self.coalesce
+            .due()
+            .filter(|_| self.writing.is_none() && self.term.is_some())
     }
 
     /// How many lists wait or are being written.
@@ -132,18 +137,27 @@ impl Publisher {
         for (key, since) in self.coalesce.take(at.elapsed) {
             let (instances, removed) = fold.list(&key);
             let published = self.published.get(&key);
-            if published.map_or(instances.is_empty() && removed.is_empty(), |published| *published == instances) {
+            if published.map_or(instances.is_empty() && removed.is_empty(), |published| {
+                *published == instances
+            }) {
                 continue;
             }
             self.sequence += 1;
             lists.push(ServiceList {
                 service: key.clone(),
-                version: Some(ListVersion { epoch: term.epoch, sequence: self.sequence }),
+                version: Some(ListVersion {
+                    epoch: term.epoch,
+                    sequence: self.sequence,
+                }),
                 written_unix_ms: at.unix_ms,
                 instances: instances.clone(),
                 removed,
             });
-            self.in_flight.push(InFlight { key, since, instances });
+            self.in_flight.push(InFlight {
+                key,
+                since,
+                instances,
+            });
         }
         if !lists.is_empty() {
             let (writer, limit, state) = (self.writer.clone(), self.write_timeout, self.state.clone());
@@ -166,15 +180,22 @@ impl Publisher {
     /// Closes a round's books.
     pub(crate) fn settle(&mut self, outcome: Outcome, now: Duration) -> Round {
         let mut round = Round::default();
-        let mut in_flight: Vec<_> = std::mem::take(&mut self.in_flight).into_iter().map(Some).collect();
+        let mut in_flight: Vec<_> = std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .map(Some)
+            .collect();
         for index in outcome.written {
-            let Some(list) = in_flight.get_mut(index).and_then(Option::take) else { continue };
+            let Some(list) = in_flight.get_mut(index).and_then(Option::take) else {
+                continue;
+            };
             round.lags.push(now.saturating_sub(list.since));
             self.published.insert(list.key, list.instances);
         }
         let mut away = false;
         for (index, error) in outcome.failed {
-            let Some(list) = in_flight.get_mut(index).and_then(Option::take) else { continue };
+            let Some(list) = in_flight.get_mut(index).and_then(Option::take) else {
+                continue;
+            };
             round.failed += 1;
             round.fenced |= matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. });
             self.published.remove(&list.key);
@@ -186,17 +207,26 @@ impl Publisher {
             }
             round.error.get_or_insert_with(|| error.to_string());
         }
-        self.pause = if away { (self.pause * 2).min(RETRY.1) } else { RETRY.0 };
+        self.pause = if away {
+            (self.pause * 2).min(RETRY.1)
+        } else {
+            RETRY.0
+        };
         round
     }
 }
 
 /// Writes lists in batches. A batch that is refused is written list by list, so that one bad list stops no other.
 async fn write(writer: &dyn DirectoryWriter, term: &Term, lists: &[ServiceList], limit: Duration) -> Outcome {
-    let mut outcome = Outcome { written: Vec::new(), failed: Vec::new() };
+    let mut outcome = Outcome {
+        written: Vec::new(),
+        failed: Vec::new(),
+    };
     let indices: Vec<usize> = (0..lists.len()).collect();
     for batch in indices.chunks(WRITE_BATCH) {
-        let (Some(&first), Some(&last)) = (batch.first(), batch.last()) else { continue };
+        let (Some(&first), Some(&last)) = (batch.first(), batch.last()) else {
+            continue;
+        };
         match write_once(writer, term, &lists[first..=last], limit).await {
             Ok(()) => outcome.written.extend(batch),
             Err(error) if ends_round(&error) || batch.len() == 1 => outcome.failed.push((first, error)),
@@ -225,11 +255,18 @@ fn ends_round(error: &StoreError) -> bool {
 /// Lists that a broken-off round left behind count as failed for now.
 fn give_up_rest(outcome: &mut Outcome, lists: &[ServiceList]) {
     let mut open = vec![true; lists.len()];
-    for &index in outcome.written.iter().chain(outcome.failed.iter().map(|(index, _)| index)) {
+    for &index in outcome
+        .written
+        .iter()
+        .chain(outcome.failed.iter().map(|(index, _)| index))
+    {
         open[index] = false;
     }
     for (index, _) in open.into_iter().enumerate().filter(|(_, open)| *open) {
-        outcome.failed.push((index, unavailable("an earlier write of the same round failed".into())));
+        outcome.failed.push((
+            index,
+            unavailable("an earlier write of the same round failed".into()),
+        ));
     }
 }
 
@@ -246,5 +283,9 @@ async fn write_once(
 }
 
 fn unavailable(reason: String) -> StoreError {
-    StoreError::Unavailable { backend: "directory", address: "the directory".into(), reason }
+    StoreError::Unavailable {
+        backend: "directory",
+        address: "the directory".into(),
+        reason,
+    }
 }

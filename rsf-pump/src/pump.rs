@@ -55,8 +55,19 @@ impl Pump {
         };
         let (status, watched) = watch::channel(Arc::new(first));
         let (sender, commands) = mpsc::channel(8);
-        let handle = PumpHandle { status: watched, commands: sender };
-        Ok(Pump { source, writer, config, metrics, status, commands, handle })
+        let handle = PumpHandle {
+            status: watched,
+            commands: sender,
+        };
+        Ok(Pump {
+            source,
+            writer,
+            config,
+            metrics,
+            status,
+            commands,
+            handle,
+        })
     }
 
     /// A handle to the status and to what a running pump can be told.
@@ -67,7 +78,15 @@ impl Pump {
     /// Runs until `shutdown` is cancelled. No failure of the source or the directory ends it.
     pub async fn run(self, shutdown: CancellationToken) {
         let state = Arc::new(StateFile::open(self.config.state_file.clone()).await);
-        let Pump { source, writer, config, metrics, status, mut commands, handle } = self;
+        let Pump {
+            source,
+            writer,
+            config,
+            metrics,
+            status,
+            mut commands,
+            handle,
+        } = self;
         // Its own handle must not keep the channel of commands open, nor the status alive.
         drop(handle);
         let mut intake = Source::new(source, &config);
@@ -93,7 +112,8 @@ impl Pump {
                     Some(Command::EndHold { service, answer }) => {
                         let ended = running.rule.end_hold(service.as_deref());
                         intake.sweep_soon();
-                        drop(answer.send(ended));
+                        // Whoever asked may have gone.
+                        let _ = answer.send(ended);
                     }
                     None => commanded = false,
                 },
@@ -181,7 +201,10 @@ impl Running {
     fn moment(&self, at: Instant) -> Moment {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-        Moment { elapsed: at.saturating_duration_since(self.start), unix_ms }
+        Moment {
+            elapsed: at.saturating_duration_since(self.start),
+            unix_ms,
+        }
     }
 
     /// Nothing is published before the source has told all it has once.
@@ -192,7 +215,10 @@ impl Running {
     /// Whether the last published view is unknown: the directory was wiped, and instances had less than one TTL to
     /// show up in this fold.
     fn is_blind(&self, now: Duration) -> bool {
-        self.wiped && self.loaded.is_none_or(|loaded| now < loaded + self.config.lease_ttl)
+        self.wiped
+            && self
+                .loaded
+                .is_none_or(|loaded| now < loaded + self.config.lease_ttl)
     }
 
     fn on_leadership(&mut self, event: Leadership) {
@@ -231,9 +257,15 @@ impl Running {
         self.restored = Some(now.elapsed);
         self.wiped = takeover.wiped;
         if takeover.wiped {
-            tracing::warn!("the directory is empty although lists were published before: all of them are written anew");
+            tracing::warn!(
+                "the directory is empty although lists were published before: all of them are written anew"
+            );
         }
-        tracing::info!(epoch = takeover.term.epoch, lists = takeover.lists.len(), "leading");
+        tracing::info!(
+            epoch = takeover.term.epoch,
+            lists = takeover.lists.len(),
+            "leading"
+        );
         self.publisher.begin(takeover, &self.fold, now.elapsed);
     }
 
@@ -258,7 +290,10 @@ impl Running {
         }
         self.last_error = round.error;
         if round.fenced {
-            tracing::warn!(epoch = self.epoch, "a write was refused because another term began; back to standby");
+            tracing::warn!(
+                epoch = self.epoch,
+                "a write was refused because another term began; back to standby"
+            );
             self.metrics.fenced.inc();
             self.stand_by();
         }
@@ -276,11 +311,23 @@ impl Running {
     fn on_intake(&mut self, event: Intake, intake: &mut Source) {
         match event {
             Intake::Hinted(count) => self.metrics.hints.inc_by(count),
-            Intake::Read { asked, instances, answer: Ok(leases) } => {
+            Intake::Read {
+                asked,
+                instances,
+                answer: Ok(leases),
+            } => {
                 self.on_read(asked, instances, leases, intake);
             }
-            Intake::Swept { asked, answer: Ok(sweep) } => self.on_sweep(asked, sweep),
-            Intake::Read { answer: Err(error), .. } | Intake::Swept { answer: Err(error), .. } => {
+            Intake::Swept {
+                asked,
+                answer: Ok(sweep),
+            } => self.on_sweep(asked, sweep),
+            Intake::Read {
+                answer: Err(error), ..
+            }
+            | Intake::Swept {
+                answer: Err(error), ..
+            } => {
                 self.metrics.source_errors.inc();
                 if self.trust.failed(error.clone()) {
                     tracing::warn!(error, "the lease source does not answer; lists stay as they are");
@@ -305,7 +352,11 @@ impl Running {
         for (instance, lease) in instances.into_iter().zip(leases) {
             match lease {
                 Some(live) if live.lease.instance == instance => self.observe(now, asked, live),
-                Some(live) => tracing::warn!(instance, named = live.lease.instance, "a lease under another's key"),
+                Some(live) => tracing::warn!(
+                    instance,
+                    named = live.lease.instance,
+                    "a lease under another's key"
+                ),
                 None => {
                     self.fold.missing(asked, &instance);
                     doubt |= self.fold.is_listed(&instance);
@@ -328,35 +379,54 @@ impl Running {
     fn on_sweep(&mut self, asked: Instant, sweep: Sweep) {
         let (now, asked) = (self.now(), self.moment(asked).elapsed);
         self.metrics.sweeps.inc();
-        self.metrics.sweep_seconds.observe(now.elapsed.saturating_sub(asked).as_secs_f64());
+        self.metrics
+            .sweep_seconds
+            .observe(now.elapsed.saturating_sub(asked).as_secs_f64());
         let loading = !self.trust.loaded();
-        if let Some(reason) = self.trust.swept(asked, now.elapsed, &sweep.source) {
-            self.distrust(now.elapsed, reason);
-        }
-        let instances: Vec<String> = sweep.leases.iter().map(|live| live.lease.instance.clone()).collect();
+        let discontinuity = self.trust.swept(asked, now.elapsed, &sweep.source);
+        let instances: Vec<String> = sweep
+            .leases
+            .iter()
+            .map(|live| live.lease.instance.clone())
+            .collect();
         let swept = self.fold.sweep(now, asked, sweep.leases);
         for instance in instances {
             if let Some(deadline) = self.fold.deadline(&instance) {
                 self.deadlines.schedule(&instance, deadline);
             }
         }
-        if self.rule.too_many(swept.alive_before, swept.vanished) {
-            self.distrust(now.elapsed, Discontinuity::Vanished);
+        let vanished = self
+            .rule
+            .too_many(swept.alive_before, swept.vanished)
+            .then_some(Discontinuity::Vanished);
+        if let Some(reason) = discontinuity.or(vanished) {
+            self.distrust(now.elapsed, reason);
         }
         self.fold.reap(now, &mut self.rule);
         self.swept = Some(now.elapsed);
         if loading {
             self.loaded = Some(now.elapsed);
-            tracing::info!(leases = self.fold.len(), source = self.trust.identity(), "the leases are read");
+            tracing::info!(
+                leases = self.fold.len(),
+                source = self.trust.identity(),
+                "the leases are read"
+            );
         }
         self.report();
     }
 
     fn distrust(&mut self, now: Duration, reason: Discontinuity) {
-        self.metrics.discontinuities.with_label_values(&[reason.as_str()]).inc();
+        self.metrics
+            .discontinuities
+            .with_label_values(&[reason.as_str()])
+            .inc();
         let counts = self.rule.discontinuity(now, reason);
         if reason != Discontinuity::Started {
-            tracing::warn!(reason = reason.as_str(), counts, "the lease source was discontinued: no lease expires for one TTL");
+            tracing::warn!(
+                reason = reason.as_str(),
+                counts,
+                "the lease source was discontinued: no lease expires for one TTL"
+            );
         }
     }
 
@@ -373,7 +443,13 @@ impl Running {
         for (service, removal) in changes.removed {
             let cause = cause(removal.cause());
             self.metrics.removed.with_label_values(&[cause]).inc();
-            tracing::info!(service, instance = removal.instance, incarnation = removal.incarnation, cause, "left");
+            tracing::info!(
+                service,
+                instance = removal.instance,
+                incarnation = removal.incarnation,
+                cause,
+                "left"
+            );
         }
     }
 }

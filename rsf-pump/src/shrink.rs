@@ -118,7 +118,12 @@ struct Held {
 impl ShrinkRule {
     /// A rule that has seen nothing yet.
     pub fn new(config: ShrinkConfig) -> Self {
-        ShrinkRule { config, distrust: None, services: BTreeMap::new(), holds_begun: 0 }
+        ShrinkRule {
+            config,
+            distrust: None,
+            services: BTreeMap::new(),
+            holds_begun: 0,
+        }
     }
 
     /// Notes a discontinuity of the source: from `now` on no lease expires for one full TTL.
@@ -137,7 +142,12 @@ impl ShrinkRule {
         if limited && now.saturating_sub(chain_began) > self.config.max_hold {
             return false;
         }
-        self.distrust = Some(Distrust { chain_began, since: now, last: now, reason });
+        self.distrust = Some(Distrust {
+            chain_began,
+            since: now,
+            last: now,
+            reason,
+        });
         true
     }
 
@@ -149,7 +159,11 @@ impl ShrinkRule {
     /// Whether a lease with this TTL may not expire now because of a discontinuity.
     pub fn distrusted(&self, now: Duration, ttl: Duration) -> bool {
         let ttl = ttl.max(self.config.lease_ttl);
-        self.config.enforced && self.distrust.as_ref().is_some_and(|distrust| now < distrust.since + ttl)
+        self.config.enforced
+            && self
+                .distrust
+                .as_ref()
+                .is_some_and(|distrust| now < distrust.since + ttl)
     }
 
     /// When the last discontinuity was noticed and why, while it still counts.
@@ -173,12 +187,23 @@ impl ShrinkRule {
         }
         let before = guard.losses.front().map_or(listed, |loss| loss.listed_before);
         let lost: usize = guard.losses.iter().map(|loss| loss.count).sum();
-        let allowed = (percent_floor(before, self.config.share_percent)).max(1).saturating_sub(lost);
+        let allowed = (percent_floor(before, self.config.share_percent))
+            .max(1)
+            .saturating_sub(lost);
         let mut admitted = leaving.min(allowed);
         if admitted < leaving && guard.hold.is_none() {
-            guard.hold = Some(Held { since: now, before, held: 0 });
+            guard.hold = Some(Held {
+                since: now,
+                before,
+                held: 0,
+            });
             self.holds_begun += 1;
-            tracing::warn!(service, listed = before, leaving, "list would shrink too fast: instances are held");
+            tracing::warn!(
+                service,
+                listed = before,
+                leaving,
+                "list would shrink too fast: instances are held"
+            );
         }
         if let Some(hold) = &mut guard.hold {
             if now < hold.since + self.config.max_hold {
@@ -188,7 +213,11 @@ impl ShrinkRule {
             hold.held = leaving - admitted;
         }
         if admitted > 0 {
-            guard.losses.push_back(Loss { at: now, count: admitted, listed_before: listed });
+            guard.losses.push_back(Loss {
+                at: now,
+                count: admitted,
+                listed_before: listed,
+            });
         }
         admitted
     }
@@ -290,8 +319,15 @@ mod tests {
         assert_eq!(rule.admit(secs(30), "s", 11, 3), 1, "half of 20 stays");
         assert_eq!(rule.admit(secs(299), "s", 10, 2), 0);
         let holds = rule.holds(secs(299));
-        assert_eq!((holds[0].held, holds[0].before, holds[0].releasing), (2, 20, false));
-        assert_eq!(rule.admit(secs(300), "s", 10, 2), 2, "its time is over: 20 % of 10 a window");
+        assert_eq!(
+            (holds[0].held, holds[0].before, holds[0].releasing),
+            (2, 20, false)
+        );
+        assert_eq!(
+            rule.admit(secs(300), "s", 10, 2),
+            2,
+            "its time is over: 20 % of 10 a window"
+        );
     }
 
     #[test]
@@ -335,7 +371,10 @@ mod tests {
         assert!(!rule.distrusted(secs(400), secs(15)));
         assert!(rule.discontinuity(secs(400), Discontinuity::SourceChanged));
         assert!(rule.distrusted(secs(414), secs(15)));
-        assert!(rule.distrusted(secs(429), secs(30)), "a longer lease has a longer grace");
+        assert!(
+            rule.distrusted(secs(429), secs(30)),
+            "a longer lease has a longer grace"
+        );
         assert!(!rule.distrusted(secs(415), secs(15)));
     }
 }

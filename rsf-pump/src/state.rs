@@ -31,8 +31,16 @@ impl StateFile {
             Ok(None) => State::default(),
             Ok(Some(Ok(state))) => state,
             Ok(Some(Err(problem))) => {
-                let path = path.as_deref().map(Path::display).map(|p| p.to_string()).unwrap_or_default();
-                tracing::error!(path, problem, "the pump's state file is unusable and ignored; it will be replaced");
+                let path = path
+                    .as_deref()
+                    .map(Path::display)
+                    .map(|p| p.to_string())
+                    .unwrap_or_default();
+                tracing::error!(
+                    path,
+                    problem,
+                    "the pump's state file is unusable and ignored; it will be replaced"
+                );
                 State::default()
             }
             Err(error) => {
@@ -40,7 +48,10 @@ impl StateFile {
                 State::default()
             }
         };
-        StateFile { path, state: Mutex::new(state) }
+        StateFile {
+            path,
+            state: Mutex::new(state),
+        }
     }
 
     /// The state as it is remembered.
@@ -74,7 +85,10 @@ impl StateFile {
         });
         match written.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error, "the pump's state could not be saved; make the path writable"),
+            Ok(Err(error)) => tracing::error!(
+                error,
+                "the pump's state could not be saved; make the path writable"
+            ),
             Err(error) => tracing::error!(%error, "the pump's state could not be saved"),
         }
     }
@@ -95,7 +109,10 @@ fn read(path: &Path) -> Result<State, String> {
 
 /// Writes beside the file, flushes to disk and renames, so that a crash leaves the old file or the new one.
 fn write(path: &Path, state: State) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let body = serde_json::to_string(&state)?;
     let beside = path.with_extension("new");
@@ -119,13 +136,24 @@ mod tests {
         file.record_epoch(41).await;
         file.record_epoch(7).await;
         file.record_published().await;
-        let kept = State { epoch: 41, published: true };
+        let kept = State {
+            epoch: 41,
+            published: true,
+        };
         assert_eq!(StateFile::open(Some(path.clone())).await.get().await, kept);
 
         let text = std::fs::read_to_string(&path).expect("text");
-        for damaged in [text.replace("41", "42"), text[..text.len() / 2].to_owned(), String::new()] {
+        for damaged in [
+            text.replace("41", "42"),
+            text[..text.len() / 2].to_owned(),
+            String::new(),
+        ] {
             std::fs::write(&path, &damaged).expect("write");
-            assert_eq!(StateFile::open(Some(path.clone())).await.get().await, State::default(), "{damaged:?}");
+            assert_eq!(
+                StateFile::open(Some(path.clone())).await.get().await,
+                State::default(),
+                "{damaged:?}"
+            );
             assert!(read(&path).is_err(), "{damaged:?}");
         }
     }

@@ -114,7 +114,10 @@ pub struct PumpStatus {
 
 /// What a running pump can be told.
 pub(crate) enum Command {
-    EndHold { service: Option<String>, answer: oneshot::Sender<usize> },
+    EndHold {
+        service: Option<String>,
+        answer: oneshot::Sender<usize>,
+    },
 }
 
 /// A cheap handle to a pump, good for as long as somebody wants to know.
@@ -136,8 +139,15 @@ impl PumpHandle {
     }
 
     /// Waits until the status is as wanted, and returns it.
-    pub async fn wait_for(&mut self, wanted: impl Fn(&PumpStatus) -> bool) -> Result<Arc<PumpStatus>, PumpStopped> {
-        let status = self.status.wait_for(|status| wanted(status)).await.map_err(|_| PumpStopped)?;
+    pub async fn wait_for(
+        &mut self,
+        wanted: impl Fn(&PumpStatus) -> bool,
+    ) -> Result<Arc<PumpStatus>, PumpStopped> {
+        let status = self
+            .status
+            .wait_for(|status| wanted(status))
+            .await
+            .map_err(|_| PumpStopped)?;
         Ok(status.clone())
     }
 
@@ -145,7 +155,10 @@ impl PumpHandle {
     /// holds that concerns.
     pub async fn end_hold(&self, service: Option<String>) -> Result<usize, PumpStopped> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(Command::EndHold { service, answer }).await.map_err(|_| PumpStopped)?;
+        self.commands
+            .send(Command::EndHold { service, answer })
+            .await
+            .map_err(|_| PumpStopped)?;
         answered.await.map_err(|_| PumpStopped)
     }
 }

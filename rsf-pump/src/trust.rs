@@ -19,7 +19,13 @@ pub(crate) struct Trust {
 
 impl Trust {
     pub(crate) fn new(interval: Duration, sweep_timeout: Duration) -> Self {
-        Trust { interval, sweep_timeout, identity: None, last_contact: None, error: None }
+        Trust {
+            interval,
+            sweep_timeout,
+            identity: None,
+            last_contact: None,
+            error: None,
+        }
     }
 
     /// The source did not answer, or wrongly. Answers whether that is news.
@@ -37,7 +43,8 @@ impl Trust {
     /// The source answered a sweep that was sent at `asked`. Answers what lies between this and its last answer.
     pub(crate) fn swept(&mut self, asked: Duration, now: Duration, identity: &str) -> Option<Discontinuity> {
         let late = |last: Duration| asked.saturating_sub(last) > self.interval + SLACK;
-        let paused = self.last_contact.is_some_and(late) || now.saturating_sub(asked) > self.sweep_timeout + SLACK;
+        let paused =
+            self.last_contact.is_some_and(late) || now.saturating_sub(asked) > self.sweep_timeout + SLACK;
         let failed = self.error.take().is_some();
         let before = self.identity.replace(identity.to_owned());
         self.last_contact = Some(now);
@@ -80,10 +87,24 @@ mod tests {
         assert!(trust.failed("gone".into()));
         assert!(!trust.failed("gone".into()));
         trust.read(secs(12));
-        assert_eq!(trust.swept(secs(13), secs(13), "a"), Some(Discontinuity::Interrupted));
-        assert_eq!(trust.swept(secs(18), secs(18), "b"), Some(Discontinuity::SourceChanged));
-        assert_eq!(trust.swept(secs(60), secs(60), "b"), Some(Discontinuity::Paused), "the pump stood still");
-        assert_eq!(trust.swept(secs(65), secs(90), "b"), Some(Discontinuity::Paused), "so did its question");
+        assert_eq!(
+            trust.swept(secs(13), secs(13), "a"),
+            Some(Discontinuity::Interrupted)
+        );
+        assert_eq!(
+            trust.swept(secs(18), secs(18), "b"),
+            Some(Discontinuity::SourceChanged)
+        );
+        assert_eq!(
+            trust.swept(secs(60), secs(60), "b"),
+            Some(Discontinuity::Paused),
+            "the pump stood still"
+        );
+        assert_eq!(
+            trust.swept(secs(65), secs(90), "b"),
+            Some(Discontinuity::Paused),
+            "so did its question"
+        );
         assert_eq!(trust.swept(secs(95), secs(95), "b"), None);
     }
 }

@@ -20,7 +20,10 @@ impl Members {
     }
 
     pub(super) fn list(&self) -> (Vec<ListedInstance>, Vec<Removal>) {
-        (self.instances.values().cloned().collect(), self.removed.iter().cloned().collect())
+        (
+            self.instances.values().cloned().collect(),
+            self.removed.iter().cloned().collect(),
+        )
     }
 
     /// Adds or replaces an entry, and names the service in `changed` if that made a difference. Answers the removal
@@ -35,7 +38,8 @@ impl Members {
         if self.instances.get(&entry.instance) == Some(&entry) {
             return None;
         }
-        self.removed.retain(|gone| gone.instance != entry.instance || gone.incarnation != entry.incarnation);
+        self.removed
+            .retain(|gone| gone.instance != entry.instance || gone.incarnation != entry.incarnation);
         changed.insert(service.to_owned());
         let incarnation = entry.incarnation;
         let old = self.instances.insert(entry.instance.clone(), entry)?;
@@ -49,20 +53,26 @@ impl Members {
 
     /// Whether this or a later incarnation left this list, as far as it remembers.
     pub(super) fn has_removed(&self, instance: &str, incarnation: u64) -> bool {
-        self.removed.iter().any(|gone| gone.instance == instance && gone.incarnation >= incarnation)
+        self.removed
+            .iter()
+            .any(|gone| gone.instance == instance && gone.incarnation >= incarnation)
     }
 
     /// Adds what an earlier pump published about who left.
     pub(super) fn remember(&mut self, removed: &[Removal]) {
         for removal in removed {
-            let same = |gone: &Removal| (&gone.instance, gone.incarnation) == (&removal.instance, removal.incarnation);
+            let same = |gone: &Removal| {
+                (&gone.instance, gone.incarnation) == (&removal.instance, removal.incarnation)
+            };
             let listed = self.instances.get(&removal.instance);
             let back = listed.is_some_and(|entry| entry.incarnation == removal.incarnation);
             if !back && !self.removed.iter().any(same) {
                 self.removed.push_back(removal.clone());
             }
         }
-        self.removed.make_contiguous().sort_by_key(|removal| removal.at_unix_ms);
+        self.removed
+            .make_contiguous()
+            .sort_by_key(|removal| removal.at_unix_ms);
         self.trim();
     }
 

@@ -32,7 +32,10 @@ impl Running {
             leases: self.fold.len(),
             unconfirmed,
             lists_waiting: self.publisher.waiting(),
-            lag_ms: self.publisher.waiting_since().map_or(0, |since| millis(now.saturating_sub(since))),
+            lag_ms: self
+                .publisher
+                .waiting_since()
+                .map_or(0, |since| millis(now.saturating_sub(since))),
             holds: self.rule.holds(now),
             last_write_unix_ms: self.last_write,
             last_error: self.last_error.clone(),
@@ -74,14 +77,21 @@ impl Running {
             return Some("the published lists are being read".into());
         }
         if self.role == Role::Leading && self.is_blind(now) {
-            return Some("the directory was wiped: renewals are gathered for one TTL before lists are written".into());
+            return Some(
+                "the directory was wiped: renewals are gathered for one TTL before lists are written".into(),
+            );
         }
         (unconfirmed > 0).then(|| format!("{unconfirmed} published instances have not renewed yet"))
     }
 
     fn counters(&self) -> Counters {
         let m = &self.metrics;
-        let causes = [RemovalCause::Deregistered, RemovalCause::Expired, RemovalCause::Evicted].map(cause);
+        let causes = [
+            RemovalCause::Deregistered,
+            RemovalCause::Expired,
+            RemovalCause::Evicted,
+        ]
+        .map(cause);
         let removed = causes.map(|cause| (cause.to_owned(), m.removed.with_label_values(&[cause]).get()));
         Counters {
             terms: m.terms.get(),
@@ -90,7 +100,10 @@ impl Running {
             deadline_checks: m.deadline_checks.get(),
             sweeps: m.sweeps.get(),
             source_errors: m.source_errors.get(),
-            discontinuities: Discontinuity::ALL.iter().map(|reason| m.discontinuities.with_label_values(&[reason.as_str()]).get()).sum(),
+            discontinuities: Discontinuity::ALL
+                .iter()
+                .map(|reason| m.discontinuities.with_label_values(&[reason.as_str()]).get())
+                .sum(),
             holds: self.rule.holds_begun(),
             lists_written: m.lists_written.get(),
             write_errors: m.write_errors.get(),
@@ -101,9 +114,16 @@ impl Running {
     fn gauge(&self, status: &PumpStatus) {
         let m = &self.metrics;
         for role in Role::ALL {
-            m.role.with_label_values(&[role.as_str()]).set((role == status.role).into());
+            m.role
+                .with_label_values(&[role.as_str()])
+                .set((role == status.role).into());
         }
-        m.epoch.set(status.epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0));
+        m.epoch.set(
+            status
+                .epoch
+                .and_then(|epoch| i64::try_from(epoch).ok())
+                .unwrap_or(0),
+        );
         m.ready.set(status.ready.into());
         m.source_up.set(status.source.up.into());
         m.distrusted.set(status.source.distrusted.is_some().into());
@@ -113,7 +133,8 @@ impl Running {
         m.holds.set(count(status.holds.len()));
         m.held.set(count(status.holds.iter().map(|hold| hold.held).sum()));
         m.waiting.set(count(status.lists_waiting));
-        m.holds_begun.inc_by(status.counters.holds.saturating_sub(m.holds_begun.get()));
+        m.holds_begun
+            .inc_by(status.counters.holds.saturating_sub(m.holds_begun.get()));
     }
 }
 
