@@ -31,6 +31,8 @@ enum Step {
         draining: bool,
     },
     Renew(u8),
+    /// An instance whose lease was lost writes it again, unchanged.
+    Again(u8),
     Deregister(u8),
     Advance(u64),
     /// A hint or a deadline: one lease is read.
@@ -53,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(instance, services, weight, draining)| Step::Update { instance, services, weight, draining }
         ),
         4 => instance.clone().prop_map(Step::Renew),
+        2 => instance.clone().prop_map(Step::Again),
         1 => instance.clone().prop_map(Step::Deregister),
         4 => (1u64..9_000).prop_map(Step::Advance),
         4 => instance.prop_map(Step::Read),
@@ -68,6 +71,8 @@ struct Run {
     now: Duration,
     starts: u64,
     store: BTreeMap<String, (Lease, Duration)>,
+    /// What each running instance last wrote.
+    written: BTreeMap<String, Lease>,
     earlier: (Duration, Vec<LiveLease>),
     fold: Fold,
     rule: ShrinkRule,
@@ -83,6 +88,7 @@ impl Run {
             now: Duration::from_secs(1),
             starts: 0,
             store: BTreeMap::new(),
+            written: BTreeMap::new(),
             earlier: (Duration::ZERO, Vec::new()),
             fold: Fold::new(),
             rule: rule(enforced),
@@ -151,7 +157,14 @@ impl Run {
                 };
                 *until = deadline;
             }
+            Step::Again(instance) => {
+                let Some(lease) = self.written.get(&name(instance)) else {
+                    return;
+                };
+                self.store.insert(name(instance), (lease.clone(), deadline));
+            }
             Step::Deregister(instance) => {
+                self.written.remove(&name(instance));
                 let short = self.now + Duration::from_secs(3);
                 let Some((lease, until)) = self.stored(instance) else {
                     return;
@@ -179,6 +192,13 @@ impl Run {
                 self.rule.discontinuity(self.now, Discontinuity::SourceChanged);
             }
             Step::Restart => self.restart(),
+        }
+        for (lease, _) in self
+            .store
+            .values()
+            .filter(|(lease, _)| lease.state() != LeaseState::Deregistered)
+        {
+            self.written.insert(lease.instance.clone(), lease.clone());
         }
         self.check();
     }
@@ -411,4 +431,52 @@ fn a_restart_replaces_its_former_incarnation() {
         (removed[0].incarnation, removed[0].cause()),
         (1, RemovalCause::Evicted)
     );
+}
+
+fn observed(sequence: u64, state: LeaseState, remaining: u64) -> LiveLease {
+    let mut lease = lease(0, 1, 5, 1);
+    lease.sequence = sequence;
+    lease.set_state(state);
+    LiveLease {
+        lease,
+        remaining: Duration::from_secs(remaining),
+    }
+}
+
+fn moment(seconds: u64) -> Moment {
+    Moment {
+        elapsed: Duration::from_secs(seconds),
+        unix_ms: seconds * 1_000,
+    }
+}
+
+#[test]
+fn a_late_answer_brings_nobody_back_who_left() {
+    let mut fold = Fold::new();
+    fold.observe(moment(1), Duration::from_secs(1), observed(1, LeaseState::Up, 15));
+    fold.observe(
+        moment(2),
+        Duration::from_secs(2),
+        observed(2, LeaseState::Deregistered, 3),
+    );
+    fold.sweep(
+        moment(3),
+        Duration::from_secs(1),
+        vec![observed(1, LeaseState::Up, 15)],
+    );
+    let (list, removed) = fold.list("a");
+    assert!(list.is_empty());
+    assert_eq!(removed[0].cause(), RemovalCause::Deregistered);
+}
+
+#[test]
+fn nobody_expires_before_its_own_deadline() {
+    let (mut fold, mut rule) = (Fold::new(), rule(false));
+    fold.observe(moment(0), Duration::ZERO, observed(1, LeaseState::Up, 15));
+    for (second, listed) in [(5, 1), (14, 1), (15, 0)] {
+        fold.sweep(moment(second), Duration::from_secs(second), Vec::new());
+        fold.reap(moment(second), &mut rule);
+        assert_eq!(fold.list("a").0.len(), listed, "after {second} s");
+    }
+    assert!(fold.is_empty());
 }

@@ -112,3 +112,20 @@ async fn nothing_is_written_before_the_source_has_answered() {
     until(4 * SECOND, "written", || world.directory.len("s") == 5).await;
     pump.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_was_lost_is_written_again_even_if_the_change_was_undone() {
+    let (world, _pump) = World::with(5, PumpSettings::default()).await;
+    let put = async |sequence, weight| {
+        let mut lease = lease("s", 2);
+        (lease.sequence, lease.weight) = (sequence, weight);
+        world.store.put(&lease, TTL).await.expect("put");
+    };
+    let weight = || world.directory.list("s").expect("list").instances[2].weight;
+    world.directory.set_ambiguous(true);
+    put(2, 7).await;
+    until(SECOND, "took effect", || weight() == 7).await;
+    world.directory.set_ambiguous(false);
+    put(3, 100).await;
+    until(3 * SECOND, "undone", || weight() == 100).await;
+}

@@ -188,6 +188,7 @@ struct DirectoryState {
     lists: BTreeMap<String, ServiceList>,
     history: Vec<(Instant, ServiceList)>,
     away: bool,
+    ambiguous: bool,
     refused: HashSet<String>,
     fenced: usize,
 }
@@ -200,6 +201,11 @@ impl Directory {
     /// Every request fails.
     pub(crate) fn set_away(&self, away: bool) {
         self.state.lock().away = away;
+    }
+
+    /// Writes take effect and their answers are lost.
+    pub(crate) fn set_ambiguous(&self, ambiguous: bool) {
+        self.state.lock().ambiguous = ambiguous;
     }
 
     /// Refuses every write that has this list.
@@ -335,7 +341,11 @@ impl DirectoryWriter for Directory {
             state.lists.insert(list.service.clone(), list.clone());
             state.history.push((Instant::now(), list.clone()));
         }
-        Ok(())
+        if state.ambiguous {
+            Err(unavailable("the answer was lost"))
+        } else {
+            Ok(())
+        }
     }
 }
 
