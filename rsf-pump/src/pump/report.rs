@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rsf_registry::record::RemovalCause;
 
-use super::{Running, cause};
+use super::running::{Running, cause};
 use crate::shrink::Discontinuity;
 use crate::status::{Counters, PumpStatus, Role, SourceStatus};
 

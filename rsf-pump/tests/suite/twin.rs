@@ -470,7 +470,7 @@ pub(crate) fn lease(service: &str, index: usize) -> Lease {
         instance: name(service, index),
         incarnation: 1_000,
         sequence: 1,
-        address: format!("{service}:{index}"),
+        address: format!("{service}:{}", 1_000 + index),
         weight: 100,
         services: vec![ProvidedService {
             name: service.into(),
