@@ -1,0 +1,236 @@
+//! The intake: asks the source, at most one sweep and one read at a time, and never waits for it elsewhere.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use rsf_registry::lease::LiveLease;
+use rsf_registry::{Hint, LeaseSource, Sweep};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config::PumpConfig;
+
+/// How many leases are read in one request.
+const READ_BATCH: usize = 1_000;
+/// How many hints are taken in before the pump looks at anything else.
+const HINT_BATCH: usize = 1_024;
+/// The least time between the beginnings of two sweeps.
+const SWEEP_GAP: Duration = Duration::from_millis(500);
+/// How long the intake waits before it asks a failing source again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the source said.
+pub(crate) enum Intake {
+    /// So many hints came; what they name will be read.
+    Hinted(u64),
+    /// Some leases were read, or not.
+    Read {
+        asked: Instant,
+        instances: Vec<String>,
+        answer: Result<Vec<Option<LiveLease>>, String>,
+    },
+    /// All leases were read, or not.
+    Swept {
+        asked: Instant,
+        answer: Result<Sweep, String>,
+    },
+}
+
+/// The pump's side of one [`LeaseSource`].
+pub(crate) struct Source {
+    source: Arc<dyn LeaseSource>,
+    read_timeout: Duration,
+    sweep_timeout: Duration,
+    interval: Duration,
+    hints: Hints,
+    wanted: BTreeSet<String>,
+    reading: Option<BoxFuture<'static, Intake>>,
+    sweeping: Option<BoxFuture<'static, Intake>>,
+    sweep_at: Instant,
+    swept_at: Option<Instant>,
+}
+
+/// Hints are subscribed to before the sweep that makes them complete.
+enum Hints {
+    Retry(Instant),
+    Subscribing(BoxFuture<'static, Result<BoxStream<'static, Hint>, String>>),
+    Streaming(BoxStream<'static, Vec<Hint>>),
+}
+
+impl Source {
+    pub(crate) fn new(source: Arc<dyn LeaseSource>, config: &PumpConfig) -> Self {
+        let now = Instant::now();
+        Source {
+            source,
+            read_timeout: config.read_timeout,
+            sweep_timeout: config.sweep_timeout,
+            interval: config.sweep,
+            hints: Hints::Retry(now),
+            wanted: BTreeSet::new(),
+            reading: None,
+            sweeping: None,
+            // The first sweep is asked for by the end of the first subscription.
+            sweep_at: now + config.read_timeout + RETRY,
+            swept_at: None,
+        }
+    }
+
+    /// Asks to read these leases soon.
+    pub(crate) fn want(&mut self, instances: Vec<String>) {
+        self.wanted.extend(instances);
+    }
+
+    /// Asks for a sweep as soon as the last one is [`SWEEP_GAP`] old.
+    pub(crate) fn sweep_soon(&mut self) {
+        let earliest = self.swept_at.map_or_else(Instant::now, |swept| swept + SWEEP_GAP);
+        self.sweep_at = self.sweep_at.min(earliest);
+    }
+
+    /// The next thing the source says. Safe to drop and call again.
+    pub(crate) async fn next(&mut self) -> Intake {
+        loop {
+            self.begin();
+            let step = tokio::select! {
+                answer = poll(&mut self.reading) => return self.answered(answer),
+                answer = poll(&mut self.sweeping) => return self.answered(answer),
+                step = self.hints.next() => step,
+                () = sleep_until(self.sweep_at), if self.sweeping.is_none() => continue,
+            };
+            match step {
+                HintStep::Retry => {
+                    let (source, limit) = (self.source.clone(), self.read_timeout);
+                    let subscribe = async move {
+                        let answer = timeout(limit, source.hints()).await;
+                        let answer =
+                            answer.map_err(|_| format!("no answer to a subscription within {limit:?}"))?;
+                        answer.map_err(|error| error.to_string())
+                    };
+                    self.hints = Hints::Subscribing(subscribe.boxed());
+                }
+                HintStep::Subscribed(stream) => {
+                    self.hints = Hints::Streaming(stream.ready_chunks(HINT_BATCH).boxed());
+                    self.sweep_soon();
+                }
+                HintStep::Lost(reason) => {
+                    tracing::warn!(reason, "no hints from the lease source; sweeps cover for them");
+                    self.hints = Hints::Retry(Instant::now() + RETRY);
+                    self.sweep_soon();
+                }
+                HintStep::Hints(hints) => return self.hinted(hints),
+            }
+        }
+    }
+
+    fn hinted(&mut self, hints: Vec<Hint>) -> Intake {
+        let count = hints.len() as u64;
+        for hint in hints {
+            match hint {
+                Hint::Changed(instance) => drop(self.wanted.insert(instance)),
+                Hint::Gap => self.sweep_soon(),
+            }
+        }
+        Intake::Hinted(count)
+    }
+
+    /// Sends what may be sent.
+    fn begin(&mut self) {
+        let now = Instant::now();
+        if self.sweeping.is_none() && self.sweep_at <= now {
+            self.swept_at = Some(now);
+            self.sweep_at = now + self.interval;
+            let (source, limit) = (self.source.clone(), self.sweep_timeout);
+            let sweep = async move {
+                let answer = match timeout(limit, source.sweep()).await {
+                    Ok(answer) => answer.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("no answer to a sweep within {limit:?}")),
+                };
+                Intake::Swept { asked: now, answer }
+            };
+            self.sweeping = Some(sweep.boxed());
+        }
+        if self.reading.is_none() && !self.wanted.is_empty() {
+            let mut instances = Vec::new();
+            while instances.len() < READ_BATCH {
+                let Some(instance) = self.wanted.pop_first() else {
+                    break;
+                };
+                instances.push(instance);
+            }
+            let (source, limit) = (self.source.clone(), self.read_timeout);
+            let read = async move {
+                let answer = match timeout(limit, source.read(&instances)).await {
+                    Ok(Ok(leases)) if leases.len() == instances.len() => Ok(leases),
+                    Ok(Ok(leases)) => Err(format!(
+                        "{} answers to {} questions",
+                        leases.len(),
+                        instances.len()
+                    )),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("no answer to a read within {limit:?}")),
+                };
+                Intake::Read {
+                    asked: now,
+                    instances,
+                    answer,
+                }
+            };
+            self.reading = Some(read.boxed());
+        }
+    }
+
+    /// After a failure reads are given up: the next sweep that goes well makes up for them.
+    fn answered(&mut self, answer: Intake) -> Intake {
+        let now = Instant::now();
+        match &answer {
+            Intake::Swept { answer: Ok(_), .. } => self.sweep_at = self.sweep_at.max(now + SWEEP_GAP),
+            Intake::Swept { answer: Err(_), .. } => self.sweep_at = now + RETRY,
+            Intake::Read { answer: Err(_), .. } => {
+                self.wanted.clear();
+                self.sweep_soon();
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+enum HintStep {
+    Retry,
+    Subscribed(BoxStream<'static, Hint>),
+    Lost(String),
+    Hints(Vec<Hint>),
+}
+
+impl Hints {
+    async fn next(&mut self) -> HintStep {
+        match self {
+            Hints::Retry(at) => {
+                sleep_until(*at).await;
+                HintStep::Retry
+            }
+            Hints::Subscribing(subscribing) => match subscribing.await {
+                Ok(stream) => HintStep::Subscribed(stream),
+                Err(reason) => HintStep::Lost(reason),
+            },
+            Hints::Streaming(stream) => match stream.next().await {
+                Some(hints) => HintStep::Hints(hints),
+                None => HintStep::Lost("the stream of hints ended".into()),
+            },
+        }
+    }
+}
+
+/// Waits for a future in a slot and empties it; for ever where there is none.
+pub(crate) async fn poll<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    match slot {
+        Some(future) => {
+            let output = future.await;
+            *slot = None;
+            output
+        }
+        None => std::future::pending().await,
+    }
+}

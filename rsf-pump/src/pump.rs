@@ -1,0 +1,140 @@
+//! The pump: one task that takes in what the source says, folds it, and publishes while it leads.
+
+mod running;
+
+mod report;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use rsf_registry::{DirectoryWriter, LeaseSource};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::PumpConfig;
+use crate::intake::Source;
+use crate::leader::Leader;
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::state::StateFile;
+use crate::status::{Command, PumpHandle, PumpStatus, Role};
+use running::Running;
+
+/// How old a status may be.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// A pump of one namespace, ready to run.
+pub struct Pump {
+    source: Arc<dyn LeaseSource>,
+    writer: Arc<dyn DirectoryWriter>,
+    config: PumpConfig,
+    metrics: Metrics,
+    status: watch::Sender<Arc<PumpStatus>>,
+    commands: mpsc::Receiver<Command>,
+    handle: PumpHandle,
+}
+
+impl Pump {
+    /// A pump from `source` to `writer`; its metrics go into `registry`, which must not have another pump's.
+    pub fn new(
+        source: Arc<dyn LeaseSource>,
+        writer: Arc<dyn DirectoryWriter>,
+        config: PumpConfig,
+        registry: &Registry,
+    ) -> Result<Pump, prometheus::Error> {
+        let metrics = Metrics::register(registry)?;
+        let first = PumpStatus {
+            pump: config.pump.clone(),
+            not_ready: Some("the pump has not started".into()),
+            ..PumpStatus::default()
+        };
+        let (status, watched) = watch::channel(Arc::new(first));
+        let (sender, commands) = mpsc::channel(8);
+        let handle = PumpHandle {
+            status: watched,
+            commands: sender,
+        };
+        Ok(Pump {
+            source,
+            writer,
+            config,
+            metrics,
+            status,
+            commands,
+            handle,
+        })
+    }
+
+    /// A handle to the status and to what a running pump can be told.
+    pub fn handle(&self) -> PumpHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until `shutdown` is cancelled. No failure of the source or the directory ends it.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let state = Arc::new(StateFile::open(self.config.state_file.clone()).await);
+        let Pump {
+            source,
+            writer,
+            config,
+            metrics,
+            status,
+            mut commands,
+            handle,
+        } = self;
+        // Its own handle must not keep the channel of commands open, nor the status alive.
+        drop(handle);
+        let mut intake = Source::new(source, &config);
+        let mut leader = Leader::new(writer.clone(), config.pump.clone(), state.clone());
+        let mut running = Running::new(&config, metrics, Publisher::new(writer, state, &config), status);
+        let mut report = interval(REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut commanded = true;
+        loop {
+            let deadline = running.deadlines.next();
+            let flush = running.publisher.due().filter(|_| running.may_write());
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                event = leader.next() => running.on_leadership(event),
+                outcome = running.publisher.written() => {
+                    let round = running.publisher.settle(outcome, running.now().elapsed);
+                    if running.on_round(round) {
+                        leader.step_down();
+                    }
+                }
+                command = commands.recv(), if commanded => match command {
+                    Some(Command::EndHold { service, answer }) => {
+                        let ended = running.rule.end_hold(service.as_deref());
+                        intake.sweep_soon();
+                        // Whoever asked may have gone.
+                        let _ = answer.send(ended);
+                    }
+                    None => commanded = false,
+                },
+                () = at(running.start, flush) => {
+                    let now = running.now();
+                    running.publisher.flush(now, &running.fold);
+                }
+                () = at(running.start, deadline) => running.check_deadlines(&mut intake),
+                _ = report.tick() => running.report(),
+                event = intake.next() => running.on_intake(event, &mut intake),
+            }
+            running.note_changes();
+        }
+        tracing::info!(pump = config.pump, "the pump stops");
+        running.publisher.end();
+        running.role = Role::Standby;
+        running.report();
+    }
+}
+
+/// Waits until a moment since `start`; for ever where there is none.
+async fn at(start: Instant, moment: Option<Duration>) {
+    match moment {
+        Some(moment) => sleep_until(start + moment).await,
+        None => std::future::pending().await,
+    }
+}

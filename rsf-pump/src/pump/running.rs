@@ -1,0 +1,342 @@
+//! What a running pump knows, and what it does with each event.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rsf_registry::Sweep;
+use rsf_registry::lease::LiveLease;
+use rsf_registry::record::RemovalCause;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::config::PumpConfig;
+use crate::deadlines::Deadlines;
+use crate::fold::{Fold, Moment};
+use crate::intake::{Intake, Source};
+use crate::leader::{Leadership, Takeover};
+use crate::metrics::Metrics;
+use crate::publish::{Publisher, Round};
+use crate::shrink::{Discontinuity, ShrinkRule};
+use crate::status::{PumpStatus, Role};
+use crate::trust::Trust;
+
+/// Everything a running pump knows.
+pub(super) struct Running {
+    pub(super) config: PumpConfig,
+    pub(super) start: Instant,
+    pub(super) fold: Fold,
+    pub(super) rule: ShrinkRule,
+    pub(super) deadlines: Deadlines,
+    pub(super) trust: Trust,
+    pub(super) publisher: Publisher,
+    pub(super) metrics: Metrics,
+    pub(super) status: watch::Sender<Arc<PumpStatus>>,
+    pub(super) role: Role,
+    pub(super) epoch: Option<u64>,
+    /// Since when a view read back from the directory wants to be covered by renewals.
+    pub(super) restored: Option<Duration>,
+    /// The directory was wiped when this term began.
+    pub(super) wiped: bool,
+    /// When the source had told all it has for the first time.
+    pub(super) loaded: Option<Duration>,
+    pub(super) swept: Option<Duration>,
+    pub(super) last_write: Option<u64>,
+    pub(super) last_error: Option<String>,
+}
+
+impl Running {
+    pub(super) fn new(
+        config: &PumpConfig,
+        metrics: Metrics,
+        publisher: Publisher,
+        status: watch::Sender<Arc<PumpStatus>>,
+    ) -> Self {
+        Running {
+            start: Instant::now(),
+            fold: Fold::new(),
+            rule: ShrinkRule::new(config.shrink.clone()),
+            deadlines: Deadlines::default(),
+            trust: Trust::new(config.sweep, config.sweep_timeout),
+            publisher,
+            metrics,
+            status,
+            role: Role::Standby,
+            epoch: None,
+            restored: None,
+            wiped: false,
+            loaded: None,
+            swept: None,
+            last_write: None,
+            last_error: None,
+            config: config.clone(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.moment(Instant::now())
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        Moment {
+            elapsed: at.saturating_duration_since(self.start),
+            unix_ms,
+        }
+    }
+
+    /// Nothing is published before the source has told all it has once.
+    pub(super) fn may_write(&self) -> bool {
+        self.role == Role::Leading && self.trust.loaded() && !self.is_blind(self.now().elapsed)
+    }
+
+    /// Whether the last published view is unknown: the directory was wiped, and instances had less than one TTL to
+    /// show up in this fold.
+    pub(super) fn is_blind(&self, now: Duration) -> bool {
+        self.wiped
+            && self
+                .loaded
+                .is_none_or(|loaded| now < loaded + self.config.lease_ttl)
+    }
+
+    pub(super) fn on_leadership(&mut self, event: Leadership) {
+        match event {
+            Leadership::Won { epoch } => {
+                tracing::info!(epoch, "won a term");
+                self.role = Role::TakingOver;
+                self.epoch = Some(epoch);
+                self.last_error = None;
+            }
+            Leadership::Begun(takeover) => self.take_over(takeover),
+            Leadership::Lost { epoch } => {
+                tracing::warn!(epoch, "the term ended; back to standby");
+                self.stand_by();
+            }
+            Leadership::Failed { reason } => {
+                tracing::warn!(reason, "no leadership yet");
+                self.stand_by();
+                self.last_error = Some(reason);
+            }
+        }
+        self.report();
+    }
+
+    fn take_over(&mut self, takeover: Takeover) {
+        let now = self.now();
+        self.role = Role::Leading;
+        self.metrics.terms.inc();
+        self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
+        let restored = takeover.lists.iter().flat_map(|list| &list.instances);
+        for instance in restored {
+            if let Some(deadline) = self.fold.deadline(&instance.instance) {
+                self.deadlines.schedule(&instance.instance, deadline);
+            }
+        }
+        self.restored = Some(now.elapsed);
+        self.wiped = takeover.wiped;
+        if takeover.wiped {
+            tracing::warn!(
+                "the directory is empty although lists were published before: all of them are written anew"
+            );
+        }
+        tracing::info!(
+            epoch = takeover.term.epoch,
+            lists = takeover.lists.len(),
+            "leading"
+        );
+        self.publisher.begin(takeover, &self.fold, now.elapsed);
+    }
+
+    fn stand_by(&mut self) {
+        self.publisher.end();
+        self.role = Role::Standby;
+        self.epoch = None;
+    }
+
+    /// Closes a round of writes; answers whether the term is over.
+    pub(super) fn on_round(&mut self, round: Round) -> bool {
+        if !round.lags.is_empty() {
+            self.last_write = Some(self.now().unix_ms);
+        }
+        for lag in &round.lags {
+            self.metrics.lag_seconds.observe(lag.as_secs_f64());
+        }
+        self.metrics.lists_written.inc_by(round.lags.len() as u64);
+        self.metrics.write_errors.inc_by(round.failed as u64);
+        if let Some(error) = &round.error {
+            tracing::warn!(error, lists = round.failed, "lists could not be written");
+        }
+        self.last_error = round.error;
+        if round.fenced {
+            tracing::warn!(
+                epoch = self.epoch,
+                "a write was refused because another term began; back to standby"
+            );
+            self.metrics.fenced.inc();
+            self.stand_by();
+        }
+        self.report();
+        round.fenced
+    }
+
+    pub(super) fn check_deadlines(&mut self, intake: &mut Source) {
+        let now = self.now().elapsed;
+        let due = self.deadlines.due(now, |instance| self.fold.deadline(instance));
+        self.metrics.deadline_checks.inc_by(due.len() as u64);
+        intake.want(due);
+    }
+
+    pub(super) fn on_intake(&mut self, event: Intake, intake: &mut Source) {
+        match event {
+            Intake::Hinted(count) => self.metrics.hints.inc_by(count),
+            Intake::Read {
+                asked,
+                instances,
+                answer: Ok(leases),
+            } => {
+                self.on_read(asked, instances, leases, intake);
+            }
+            Intake::Swept {
+                asked,
+                answer: Ok(sweep),
+            } => self.on_sweep(asked, sweep),
+            Intake::Read {
+                answer: Err(error), ..
+            }
+            | Intake::Swept {
+                answer: Err(error), ..
+            } => {
+                self.metrics.source_errors.inc();
+                if self.trust.failed(error.clone()) {
+                    tracing::warn!(error, "the lease source does not answer; lists stay as they are");
+                }
+                self.report();
+            }
+        }
+    }
+
+    /// A lease that is gone only raises a doubt: one lost node looks the same as an emptied source, so a sweep has to
+    /// tell the two apart before anything leaves a list.
+    fn on_read(
+        &mut self,
+        asked: Instant,
+        instances: Vec<String>,
+        leases: Vec<Option<LiveLease>>,
+        intake: &mut Source,
+    ) {
+        let (now, asked) = (self.now(), self.moment(asked).elapsed);
+        self.trust.read(now.elapsed);
+        let mut doubt = false;
+        for (instance, lease) in instances.into_iter().zip(leases) {
+            match lease {
+                Some(live) if live.lease.instance == instance => self.observe(now, asked, live),
+                Some(live) => tracing::warn!(
+                    instance,
+                    named = live.lease.instance,
+                    "a lease under another's key"
+                ),
+                None => {
+                    self.fold.missing(asked, &instance);
+                    doubt |= self.fold.is_listed(&instance);
+                }
+            }
+        }
+        if doubt {
+            intake.sweep_soon();
+        }
+    }
+
+    fn observe(&mut self, now: Moment, asked: Duration, live: LiveLease) {
+        let instance = live.lease.instance.clone();
+        self.fold.observe(now, asked, live);
+        if let Some(deadline) = self.fold.deadline(&instance) {
+            self.deadlines.schedule(&instance, deadline);
+        }
+    }
+
+    fn on_sweep(&mut self, asked: Instant, sweep: Sweep) {
+        let (now, asked) = (self.now(), self.moment(asked).elapsed);
+        self.metrics.sweeps.inc();
+        self.metrics
+            .sweep_seconds
+            .observe(now.elapsed.saturating_sub(asked).as_secs_f64());
+        let loading = !self.trust.loaded();
+        let discontinuity = self.trust.swept(asked, now.elapsed, &sweep.source);
+        let instances: Vec<String> = sweep
+            .leases
+            .iter()
+            .map(|live| live.lease.instance.clone())
+            .collect();
+        let swept = self.fold.sweep(now, asked, sweep.leases);
+        for instance in instances {
+            if let Some(deadline) = self.fold.deadline(&instance) {
+                self.deadlines.schedule(&instance, deadline);
+            }
+        }
+        let vanished = self
+            .rule
+            .too_many(swept.alive_before, swept.vanished)
+            .then_some(Discontinuity::Vanished);
+        if let Some(reason) = discontinuity.or(vanished) {
+            self.distrust(now.elapsed, reason);
+        }
+        self.fold.reap(now, &mut self.rule);
+        self.swept = Some(now.elapsed);
+        if loading {
+            self.loaded = Some(now.elapsed);
+            tracing::info!(
+                leases = self.fold.len(),
+                source = self.trust.identity(),
+                "the leases are read"
+            );
+        }
+        self.report();
+    }
+
+    fn distrust(&mut self, now: Duration, reason: Discontinuity) {
+        self.metrics
+            .discontinuities
+            .with_label_values(&[reason.as_str()])
+            .inc();
+        let counts = self.rule.discontinuity(now, reason);
+        if reason != Discontinuity::Started {
+            tracing::warn!(
+                reason = reason.as_str(),
+                counts,
+                "the lease source was discontinued: no lease expires for one TTL"
+            );
+        }
+    }
+
+    /// Hands what the last event changed to the publisher, the log and the metrics.
+    pub(super) fn note_changes(&mut self) {
+        let changes = self.fold.take_changes();
+        if changes.services.is_empty() && changes.removed.is_empty() {
+            return;
+        }
+        let now = self.now().elapsed;
+        for service in changes.services {
+            self.publisher.touch(service, now);
+        }
+        for (service, removal) in changes.removed {
+            let cause = cause(removal.cause());
+            self.metrics.removed.with_label_values(&[cause]).inc();
+            tracing::info!(
+                service,
+                instance = removal.instance,
+                incarnation = removal.incarnation,
+                cause,
+                "left"
+            );
+        }
+    }
+}
+
+pub(super) fn cause(cause: RemovalCause) -> &'static str {
+    match cause {
+        RemovalCause::Deregistered => "deregistered",
+        RemovalCause::Expired => "expired",
+        RemovalCause::Evicted => "evicted",
+        RemovalCause::Unspecified => "unspecified",
+    }
+}

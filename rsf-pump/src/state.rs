@@ -1,0 +1,160 @@
+//! What a pump remembers over its own restarts: the last epoch it saw, in a small checksummed file.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+/// The remembered state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// The greatest epoch that this pump led in or read from a list.
+    pub(crate) epoch: u64,
+    /// Whether this pump ever published a list: an empty directory was wiped then.
+    pub(crate) published: bool,
+}
+
+/// The state and its file. Without a path it lives as long as the process.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+impl StateFile {
+    /// Reads the file. A missing one is an empty state; a damaged one is reported and ignored.
+    pub(crate) async fn open(path: Option<PathBuf>) -> StateFile {
+        let from = path.clone();
+        let read = tokio::task::spawn_blocking(move || from.as_deref().map(read)).await;
+        let state = match read {
+            Ok(None) => State::default(),
+            Ok(Some(Ok(state))) => state,
+            Ok(Some(Err(problem))) => {
+                let path = path
+                    .as_deref()
+                    .map(Path::display)
+                    .map(|p| p.to_string())
+                    .unwrap_or_default();
+                tracing::error!(
+                    path,
+                    problem,
+                    "the pump's state file is unusable and ignored; it will be replaced"
+                );
+                State::default()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the pump's state file could not be read");
+                State::default()
+            }
+        };
+        StateFile {
+            path,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The state as it is remembered.
+    pub(crate) async fn get(&self) -> State {
+        *self.state.lock().await
+    }
+
+    /// Remembers `epoch` unless a greater one is remembered.
+    pub(crate) async fn record_epoch(&self, epoch: u64) {
+        let mut state = self.state.lock().await;
+        if epoch > state.epoch {
+            state.epoch = epoch;
+            self.save(*state).await;
+        }
+    }
+
+    /// Remembers that lists have been published.
+    pub(crate) async fn record_published(&self) {
+        let mut state = self.state.lock().await;
+        if !state.published {
+            state.published = true;
+            self.save(*state).await;
+        }
+    }
+
+    /// A state that cannot be saved is reported, and the pump goes on: the directory and the clock still order epochs.
+    async fn save(&self, state: State) {
+        let Some(path) = self.path.clone() else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            write(&path, state).map_err(|error| format!("{}: {error}", path.display()))
+        });
+        match written.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(
+                error,
+                "the pump's state could not be saved; make the path writable"
+            ),
+            Err(error) => tracing::error!(%error, "the pump's state could not be saved"),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<State, String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let (body, checksum) = text.trim_end().rsplit_once(' ').ok_or("it has no checksum")?;
+    if checksum != format!("{:08x}", crc32fast::hash(body.as_bytes())) {
+        return Err("its checksum is wrong".into());
+    }
+    serde_json::from_str(body).map_err(|error| error.to_string())
+}
+
+/// Writes beside the file, flushes to disk and renames, so that a crash leaves the old file or the new one.
+fn write(path: &Path, state: State) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let body = serde_json::to_string(&state)?;
+    let beside = path.with_extension("new");
+    let mut file = std::fs::File::create(&beside)?;
+    writeln!(file, "{body} {:08x}", crc32fast::hash(body.as_bytes()))?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn survives_a_restart_and_ignores_damage() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("deep/pump.state");
+        let file = StateFile::open(Some(path.clone())).await;
+        assert_eq!(file.get().await, State::default(), "a missing file is fine");
+        file.record_epoch(41).await;
+        file.record_epoch(7).await;
+        file.record_published().await;
+        let kept = State {
+            epoch: 41,
+            published: true,
+        };
+        assert_eq!(StateFile::open(Some(path.clone())).await.get().await, kept);
+
+        let text = std::fs::read_to_string(&path).expect("text");
+        for damaged in [
+            text.replace("41", "42"),
+            text[..text.len() / 2].to_owned(),
+            String::new(),
+        ] {
+            std::fs::write(&path, &damaged).expect("write");
+            assert_eq!(
+                StateFile::open(Some(path.clone())).await.get().await,
+                State::default(),
+                "{damaged:?}"
+            );
+            assert!(read(&path).is_err(), "{damaged:?}");
+        }
+    }
+}

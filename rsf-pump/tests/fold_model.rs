@@ -1,0 +1,482 @@
+//! The fold against a naive model: whatever comes in whatever order, the lists end as the leases say, and every list
+//! between is valid.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rsf_pump::fold::{Fold, Moment};
+use rsf_pump::shrink::{Discontinuity, ShrinkConfig, ShrinkRule};
+use rsf_registry::lease::LiveLease;
+use rsf_registry::record::{
+    Lease, LeaseState, ListedInstance, ProvidedService, Removal, RemovalCause, ServiceList,
+};
+
+const TTL: Duration = Duration::from_secs(15);
+const SERVICES: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A start of an instance, at an address, with these services.
+    Start {
+        instance: u8,
+        address: u8,
+        services: u8,
+    },
+    /// Another write of a running instance.
+    Update {
+        instance: u8,
+        services: u8,
+        weight: u32,
+        draining: bool,
+    },
+    Renew(u8),
+    /// An instance whose lease was lost writes it again, unchanged.
+    Again(u8),
+    Deregister(u8),
+    Advance(u64),
+    /// A hint or a deadline: one lease is read.
+    Read(u8),
+    Sweep,
+    /// The answer to a question that was asked before the last change.
+    StaleSweep,
+    /// The source loses everything.
+    Flush,
+    /// The pump is killed; another reads the lists back.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let instance = 0u8..12;
+    prop_oneof![
+        4 => (instance.clone(), 0u8..14, 0u8..8)
+            .prop_map(|(instance, address, services)| Step::Start { instance, address, services }),
+        2 => (instance.clone(), 0u8..8, 0u32..3, any::<bool>()).prop_map(
+            |(instance, services, weight, draining)| Step::Update { instance, services, weight, draining }
+        ),
+        4 => instance.clone().prop_map(Step::Renew),
+        2 => instance.clone().prop_map(Step::Again),
+        1 => instance.clone().prop_map(Step::Deregister),
+        4 => (1u64..9_000).prop_map(Step::Advance),
+        4 => instance.prop_map(Step::Read),
+        3 => Just(Step::Sweep),
+        1 => Just(Step::StaleSweep),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// The source, the fold under test, and what was seen of its lists.
+struct Run {
+    now: Duration,
+    starts: u64,
+    store: BTreeMap<String, (Lease, Duration)>,
+    /// What each running instance last wrote.
+    written: BTreeMap<String, Lease>,
+    earlier: (Duration, Vec<LiveLease>),
+    fold: Fold,
+    rule: ShrinkRule,
+    enforced: bool,
+    seen: BTreeMap<String, Vec<ListedInstance>>,
+    /// By service: when how many were lost without a word, and how many were listed before.
+    losses: BTreeMap<String, Vec<(Duration, usize, usize)>>,
+}
+
+impl Run {
+    fn new(enforced: bool) -> Run {
+        Run {
+            now: Duration::from_secs(1),
+            starts: 0,
+            store: BTreeMap::new(),
+            written: BTreeMap::new(),
+            earlier: (Duration::ZERO, Vec::new()),
+            fold: Fold::new(),
+            rule: rule(enforced),
+            enforced,
+            seen: BTreeMap::new(),
+            losses: BTreeMap::new(),
+        }
+    }
+
+    fn at(&self) -> Moment {
+        Moment {
+            elapsed: self.now,
+            unix_ms: self.now.as_millis() as u64,
+        }
+    }
+
+    fn live(&self) -> Vec<LiveLease> {
+        let live = self.store.values().filter(|(_, deadline)| *deadline > self.now);
+        live.map(|(lease, deadline)| LiveLease {
+            lease: lease.clone(),
+            remaining: *deadline - self.now,
+        })
+        .collect()
+    }
+
+    fn stored(&mut self, instance: u8) -> Option<&mut (Lease, Duration)> {
+        let now = self.now;
+        let stored = self.store.get_mut(&name(instance));
+        stored.filter(|(lease, deadline)| *deadline > now && lease.state() != LeaseState::Deregistered)
+    }
+
+    fn step(&mut self, step: Step) {
+        let deadline = self.now + TTL;
+        match step {
+            Step::Start {
+                instance,
+                address,
+                services,
+            } => {
+                self.starts += 1;
+                let lease = lease(instance, self.starts, address, services);
+                self.store.insert(lease.instance.clone(), (lease, deadline));
+            }
+            Step::Update {
+                instance,
+                services,
+                weight,
+                draining,
+            } => {
+                let Some((lease, until)) = self.stored(instance) else {
+                    return;
+                };
+                *until = deadline;
+                lease.sequence += 1;
+                lease.weight = weight;
+                lease.services = provided(services);
+                lease.set_state(if draining {
+                    LeaseState::Draining
+                } else {
+                    LeaseState::Up
+                });
+            }
+            Step::Renew(instance) => {
+                let Some((_, until)) = self.stored(instance) else {
+                    return;
+                };
+                *until = deadline;
+            }
+            Step::Again(instance) => {
+                let Some(lease) = self.written.get(&name(instance)) else {
+                    return;
+                };
+                self.store.insert(name(instance), (lease.clone(), deadline));
+            }
+            Step::Deregister(instance) => {
+                self.written.remove(&name(instance));
+                let short = self.now + Duration::from_secs(3);
+                let Some((lease, until)) = self.stored(instance) else {
+                    return;
+                };
+                *until = short;
+                lease.sequence += 1;
+                lease.set_state(LeaseState::Deregistered);
+            }
+            Step::Advance(ms) => self.now += Duration::from_millis(ms),
+            Step::Read(instance) => {
+                let live = self
+                    .live()
+                    .into_iter()
+                    .find(|live| live.lease.instance == name(instance));
+                match live {
+                    Some(live) => self.fold.observe(self.at(), self.now, live),
+                    None => self.fold.missing(self.now, &name(instance)),
+                }
+                self.earlier = (self.now, self.live());
+            }
+            Step::Sweep => self.sweep(self.now, self.live()),
+            Step::StaleSweep => self.sweep(self.earlier.0, self.earlier.1.clone()),
+            Step::Flush => {
+                self.store.clear();
+                self.rule.discontinuity(self.now, Discontinuity::SourceChanged);
+            }
+            Step::Restart => self.restart(),
+        }
+        for (lease, _) in self
+            .store
+            .values()
+            .filter(|(lease, _)| lease.state() != LeaseState::Deregistered)
+        {
+            self.written.insert(lease.instance.clone(), lease.clone());
+        }
+        self.check();
+    }
+
+    fn sweep(&mut self, asked: Duration, leases: Vec<LiveLease>) {
+        self.fold.sweep(self.at(), asked, leases);
+        self.check();
+        self.fold.reap(self.at(), &mut self.rule);
+    }
+
+    fn restart(&mut self) {
+        let list = |service: &str| {
+            let (instances, removed) = self.fold.list(service);
+            ServiceList {
+                service: service.into(),
+                instances,
+                removed,
+                ..ServiceList::default()
+            }
+        };
+        let lists: Vec<_> = self.fold.services().map(list).collect();
+        self.fold = Fold::new();
+        self.rule = rule(self.enforced);
+        self.rule.discontinuity(self.now, Discontinuity::Started);
+        self.losses.clear();
+        self.fold.restore(self.at(), &lists, TTL);
+    }
+
+    /// Every list is valid, exactly the changed ones are told, and rule R holds.
+    fn check(&mut self) {
+        let changes = self.fold.take_changes();
+        for service in SERVICES {
+            let (list, removed) = self.fold.list(service);
+            let before = self.seen.insert(service.into(), list.clone()).unwrap_or_default();
+            assert!(
+                before == list || changes.services.contains(service),
+                "{service} changed and nobody was told"
+            );
+            valid(&list, &removed);
+            let expired = |(of, removal): &&(String, Removal)| {
+                let entry = before.iter().find(|entry| entry.instance == removal.instance);
+                let draining = entry.is_some_and(|entry| entry.state() == LeaseState::Draining);
+                of == service && removal.cause() == RemovalCause::Expired && !draining
+            };
+            let lost = changes.removed.iter().filter(expired).count();
+            if self.enforced && lost > 0 {
+                let losses = self.losses.entry(service.into()).or_default();
+                losses.push((self.now, lost, before.len()));
+                let window = losses
+                    .iter()
+                    .filter(|(at, ..)| *at + Duration::from_secs(10) > self.now);
+                let (total, base) = window.fold((0, None), |(total, base), (_, lost, before)| {
+                    (total + lost, base.or(Some(*before)))
+                });
+                let base = base.unwrap_or(0);
+                assert!(
+                    total <= (base / 5).max(1),
+                    "{service} lost {total} of {base} within 10 s"
+                );
+            }
+        }
+    }
+
+    /// Everybody who lives renews until every hold and every grace is over.
+    fn settle(&mut self) {
+        for _ in 0..60 {
+            let now = self.now;
+            let forever = now + Duration::from_secs(1_000_000);
+            self.store.retain(|_, (_, deadline)| *deadline > now);
+            self.store
+                .values_mut()
+                .for_each(|(_, deadline)| *deadline = forever);
+            self.now += Duration::from_secs(10);
+            self.sweep(self.now, self.live());
+            self.check();
+        }
+    }
+
+    /// What the lists must be, computed from nothing but the leases.
+    fn model(&self) -> BTreeMap<String, BTreeSet<(String, u64, u32)>> {
+        let live: Vec<Lease> = self.live().into_iter().map(|live| live.lease).collect();
+        let stays = |lease: &&Lease| lease.state() != LeaseState::Deregistered;
+        let mut lists: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
+        for lease in live.iter().filter(stays) {
+            let newer = |other: &&Lease| {
+                other.address == lease.address
+                    && (other.incarnation, &other.instance) > (lease.incarnation, &lease.instance)
+            };
+            if live.iter().filter(stays).any(|other| newer(&other)) {
+                continue;
+            }
+            for service in &lease.services {
+                let entry = (lease.instance.clone(), lease.incarnation, lease.weight);
+                lists.entry(service.name.clone()).or_default().insert(entry);
+            }
+        }
+        lists
+    }
+
+    fn lists(&self) -> BTreeMap<String, BTreeSet<(String, u64, u32)>> {
+        let list = |service: &str| {
+            let (instances, _) = self.fold.list(service);
+            let entry = |entry: ListedInstance| (entry.instance, entry.incarnation, entry.weight);
+            (
+                service.to_owned(),
+                instances.into_iter().map(entry).collect::<BTreeSet<_>>(),
+            )
+        };
+        self.fold
+            .services()
+            .map(list)
+            .filter(|(_, list)| !list.is_empty())
+            .collect()
+    }
+}
+
+fn rule(enforced: bool) -> ShrinkRule {
+    ShrinkRule::new(ShrinkConfig {
+        enforced,
+        lease_ttl: TTL,
+        share_percent: 20,
+        window: Duration::from_secs(10),
+        floor_percent: 50,
+        max_hold: Duration::from_secs(300),
+    })
+}
+
+fn name(instance: u8) -> String {
+    format!("app/{instance:02}")
+}
+
+fn provided(services: u8) -> Vec<ProvidedService> {
+    let named = SERVICES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| services & (1 << bit) != 0);
+    named
+        .map(|(_, name)| ProvidedService {
+            name: (*name).into(),
+            ..ProvidedService::default()
+        })
+        .collect()
+}
+
+fn lease(instance: u8, incarnation: u64, address: u8, services: u8) -> Lease {
+    Lease {
+        instance: name(instance),
+        incarnation,
+        sequence: 1,
+        address: format!("h:{address}"),
+        weight: 100,
+        services: provided(services),
+        state: LeaseState::Up.into(),
+        ..Lease::default()
+    }
+}
+
+fn valid(list: &[ListedInstance], removed: &[Removal]) {
+    assert!(
+        list.is_sorted_by(|a, b| a.instance < b.instance),
+        "each instance once, sorted"
+    );
+    let addresses: BTreeSet<_> = list.iter().map(|entry| &entry.address).collect();
+    assert_eq!(addresses.len(), list.len(), "each address once");
+    assert!(removed.len() <= 64);
+    assert!(removed.is_sorted_by_key(|removal| removal.at_unix_ms));
+    for removal in removed {
+        let same = |entry: &&ListedInstance| {
+            entry.instance == removal.instance && entry.incarnation == removal.incarnation
+        };
+        assert!(!list.iter().any(|entry| same(&entry)), "{removal:?} is listed");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn lists_end_as_the_leases_say(steps in prop::collection::vec(step(), 1..120), enforced in any::<bool>()) {
+        let mut run = Run::new(enforced);
+        steps.into_iter().for_each(|step| run.step(step));
+        run.settle();
+        prop_assert_eq!(run.lists(), run.model());
+    }
+}
+
+#[test]
+fn a_newer_instance_on_the_same_address_takes_its_place_and_gives_it_back() {
+    let mut run = Run::new(true);
+    let start = |instance| Step::Start {
+        instance,
+        address: 5,
+        services: 1,
+    };
+    for step in [start(0), start(1), Step::Sweep] {
+        run.step(step);
+    }
+    let (list, _) = run.fold.list("a");
+    assert_eq!(
+        list.iter()
+            .map(|entry| entry.instance.as_str())
+            .collect::<Vec<_>>(),
+        ["app/01"]
+    );
+    for step in [Step::Deregister(1), Step::Read(1)] {
+        run.step(step);
+    }
+    let (list, removed) = run.fold.list("a");
+    assert_eq!(list[0].instance, "app/00");
+    assert_eq!(
+        (removed[0].instance.as_str(), removed[0].cause()),
+        ("app/01", RemovalCause::Deregistered)
+    );
+}
+
+#[test]
+fn a_restart_replaces_its_former_incarnation() {
+    let mut run = Run::new(true);
+    let start = || Step::Start {
+        instance: 0,
+        address: 5,
+        services: 3,
+    };
+    for step in [start(), Step::Read(0), start(), Step::Read(0)] {
+        run.step(step);
+    }
+    let (list, removed) = run.fold.list("b");
+    assert_eq!((list.len(), list[0].incarnation), (1, 2));
+    assert_eq!(
+        (removed[0].incarnation, removed[0].cause()),
+        (1, RemovalCause::Evicted)
+    );
+}
+
+fn observed(sequence: u64, state: LeaseState, remaining: u64) -> LiveLease {
+    let mut lease = lease(0, 1, 5, 1);
+    lease.sequence = sequence;
+    lease.set_state(state);
+    LiveLease {
+        lease,
+        remaining: Duration::from_secs(remaining),
+    }
+}
+
+fn moment(seconds: u64) -> Moment {
+    Moment {
+        elapsed: Duration::from_secs(seconds),
+        unix_ms: seconds * 1_000,
+    }
+}
+
+#[test]
+fn a_late_answer_brings_nobody_back_who_left() {
+    let mut fold = Fold::new();
+    fold.observe(moment(1), Duration::from_secs(1), observed(1, LeaseState::Up, 15));
+    fold.observe(
+        moment(2),
+        Duration::from_secs(2),
+        observed(2, LeaseState::Deregistered, 3),
+    );
+    fold.sweep(
+        moment(3),
+        Duration::from_secs(1),
+        vec![observed(1, LeaseState::Up, 15)],
+    );
+    let (list, removed) = fold.list("a");
+    assert!(list.is_empty());
+    assert_eq!(removed[0].cause(), RemovalCause::Deregistered);
+}
+
+#[test]
+fn nobody_expires_before_its_own_deadline() {
+    let (mut fold, mut rule) = (Fold::new(), rule(false));
+    fold.observe(moment(0), Duration::ZERO, observed(1, LeaseState::Up, 15));
+    for (second, listed) in [(5, 1), (14, 1), (15, 0)] {
+        fold.sweep(moment(second), Duration::from_secs(second), Vec::new());
+        fold.reap(moment(second), &mut rule);
+        assert_eq!(fold.list("a").0.len(), listed, "after {second} s");
+    }
+    assert!(fold.is_empty());
+}

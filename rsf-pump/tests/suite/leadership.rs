@@ -1,0 +1,220 @@
+//! Terms begin and end: T18, T20, T21, epochs that never go back, and the pump's own state file.
+
+use std::time::Duration;
+
+use rsf_pump::{PumpSettings, Role};
+use rsf_registry::record::{ListVersion, ServiceList};
+use tokio::time::Instant;
+
+use crate::world::{World, secs, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn named(pump: &str) -> PumpSettings {
+    PumpSettings {
+        pump: pump.into(),
+        ..PumpSettings::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t21_a_deposed_leader_is_refused_and_versions_never_go_back() {
+    let (mut world, first) = World::with(10, named("first")).await;
+    let second = world.pump(named("second"));
+    secs(20).await;
+    assert_eq!(
+        (first.handle.status().role, second.handle.status().role),
+        (Role::Leading, Role::Standby)
+    );
+    assert_eq!(second.handle.status().leases, 10, "a standby folds along");
+    let epoch = world
+        .directory
+        .list("s")
+        .expect("list")
+        .version
+        .expect("version")
+        .epoch;
+
+    world.directory.depose(false);
+    world.fleet.start_one("s", 50, Duration::ZERO);
+    until(3 * SECOND, "published by the second", || {
+        world.directory.len("s") == 11
+    })
+    .await;
+    secs(3).await;
+    let (was, is) = (first.handle.status(), second.handle.status());
+    assert_eq!((was.role, is.role), (Role::Standby, Role::Leading));
+    assert!(world.directory.fenced() > 0 && was.counters.fenced == 1);
+    assert!(
+        world
+            .directory
+            .list("s")
+            .expect("list")
+            .version
+            .expect("version")
+            .epoch
+            > epoch
+    );
+    assert!(first.is_running());
+
+    world.directory.depose(true);
+    secs(5).await;
+    world.fleet.start_one("s", 51, Duration::ZERO);
+    until(3 * SECOND, "published by either", || {
+        world.directory.len("s") == 12
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn t20_a_pump_killed_at_any_moment_leaves_lists_that_its_successor_completes() {
+    for step in 0..60 {
+        let (mut world, pump) = World::with(10, PumpSettings::default()).await;
+        world.fleet.start_one("s", 50, Duration::ZERO);
+        world.fleet.kill("s", 0..1);
+        tokio::time::sleep(Duration::from_millis(step * 5 + (step % 2) * 15_000)).await;
+        pump.kill().await;
+        let _pump = world.pump(PumpSettings::default());
+        secs(40).await;
+        let list = world.directory.list("s").expect("list");
+        let names: Vec<_> = list
+            .instances
+            .iter()
+            .map(|entry| entry.instance.as_str())
+            .collect();
+        assert_eq!(
+            (names.len(), names[0], names[9]),
+            (10, "s/0001", "s/0050"),
+            "step {step}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t18_a_wiped_directory_is_written_anew_with_a_greater_epoch() {
+    let (mut world, pump) = World::with(10, PumpSettings::default()).await;
+    world.fleet.start("t", 5);
+    secs(5).await;
+    let before = pump.handle.status().epoch.expect("epoch");
+    world.directory.wipe();
+    until(3 * SECOND, "both lists", || {
+        world.directory.len("s") == 10 && world.directory.len("t") == 5
+    })
+    .await;
+    assert!(
+        world
+            .directory
+            .list("s")
+            .expect("list")
+            .version
+            .expect("version")
+            .epoch
+            > before
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_wipe_a_restarted_pump_gathers_renewals_before_it_writes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let settings = PumpSettings {
+        state_file: Some(folder.path().join("pump.state")),
+        ..PumpSettings::default()
+    };
+    let (world, pump) = World::with(10, settings.clone()).await;
+    let before = pump.handle.status().epoch.expect("epoch");
+    pump.stop().await;
+    world.directory.wipe();
+    world.store.restart_empty();
+    let start = Instant::now();
+    let pump = world.pump(settings);
+    secs(8).await;
+    assert!(
+        pump.handle
+            .status()
+            .not_ready
+            .as_ref()
+            .is_some_and(|why| why.contains("wiped"))
+    );
+    assert!(world.directory.lists_stored().is_empty());
+    until(12 * SECOND, "written", || world.directory.len("s") > 0).await;
+    assert_eq!(
+        world.directory.least("s", start),
+        10,
+        "whole from the first write on"
+    );
+    let version = world.directory.list("s").expect("list").version.expect("version");
+    assert_eq!((version.epoch, version.sequence), (before + 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_state_file_stops_no_pump() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("pump.state");
+    std::fs::write(&path, b"\xff\x00 nonsense").expect("write");
+    let (_world, _pump) = World::with(
+        3,
+        PumpSettings {
+            state_file: Some(path.clone()),
+            ..PumpSettings::default()
+        },
+    )
+    .await;
+    assert!(
+        std::fs::read_to_string(&path)
+            .expect("replaced")
+            .contains("\"epoch\":1")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_list_of_a_later_epoch_asks_for_a_greater_one() {
+    let mut world = World::new();
+    let version = Some(ListVersion {
+        epoch: 77,
+        sequence: 9,
+    });
+    world.directory.plant(ServiceList {
+        service: "s".into(),
+        version,
+        ..ServiceList::default()
+    });
+    world.fleet.start("s", 3);
+    let _pump = world.pump(PumpSettings::default());
+    until(5 * SECOND, "written", || world.directory.len("s") == 3).await;
+    assert_eq!(
+        world
+            .directory
+            .list("s")
+            .expect("list")
+            .version
+            .expect("version")
+            .epoch,
+        78
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_campaign_outlives_a_directory_that_is_away() {
+    let mut world = World::new();
+    world.directory.set_away(true);
+    world.fleet.start("s", 3);
+    let pump = world.pump(PumpSettings::default());
+    secs(10).await;
+    assert_eq!(pump.handle.status().role, Role::Standby);
+    assert!(pump.handle.status().last_error.is_some());
+    world.directory.set_away(false);
+    until(3 * SECOND, "written", || world.directory.len("s") == 3).await;
+    let json = serde_json::to_string(&*pump.handle.status()).expect("serializable");
+    assert!(json.contains("\"role\":\"leading\""), "{json}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pump_that_stops_hands_over_at_once() {
+    let (mut world, first) = World::with(3, named("first")).await;
+    let second = world.pump(named("second"));
+    secs(20).await;
+    first.stop().await;
+    world.fleet.start_one("s", 9, Duration::ZERO);
+    until(SECOND, "written by the second", || world.directory.len("s") == 4).await;
+    assert_eq!(second.handle.status().role, Role::Leading);
+}

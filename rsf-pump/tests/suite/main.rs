@@ -1,0 +1,12 @@
+//! The pump against twins of its stores, with their faults; the clock is paused and nothing waits for real.
+
+#![allow(clippy::expect_used, reason = "a test's steps may not fail")]
+
+mod twin;
+mod world;
+
+mod embedded;
+mod leadership;
+mod liveness;
+mod publishing;
+mod source_faults;

@@ -1,0 +1,99 @@
+//! One store, one directory, and the pumps between them, on a paused clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use rsf_pump::{Pump, PumpHandle, PumpSettings};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::twin::{Directory, Fleet, Store};
+
+/// Everything a case needs.
+pub(crate) struct World {
+    pub(crate) store: Arc<Store>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) fleet: Fleet,
+}
+
+/// A pump that runs.
+pub(crate) struct Running {
+    pub(crate) handle: PumpHandle,
+    pub(crate) registry: Registry,
+    shutdown: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        let store = Store::new();
+        World {
+            fleet: Fleet::new(&store),
+            directory: Directory::new(),
+            store,
+        }
+    }
+
+    /// A world with one leading pump and these many instances of `s`, all published.
+    pub(crate) async fn with(count: usize, settings: PumpSettings) -> (World, Running) {
+        let mut world = World::new();
+        world.fleet.start("s", count);
+        let pump = world.pump(settings);
+        secs(20).await;
+        assert_eq!(world.directory.len("s"), count);
+        assert!(pump.handle.status().ready, "{:?}", pump.handle.status());
+        (world, pump)
+    }
+
+    pub(crate) fn pump(&self, settings: PumpSettings) -> Running {
+        let registry = Registry::new();
+        let config = settings.validate().expect("valid settings");
+        let pump = Pump::new(self.store.clone(), self.directory.clone(), config, &registry)
+            .expect("a fresh registry");
+        let (handle, shutdown) = (pump.handle(), CancellationToken::new());
+        let task = AbortOnDropHandle::new(tokio::spawn(pump.run(shutdown.clone())));
+        Running {
+            handle,
+            registry,
+            shutdown,
+            task,
+        }
+    }
+}
+
+impl Running {
+    /// Ends the pump in good order.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.expect("the pump does not panic");
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(
+            self.task.await.expect_err("aborted").is_cancelled(),
+            "the pump had panicked"
+        );
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+}
+
+pub(crate) async fn secs(seconds: u64) {
+    sleep(Duration::from_secs(seconds)).await;
+}
+
+/// How long it takes until `done`; panics after `limit`.
+pub(crate) async fn until(limit: Duration, what: &str, done: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() <= limit, "{what}: not within {limit:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    start.elapsed()
+}
