@@ -1,12 +1,17 @@
 //! Lists: from the directory, from disk, from an operator; and what never replaces a good one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rsf_core::control::{ControlPlane, Discovery, Instance, ListOrigin};
 use rsf_registry::record::ServiceList;
 use rsf_registry::snapshot::SnapshotFolder;
-use rsf_registry::{Backend, DirectoryWriter, RegistryAgent};
+use rsf_registry::{
+    AgentOptions, Backend, Directory, DirectoryWriter, Observed, RegistryAgent, StoreError, Watch,
+};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::server::Server;
@@ -128,29 +133,64 @@ async fn an_unknown_namespace_is_named() {
 }
 
 #[tokio::test]
-async fn a_good_list_is_never_emptied_by_accident() {
-    let server = Server::started().await;
-    let agent = agent(&server);
+async fn accidents_never_replace_a_good_list() {
+    let states = Arc::new(watch::Sender::new(Observed::Unknown));
+    let server = Server::stopped().await;
+    let mut backend = Backend::from(server.client("default"));
+    backend.directory = Arc::new(Scripted(states.clone()));
+    let agent = RegistryAgent::new(backend, AgentOptions::new("default", "scripted")).expect("agent");
     let mut instances = agent.instances(SERVICE);
-    let mut pump = Pump::of(&server).await;
-    let good = pump.write(&["a", "b"], &[]).await;
-    ready(&mut instances, "two", |list| list.version == good).await;
-    pump.write(&[], &[]).await;
-    pump.write(&[], &["a"]).await;
-    let other = pump.write(&["a", "b", "c"], &[]).await;
-    instances.mark_unchanged();
-    let mut versions = Vec::new();
-    while versions.last() != Some(&other) {
-        let list = ready(&mut instances, "a list", |_| true).await;
-        assert!(!list.instances.is_empty(), "{list:?}");
-        versions.push(list.version);
-        if list.version != other {
-            instances.changed().await.expect("goes on");
-        }
+    settle().await;
+    let present = |list: ServiceList| Observed::Present(Arc::new(list));
+    states.send_replace(present(list((5, 5), &["a", "b"], &[])));
+    let good = ready(&mut instances, "the good one", |_| true).await;
+    let mut heavy = list((5, 6), &["a", "b"], &[]);
+    heavy.instances[1].weight = 10_001;
+    let mut stray = list((5, 6), &["a", "b"], &[]);
+    stray.service = "shop.v1.OrderService".into();
+    let accidents = [
+        ("lost", Observed::Absent),
+        ("forgotten", Observed::Unknown),
+        ("emptied", present(list((5, 6), &[], &[]))),
+        ("emptied, half explained", present(list((5, 6), &[], &["a"]))),
+        ("emptied by a new epoch", present(list((6, 1), &[], &[]))),
+        ("older sequence", present(list((5, 4), &["a"], &[]))),
+        ("older epoch", present(list((4, 9), &["a"], &[]))),
+        ("invalid", present(heavy)),
+        ("of another service", present(stray)),
+    ];
+    for (what, accident) in accidents {
+        states.send_replace(accident);
+        settle().await;
+        let Discovery::Ready(kept) = &*instances.borrow() else {
+            panic!("{what}: nothing is left")
+        };
+        assert_eq!(**kept, *good, "{what}");
     }
-    let empty = pump.write(&[], &["a", "b", "c"]).await;
-    let list = ready(&mut instances, "each said why", |list| list.version == empty).await;
-    assert!(list.instances.is_empty());
+    states.send_replace(present(list((5, 6), &[], &["a", "b"])));
+    let empty = ready(&mut instances, "each said why", |list| list.version == (5, 6)).await;
+    assert!(empty.instances.is_empty());
+}
+
+/// A directory that says what the test wants.
+struct Scripted(Arc<watch::Sender<Observed<ServiceList>>>);
+
+#[async_trait]
+impl Directory for Scripted {
+    fn watch(&self, _service: &str) -> Watch<ServiceList> {
+        Watch::new(self.0.subscribe(), None)
+    }
+
+    async fn services(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Lets every task of this test's one thread run until it waits; nothing here waits for the network.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
