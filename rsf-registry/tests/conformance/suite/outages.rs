@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::policies::{record, revision};
 use super::{directory, eventually, lease, list};
-use crate::fixture::{Fixture, Outage};
+use crate::fixture::Outage;
 
 const SERVICE: &str = "shop.v1.MemberService";
 
-pub(crate) async fn unavailable_in_time(fixture: &(impl Fixture + Outage)) {
+pub(crate) async fn unavailable_in_time(fixture: &impl Outage) {
     let (leases, acknowledgements) = (fixture.leases(), fixture.acknowledgements());
     let (directory, policies) = (fixture.directory(), fixture.policies());
     leases
@@ -57,7 +57,7 @@ pub(crate) async fn unavailable_in_time(fixture: &(impl Fixture + Outage)) {
     .await;
 }
 
-pub(crate) async fn watches_survive_a_restart(fixture: &(impl Fixture + Outage)) {
+pub(crate) async fn watches_survive_a_restart(fixture: &impl Outage) {
     let mut watch = fixture.directory().watch(SERVICE);
     let writer = fixture.writer();
     let term = writer.lead("pump", 0).await.expect("lead");
@@ -89,7 +89,7 @@ pub(crate) async fn watches_survive_a_restart(fixture: &(impl Fixture + Outage))
     directory::version(&mut watch, 8).await;
 }
 
-pub(crate) async fn policies_survive_a_restart(fixture: &(impl Fixture + Outage)) {
+pub(crate) async fn policies_survive_a_restart(fixture: &impl Outage) {
     let mut watch = fixture.policies().watch("fleet");
     fixture
         .publisher()
@@ -109,7 +109,7 @@ pub(crate) async fn policies_survive_a_restart(fixture: &(impl Fixture + Outage)
     revision(&mut watch, 2).await;
 }
 
-pub(crate) async fn epoch_survives_a_restart(fixture: &(impl Fixture + Outage)) {
+pub(crate) async fn epoch_survives_a_restart(fixture: &impl Outage) {
     let writer = fixture.writer();
     let far = 1 << 40;
     let term = writer.lead("pump", far).await.expect("lead");
