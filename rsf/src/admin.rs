@@ -8,44 +8,30 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus::{Encoder, Registry, TextEncoder};
-use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use rsf_core::client::ChannelView;
-
-/// What the admin port shows.
-pub(crate) struct AdminPage {
-    pub(crate) metrics: Registry,
-    pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
+/// What a process's admin port shows.
+pub struct AdminPage {
+    /// `GET /metrics`, in Prometheus' text form.
+    pub metrics: Registry,
+    /// `GET /readyz`: 200 while it is true, else 503.
+    pub ready: Box<dyn Fn() -> bool + Send + Sync>,
+    /// `GET /status`, JSON.
+    pub status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
 
-/// The process as `/status` shows it.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Status {
-    pub(crate) application: String,
-    pub(crate) instance: String,
-    pub(crate) incarnation: u64,
-    pub(crate) namespace: String,
-    pub(crate) address: String,
-    pub(crate) zone: String,
-    pub(crate) version: &'static str,
-    /// Whether its lease is in the registry, as far as is known.
-    pub(crate) registered: bool,
-    /// Why the last attempt to register or renew failed.
-    pub(crate) registry_error: Option<String>,
-    pub(crate) draining: bool,
-    pub(crate) provides: Vec<String>,
-    pub(crate) calls: Vec<ChannelView>,
-}
-
-/// Serves until `shutdown`.
-pub(crate) async fn serve(listener: TcpListener, page: Arc<AdminPage>, shutdown: CancellationToken) {
+/// Serves `/metrics`, `/healthz`, `/readyz` and `/status` until `shutdown`. Applications have this by themselves; it is
+/// for processes that are none, such as a pump.
+pub async fn serve(listener: TcpListener, page: Arc<AdminPage>, shutdown: CancellationToken) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/status", get(status))
+        .route(
+            "/status",
+            get(|State(page): State<Arc<AdminPage>>| async move { Json((page.status)()) }),
+        )
         .with_state(page);
     let served = axum::serve(listener, routes)
         .with_graceful_shutdown(shutdown.cancelled_owned())
@@ -64,15 +50,9 @@ async fn metrics(State(page): State<Arc<AdminPage>>) -> Response {
     }
 }
 
-/// Ready while it takes calls: not draining. A registry that is down makes nobody unready.
 async fn ready(State(page): State<Arc<AdminPage>>) -> Response {
-    if (page.status)().draining {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
-    } else {
-        "ready\n".into_response()
+    match (page.ready)() {
+        true => "ready\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
     }
-}
-
-async fn status(State(page): State<Arc<AdminPage>>) -> Json<Status> {
-    Json((page.status)())
 }

@@ -1,6 +1,7 @@
 //! A process's place in the fleet: its ports, its registration, its clients, and its graceful end.
 
 mod builder;
+mod status;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::{ApplicationBuilder, StartError};
 
-use crate::admin::Status;
+use status::Status;
+
 use crate::{Channel, Settings};
 
 /// How long a draining instance still takes calls, so that consumers hear of it first: a coalescing window of the

@@ -20,7 +20,7 @@
 //! Generated code comes from `rsf-build`; the registry, the pump and the console run as processes of their own
 //! (`rsf dev` has them all in one).
 
-mod admin;
+pub mod admin;
 mod application;
 mod settings;
 pub mod state;

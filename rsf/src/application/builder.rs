@@ -1,7 +1,7 @@
 //! What an application is before it starts.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -271,14 +271,22 @@ fn agent(backend: &Backend, settings: &Checked) -> Result<RegistryAgent, AgentEr
     RegistryAgent::new(backend.clone(), options)
 }
 
+/// The page must not keep the application alive, or dropping its last clone would not end it.
 fn page(running: &Arc<Running>, metrics: prometheus::Registry) -> Arc<AdminPage> {
-    let weak: Weak<Running> = Arc::downgrade(running);
-    let last = running.status();
-    let status = Box::new(move || {
-        weak.upgrade()
-            .map_or_else(|| last.clone(), |running| running.status())
-    });
-    Arc::new(AdminPage { metrics, status })
+    let (shown, asked): (Weak<Running>, Weak<Running>) = (Arc::downgrade(running), Arc::downgrade(running));
+    Arc::new(AdminPage {
+        metrics,
+        // A registry that is down makes nobody unready: calls go on.
+        ready: Box::new(move || {
+            asked
+                .upgrade()
+                .is_some_and(|running| !running.draining.load(Ordering::Relaxed))
+        }),
+        status: Box::new(move || {
+            let status = shown.upgrade().map(|running| running.status());
+            serde_json::to_value(status).unwrap_or_default()
+        }),
+    })
 }
 
 async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
