@@ -115,3 +115,26 @@ fn no_cluster(url: &RegistryUrl) -> StoreError {
         reason: format!("this build has no Redis and ZooKeeper backend for {url}; use rsf://host:port"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_embedded_registry_has_its_pump_and_console_inside() {
+        let url: RegistryUrl = "rsf://127.0.0.1:7000".parse().expect("good");
+        assert!(Backend::open(&url, "default").is_ok(), "it connects later");
+        assert!(matches!(
+            Backend::open(&url, "a/b"),
+            Err(StoreError::Invalid { .. })
+        ));
+        let refused = ControlBackend::open(&url, "default")
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(
+            refused.contains("127.0.0.1:7000") && refused.contains("redis://"),
+            "{refused}"
+        );
+    }
+}

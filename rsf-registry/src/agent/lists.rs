@@ -27,6 +27,12 @@ pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sende
         sender.send_replace(Discovery::Ready(list));
         return sender.closed().await;
     }
+    if let Err(error) = limits::check_name("service", service) {
+        sender.send_replace(Discovery::NotReady {
+            reason: error.to_string().into(),
+        });
+        return sender.closed().await;
+    }
     let (stored, tried) = shared.read_disk::<ServiceList>(service).await;
     let mut follower = Follower {
         shared,

@@ -44,6 +44,13 @@ pub async fn serve(
     store: Arc<EmbeddedStore>,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    match listener.local_addr() {
+        Ok(address) if !address.ip().is_loopback() => tracing::warn!(
+            %address,
+            "whoever reaches this port can register instances; keep it inside a trusted network"
+        ),
+        _ => {}
+    }
     let service = Service {
         store,
         shutdown: shutdown.clone(),

@@ -119,6 +119,15 @@ async fn with_neither_it_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_service_has_is_told() {
+    let server = Server::stopped().await;
+    let agent = agent(&server);
+    for (name, why) in [("", "empty"), (&*"x".repeat(201), "longer than 200")] {
+        not_ready(&mut agent.instances(name), why).await;
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_namespace_is_named() {
     let server = Server::started().await;
     let registry = server.client("nowhere");
