@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 pub use url::{InvalidRegistryUrl, RegistryUrl};
 
+use crate::cluster::{self, Cluster};
 use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
 use crate::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
@@ -33,7 +34,9 @@ impl Backend {
     pub fn open(url: &RegistryUrl, namespace: &str) -> Result<Self, StoreError> {
         match url {
             RegistryUrl::Embedded { address } => EmbeddedRegistry::new(address, namespace).map(Backend::from),
-            RegistryUrl::Cluster { .. } => Err(no_cluster(url)),
+            RegistryUrl::Cluster { redis, zookeeper } => {
+                open_cluster(redis, zookeeper, namespace).map(Backend::from)
+            }
         }
     }
 }
@@ -56,7 +59,7 @@ impl ControlBackend {
     ///
     /// # Errors
     /// [`StoreError::Refused`] for an embedded registry: its pump and console run in its own process.
-    pub fn open(url: &RegistryUrl, _namespace: &str) -> Result<Self, StoreError> {
+    pub fn open(url: &RegistryUrl, namespace: &str) -> Result<Self, StoreError> {
         match url {
             RegistryUrl::Embedded { address } => Err(StoreError::Refused {
                 backend: "registry",
@@ -65,7 +68,9 @@ impl ControlBackend {
                      for processes of their own set RSF_REGISTRY to redis://host:port,zk://host:port"
                 ),
             }),
-            RegistryUrl::Cluster { .. } => Err(no_cluster(url)),
+            RegistryUrl::Cluster { redis, zookeeper } => {
+                open_cluster(redis, zookeeper, namespace).map(ControlBackend::from)
+            }
         }
     }
 }
@@ -109,11 +114,41 @@ impl From<EmbeddedNamespace> for ControlBackend {
     }
 }
 
-fn no_cluster(url: &RegistryUrl) -> StoreError {
-    StoreError::Refused {
-        backend: "registry",
-        reason: format!("this build has no Redis and ZooKeeper backend for {url}; use rsf://host:port"),
+/// On Redis and ZooKeeper, as every process has it.
+impl From<Cluster> for Backend {
+    fn from(cluster: Cluster) -> Self {
+        Backend {
+            leases: cluster.leases,
+            directory: cluster.directory,
+            policies: cluster.policies,
+            acknowledgements: cluster.acknowledgements,
+        }
     }
+}
+
+/// On Redis and ZooKeeper, for a pump or a console.
+impl From<Cluster> for ControlBackend {
+    fn from(cluster: Cluster) -> Self {
+        ControlBackend {
+            leases: cluster.source,
+            directory: cluster.writer,
+            policies: cluster.policies,
+            acknowledgements: cluster.acknowledgements,
+        }
+    }
+}
+
+fn open_cluster(redis: &[String], zookeeper: &[String], namespace: &str) -> Result<Cluster, StoreError> {
+    let [redis] = redis else {
+        return Err(StoreError::Refused {
+            backend: "redis",
+            reason: format!(
+                "{} servers are named and one is used; name one in RSF_REGISTRY",
+                redis.len()
+            ),
+        });
+    };
+    cluster::open(redis, &zookeeper.join(","), namespace)
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ pub trait LeaseSource: Send + Sync + 'static {
     async fn sweep(&self) -> Result<Sweep, StoreError>;
 
     /// Reads some leases with what is left of their TTLs; `None` for one that is gone.
+    ///
+    /// [`StoreError::Unavailable`] where one is gone and the source is not the one that the last sweep saw: the store
+    /// may have lost it, so sweep.
     async fn read(&self, instances: &[String]) -> Result<Vec<Option<LiveLease>>, StoreError>;
 
     /// Hints that leases changed. They may be late, doubled or lost; liveness never hangs on them.

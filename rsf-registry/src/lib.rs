@@ -9,7 +9,8 @@
 //!    ([`Directory`]).
 //! 4. [`policy`]: the console publishes policy revisions ([`PolicyWriter`]) and every instance watches its own ([`PolicyStore`]), and
 //!    acknowledges what it runs ([`Acknowledgements`]).
-//! 5. [`embedded`]: all of it in one process and one file, served over gRPC; [`backend`] opens it by its URL.
+//! 5. [`embedded`]: all of it in one process and one file, served over gRPC; [`cluster`]: for fleets, on Redis and
+//!    ZooKeeper; [`backend`] opens either by its URL.
 //! 6. [`agent`]: an instance's side of any backend, the [`ControlPlane`](rsf_core::control::ControlPlane) of its data
 //!    path; what it last knew is on disk ([`snapshot`]).
 //!
@@ -29,6 +30,7 @@ pub mod limits;
 
 mod backoff;
 
+pub mod cluster;
 pub mod embedded;
 
 pub mod backend;

@@ -187,12 +187,11 @@ impl Running {
         let registration = self.registration.lock().take();
         if let Some(provider) = &self.provider {
             provider.set_serving(false).await;
-            match &registration {
-                Some(registration) => match registration.drain().await {
+            if let Some(registration) = &registration {
+                match registration.drain().await {
                     Ok(()) => tokio::time::sleep(DRAIN_NOTICE).await,
                     Err(error) => tracing::warn!(%error, "draining without the registry's help"),
-                },
-                None => {}
+                }
             }
         }
         self.goaway.cancel();

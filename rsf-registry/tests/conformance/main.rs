@@ -13,5 +13,6 @@ mod fixture;
 #[allow(dead_code, reason = "other test programs use the rest")]
 mod server;
 
+mod cluster;
 mod embedded;
 mod network;

@@ -1,0 +1,67 @@
+//! The backend for fleets: leases and acknowledgements in Redis, directory, election and policies in ZooKeeper.
+//!
+//! [`open`] returns at once and connects in the background; every request has a time limit; what a server refuses
+//! comes back as [`StoreError::Refused`] with what to do about it.
+
+mod codec;
+mod zookeeper;
+
+mod directory;
+mod election;
+mod policy;
+mod redis;
+
+use std::sync::Arc;
+
+pub use directory::ZooKeeperDirectory;
+pub use policy::ZooKeeperPolicies;
+pub use redis::RedisLeases;
+
+use crate::{
+    Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyWriter, StoreError, limits,
+};
+use zookeeper::Session;
+use zookeeper::namespace::Namespace;
+
+/// The stores of one namespace on Redis and ZooKeeper. They share one connection to each.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Where instances keep their leases.
+    pub leases: Arc<dyn LeaseStore>,
+    /// Where the pump reads all leases.
+    pub source: Arc<dyn LeaseSource>,
+    /// Where instances say which policies they run.
+    pub acknowledgements: Arc<dyn Acknowledgements>,
+    /// Where consumers watch lists.
+    pub directory: Arc<dyn Directory>,
+    /// Where the leading pump writes lists.
+    pub writer: Arc<dyn DirectoryWriter>,
+    /// Where the current policies stand and the console publishes them.
+    pub policies: Arc<dyn PolicyWriter>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").finish_non_exhaustive()
+    }
+}
+
+/// Opens the stores of a namespace; must be called inside a Tokio runtime.
+///
+/// `redis_url` is `redis://[user:password@]host:port[/db]`, `zookeeper_servers` is `host:port[,host:port…]` without a
+/// scheme. Neither server needs to be up. [`StoreError::Refused`] or [`StoreError::Invalid`] where an address or the
+/// namespace makes no sense.
+pub fn open(redis_url: &str, zookeeper_servers: &str, namespace: &str) -> Result<Cluster, StoreError> {
+    limits::check_namespace(namespace)?;
+    let leases = Arc::new(RedisLeases::open(redis_url, namespace)?);
+    let nodes = Namespace::new(Session::open(zookeeper_servers)?, namespace);
+    let directory = Arc::new(ZooKeeperDirectory::new(nodes.clone()));
+    Ok(Cluster {
+        leases: leases.clone(),
+        source: leases.clone(),
+        acknowledgements: leases,
+        directory: directory.clone(),
+        writer: directory,
+        policies: Arc::new(ZooKeeperPolicies::new(nodes)),
+    })
+}

@@ -1,0 +1,182 @@
+//! Leases and acknowledgements in Redis: one connection for all requests, another for the hints.
+
+mod acknowledge;
+mod hints;
+mod lease;
+mod sweep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError};
+
+use crate::StoreError;
+use crate::error::REQUEST_TIMEOUT;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After this long without an acknowledgement by its kernel a server's machine counts as gone.
+const DEAD_PEER: Duration = Duration::from_secs(10);
+
+/// The leases and acknowledgements of one namespace in one Redis server (7.0 or later).
+///
+/// A lease is the string `rsf:<namespace>:lease:<instance>` with its TTL; see `lease.rs` for its bytes. The
+/// acknowledgements of a scope are the hash `rsf:<namespace>:ack:<scope>`; see `acknowledge.rs`.
+#[derive(Clone)]
+pub struct RedisLeases {
+    client: Client,
+    connection: ConnectionManager,
+    scripts: Arc<Scripts>,
+    /// `host:port`, never with credentials.
+    address: String,
+    /// `rsf:<namespace>:`, before every key.
+    prefix: String,
+    /// The source of the last sweep: [`crate::LeaseSource::read`] only believes that a lease is gone while it stands.
+    swept: Arc<Mutex<Option<String>>>,
+}
+
+impl std::fmt::Debug for RedisLeases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisLeases")
+            .field("address", &self.address)
+            .field("prefix", &self.prefix)
+            .finish()
+    }
+}
+
+struct Scripts {
+    put: redis::Script,
+    renew: redis::Script,
+    acknowledge: redis::Script,
+    forget: redis::Script,
+}
+
+impl RedisLeases {
+    /// Prepares the store at a `redis://[user:password@]host:port[/db]` URL; must be called inside a Tokio runtime.
+    ///
+    /// Connects with the first request, so that it returns at once whether or not the server is up;
+    /// [`StoreError::Refused`] where the URL makes no sense.
+    pub(crate) fn open(url: &str, namespace: &str) -> Result<Self, StoreError> {
+        let invalid = |error: RedisError| StoreError::Refused {
+            backend: "redis",
+            // The URL itself may hold a password, so it is not repeated.
+            reason: format!(
+                "its URL is not valid ({}); write redis://[user:password@]host:port[/db]",
+                error.category()
+            ),
+        };
+        let info = url.into_connection_info().map_err(invalid)?;
+        let address = info.addr().to_string();
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(DEAD_PEER);
+        let client = Client::open(info.set_tcp_settings(tcp)).map_err(invalid)?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(REQUEST_TIMEOUT))
+            // The callers try again by themselves; a request must not hide an outage behind retries of its own.
+            .set_number_of_retries(0);
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(invalid)?;
+        Ok(RedisLeases {
+            client,
+            connection,
+            scripts: Arc::new(Scripts {
+                put: redis::Script::new(lease::PUT),
+                renew: redis::Script::new(lease::RENEW),
+                acknowledge: redis::Script::new(acknowledge::ACKNOWLEDGE),
+                forget: redis::Script::new(acknowledge::FORGET),
+            }),
+            address,
+            prefix: format!("rsf:{namespace}:"),
+            swept: Arc::default(),
+        })
+    }
+
+    fn lease_prefix(&self) -> String {
+        format!("{}lease:", self.prefix)
+    }
+
+    fn lease_key(&self, instance: &str) -> String {
+        format!("{}lease:{instance}", self.prefix)
+    }
+
+    /// Runs the commands of a pipeline in one round trip; one that fails fails all.
+    async fn query<T: redis::FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
+        let mut connection = self.connection.clone();
+        self.in_time(pipeline.query_async(&mut connection)).await
+    }
+
+    /// Runs a script by its hash, loading it where the server does not know it.
+    async fn invoke<T: redis::FromRedisValue>(
+        &self,
+        script: &redis::ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection.clone();
+        self.in_time(script.invoke_async(&mut connection)).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        request: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+            Ok(result) => result.map_err(|error| self.store_error(error)),
+            Err(_) => Err(self.unavailable(format!("no answer within {REQUEST_TIMEOUT:?}"))),
+        }
+    }
+
+    fn unavailable(&self, reason: String) -> StoreError {
+        StoreError::Unavailable {
+            backend: "redis",
+            address: self.address.clone(),
+            reason,
+        }
+    }
+
+    /// What an error of the server or the connection means to the caller of a store.
+    fn store_error(&self, error: RedisError) -> StoreError {
+        let (code, detail) = code_and_detail(&error);
+        let todo = match code.as_str() {
+            "MISCONF" => {
+                "it cannot save to disk: free disk space, or see its log and `stop-writes-on-bgsave-error`"
+            }
+            "OOM" => "it is full: raise `maxmemory` or remove other data",
+            "READONLY" => "it is a replica: name the primary in RSF_REGISTRY",
+            "NOAUTH" | "WRONGPASS" => "give a valid user and password in RSF_REGISTRY",
+            "NOPERM" => "let the user run RSF's commands on `rsf:*` (ACL SETUSER)",
+            "WRONGTYPE" => "another program writes keys under `rsf:`; give RSF a database of its own",
+            "MOVED" | "ASK" | "CROSSSLOT" => "Redis Cluster is not supported: name a single server",
+            "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" => {
+                return self.unavailable(format!("{code} {detail}"));
+            }
+            "" if error.kind() == ErrorKind::AuthenticationFailed => {
+                "give a valid user and password in RSF_REGISTRY"
+            }
+            "" => return self.unavailable(error.to_string()),
+            _ => "RSF needs Redis 7.0 or later",
+        };
+        StoreError::Refused {
+            backend: "redis",
+            reason: format!("{} answered {code} {detail}; {todo}", self.address),
+        }
+    }
+}
+
+/// The code that the server sent and what it said, also for a command inside a pipeline; empty for a broken connection.
+fn code_and_detail(error: &RedisError) -> (String, String) {
+    if let Some(code) = error.code() {
+        return (code.to_owned(), error.detail().unwrap_or_default().to_owned());
+    }
+    match error.clone().into_server_errors() {
+        Some(errors) if !errors.is_empty() => {
+            let (_, first) = &errors[0];
+            (
+                first.code().to_owned(),
+                first.details().unwrap_or_default().to_owned(),
+            )
+        }
+        _ => (String::new(), String::new()),
+    }
+}

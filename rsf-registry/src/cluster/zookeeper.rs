@@ -1,0 +1,206 @@
+//! One ZooKeeper session for the whole process: made again when it expires, with a time limit on every request.
+
+pub(crate) mod namespace;
+pub(crate) mod watched;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, SessionState};
+
+use crate::StoreError;
+use crate::backoff::Backoff;
+use crate::error::REQUEST_TIMEOUT;
+
+/// How long a silent client keeps its ephemeral nodes: what a dead leader costs before another takes over.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How every node of RSF is made; deployments that need ACLs set them on `/rsf` and below.
+pub(crate) const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+
+/// The session, whichever one it is now. Clients of it never hold a [`Client`] across a lost connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    address: String,
+    link: watch::Receiver<Link>,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+/// A connection that stands now.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    /// Rises with every reconnect and every new session of this process.
+    pub(crate) number: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Link {
+    Away(String),
+    Up(Connection),
+}
+
+impl Session {
+    /// Opens a session to `host:port[,host:port…]` in the background; must be called inside a Tokio runtime.
+    ///
+    /// Returns at once, whether or not a server is up; [`StoreError::Refused`] where the addresses make no sense.
+    pub(crate) fn open(servers: &str) -> Result<Arc<Self>, StoreError> {
+        let mut hosts = parse_servers(servers)?;
+        // Each process starts at another server, or the first one would carry the whole fleet.
+        fastrand::shuffle(&mut hosts);
+        let address = servers.to_owned();
+        let (sender, link) = watch::channel(Link::Away("no connection yet".to_owned()));
+        let keeper = tokio::spawn(keep_session(hosts.join(","), sender));
+        Ok(Arc::new(Session {
+            address,
+            link,
+            _keeper: AbortOnDropHandle::new(keeper),
+        }))
+    }
+
+    /// The servers, for messages.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Waits for a standing connection.
+    pub(crate) async fn connected(&self) -> Connection {
+        let mut link = self.link.clone();
+        loop {
+            if let Link::Up(connection) = &*link.borrow_and_update() {
+                return connection.clone();
+            }
+            if link.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the connection of that number no longer stands.
+    pub(crate) async fn moved_on(&self, number: u64) {
+        let mut link = self.link.clone();
+        let moved = link
+            .wait_for(|link| !matches!(link, Link::Up(now) if now.number == number))
+            .await
+            .map(drop);
+        if moved.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Runs one request within [`REQUEST_TIMEOUT`], the wait for a connection included. `key` is for the messages.
+    pub(crate) async fn run<T, F, R>(&self, key: &str, request: R) -> Result<T, StoreError>
+    where
+        R: FnOnce(Client) -> F,
+        F: Future<Output = Result<T, Error>>,
+    {
+        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        let Ok(connection) = tokio::time::timeout_at(deadline, self.connected()).await else {
+            return Err(self.unavailable(match &*self.link.borrow() {
+                Link::Away(reason) => reason.clone(),
+                Link::Up(_) => "no connection in time".to_owned(),
+            }));
+        };
+        match tokio::time::timeout_at(deadline, request(connection.client)).await {
+            Ok(result) => result.map_err(|error| self.store_error(key, error)),
+            Err(_) => Err(self.unavailable(format!("no answer about {key} within {REQUEST_TIMEOUT:?}"))),
+        }
+    }
+
+    /// [`StoreError::Unavailable`] with this reason.
+    pub(crate) fn unavailable(&self, reason: String) -> StoreError {
+        StoreError::Unavailable {
+            backend: "zookeeper",
+            address: self.address.clone(),
+            reason,
+        }
+    }
+
+    /// What an error of the client means to the caller of a store.
+    pub(crate) fn store_error(&self, key: &str, error: Error) -> StoreError {
+        let refused = |todo: &str| StoreError::Refused {
+            backend: "zookeeper",
+            reason: format!("{key}: {error}{}{todo}", if todo.is_empty() { "" } else { "; " }),
+        };
+        match error {
+            Error::NoAuth | Error::AuthFailed | Error::InvalidAcl => {
+                refused("let RSF read and write /rsf (zkCli: getAcl, setAcl)")
+            }
+            Error::QuotaExceeded => refused("raise the quota of /rsf (zkCli: listquota, setquota)"),
+            Error::NotReadOnly => refused("the server is read-only: it has lost its quorum"),
+            Error::BadArguments(_) | Error::Unimplemented | Error::MarshallingError => refused(""),
+            // A request that timed out, or was cut off with its connection, may have been carried out.
+            error => self.unavailable(format!("{key}: {error}")),
+        }
+    }
+}
+
+fn parse_servers(servers: &str) -> Result<Vec<String>, StoreError> {
+    let invalid = |what: &str| StoreError::Refused {
+        backend: "zookeeper",
+        reason: format!("`{servers}` {what}; write zk://host:port[,host:port…]"),
+    };
+    let hosts: Vec<String> = servers.split(',').map(|host| host.trim().to_owned()).collect();
+    for host in &hosts {
+        let (name, port) = host
+            .rsplit_once(':')
+            .ok_or_else(|| invalid("names a server without a port"))?;
+        if name.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0).eq(&false) {
+            return Err(invalid("names a server without a host or a valid port"));
+        }
+        if name.contains(['/', '@']) {
+            return Err(invalid("holds more than hosts and ports"));
+        }
+    }
+    Ok(hosts)
+}
+
+/// Opens sessions one after another and publishes each connection, until nobody listens any more.
+async fn keep_session(servers: String, link: watch::Sender<Link>) {
+    let mut number = 0;
+    let mut backoff = Backoff::default();
+    while !link.is_closed() {
+        let connector = Client::connector()
+            .with_session_timeout(SESSION_TIMEOUT)
+            .with_fail_eagerly();
+        match connector.connect(&servers).await {
+            Ok(client) => {
+                backoff.reset();
+                tracing::info!(servers, session = %client.session_id(), "connected to ZooKeeper");
+                let ended = follow_session(client, &mut number, &link).await;
+                tracing::warn!(servers, state = %ended, "the ZooKeeper session ended; opening another");
+                link.send_replace(Link::Away(format!("the session ended: {ended}")));
+            }
+            Err(error) => {
+                tracing::debug!(servers, %error, "no ZooKeeper session");
+                link.send_replace(Link::Away(error.to_string()));
+            }
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+/// Publishes what becomes of one session's connection until the session is over.
+async fn follow_session(client: Client, number: &mut u64, link: &watch::Sender<Link>) -> SessionState {
+    let mut states = client.state_watcher();
+    let mut state = client.state();
+    loop {
+        match state {
+            SessionState::SyncConnected => {
+                *number += 1;
+                link.send_replace(Link::Up(Connection {
+                    client: client.clone(),
+                    number: *number,
+                }));
+            }
+            SessionState::Disconnected | SessionState::ConnectedReadOnly => {
+                link.send_replace(Link::Away(format!("the connection is lost ({state})")));
+            }
+            ended => return ended,
+        }
+        state = states.changed().await;
+    }
+}
