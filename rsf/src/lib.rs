@@ -47,5 +47,6 @@ pub mod codegen {
     pub use bytes::Bytes;
     pub use futures_util::future::BoxFuture;
     pub use prost;
+    pub use prost_types;
     pub use std::sync::Arc;
 }
