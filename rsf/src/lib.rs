@@ -29,7 +29,7 @@ pub use application::{Application, ApplicationBuilder, StartError};
 pub use settings::{InvalidSettings, Settings};
 
 pub use rsf_core::call::{Call, CallFuture, RawMessage, Reply, StartedCall};
-pub use rsf_core::client::{Channel, Client, TonicChannel};
+pub use rsf_core::client::{Channel, Client, Consumer, TonicChannel};
 pub use rsf_core::context::Context;
 pub use rsf_core::error::{AttemptRecord, RpcError};
 pub use rsf_core::message::{Request, Response};
@@ -47,5 +47,6 @@ pub mod codegen {
     pub use bytes::Bytes;
     pub use futures_util::future::BoxFuture;
     pub use prost;
+    pub use prost_types;
     pub use std::sync::Arc;
 }

@@ -30,8 +30,12 @@ pub struct ApplicationBuilder {
     name: String,
     settings: Settings,
     provider: Option<ProviderBuilder>,
+    /// Services that are made when there is something to make clients with.
+    calling: Vec<MakeService>,
     backend: Option<Backend>,
 }
+
+type MakeService = Box<dyn FnOnce(&Consumer) -> Arc<dyn Service> + Send>;
 
 /// Why an application does not start. A registry that is down is no reason: the application starts without it and
 /// registers when it is back.
@@ -79,6 +83,7 @@ impl ApplicationBuilder {
             name: name.to_owned(),
             settings: Settings::default(),
             provider: None,
+            calling: Vec::new(),
             backend: None,
         }
     }
@@ -92,6 +97,14 @@ impl ApplicationBuilder {
     pub fn implementation(mut self, name: &str, service: impl Service) -> Self {
         let provider = self.provider.take().unwrap_or_default();
         self.provider = Some(provider.service(name, Arc::new(service)));
+        self
+    }
+
+    /// Provides a service whose handlers call other services. `make` takes its clients from the [`Consumer`] that the
+    /// application will have: handlers cannot wait for the application itself, which starts with them.
+    pub fn service_with<S: Service>(mut self, make: impl FnOnce(&Consumer) -> S + Send + 'static) -> Self {
+        self.provider.get_or_insert_default();
+        self.calling.push(Box::new(move |consumer| Arc::new(make(consumer))));
         self
     }
 
@@ -181,8 +194,19 @@ impl ApplicationBuilder {
             .unwrap_or_default();
         let admin_address = advertised_host(&settings, admin_bound);
         let instance = instance_id(&self.name, &settings, &address, &admin_address);
+        let consumer = Consumer::new(ConsumerParts {
+            application: self.name.clone(),
+            namespace: settings.namespace.clone(),
+            runtime: runtime.clone(),
+            wire: Arc::new(Http2Wire::new()),
+            control,
+            policies: policies.clone(),
+            metrics: metrics.clone(),
+        });
         let provider = match self.provider {
             Some(builder) => {
+                let calling = self.calling.into_iter().map(|make| make(&consumer));
+                let builder = calling.fold(builder, |builder, service| builder.service("", service));
                 let target = Some(format!("{}/{instance}", settings.namespace));
                 let identity = ProviderIdentity {
                     application: self.name.clone(),
@@ -222,15 +246,6 @@ impl ApplicationBuilder {
                 .map(provided)
                 .collect(),
         })?;
-        let consumer = Consumer::new(ConsumerParts {
-            application: self.name.clone(),
-            namespace: settings.namespace.clone(),
-            runtime: runtime.clone(),
-            wire: Arc::new(Http2Wire::new()),
-            control,
-            policies,
-            metrics,
-        });
         let running = Arc::new(Running {
             name: self.name,
             instance,
