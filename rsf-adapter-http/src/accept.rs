@@ -22,7 +22,11 @@ pub(crate) struct Greeted {
 
 impl Greeted {
     pub(crate) fn new(socket: TcpStream, timeout: Duration) -> Self {
-        Greeted { socket, timeout: Some(Box::pin(sleep(timeout))), matched: 0 }
+        Greeted {
+            socket,
+            timeout: Some(Box::pin(sleep(timeout))),
+            matched: 0,
+        }
     }
 
     fn heard(&mut self, bytes: &[u8]) {
@@ -36,7 +40,11 @@ impl Greeted {
 }
 
 impl AsyncRead for Greeted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match Pin::new(&mut self.socket).poll_read(cx, buf) {
             Poll::Ready(result) => {

@@ -31,8 +31,15 @@ pub(crate) async fn read(
     match tokio::time::timeout_at(end, collect(body, limit)).await {
         Ok(result) => result,
         Err(_) => {
-            let message = format!("the request's body did not come within {} ms", timeout.as_millis());
-            let message = if end < patience { "the call's time was over before its body had come".to_owned() } else { message };
+            let message = format!(
+                "the request's body did not come within {} ms",
+                timeout.as_millis()
+            );
+            let message = if end < patience {
+                "the call's time was over before its body had come".to_owned()
+            } else {
+                message
+            };
             Err(Failure::new(Code::DeadlineExceeded, message).reason(rsf_core::outcome::Reason::Deadline))
         }
     }

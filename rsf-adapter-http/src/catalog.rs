@@ -68,7 +68,9 @@ impl ReadyService {
         self.schema.method(name).ok_or_else(|| {
             let known = some_of(self.schema.methods.iter().map(|method| method.name.as_str()));
             let service = &self.schema.service.name;
-            Failure::unknown_path(format!("service `{service}` has no method `{name}`; it has: {known}"))
+            Failure::unknown_path(format!(
+                "service `{service}` has no method `{name}`; it has: {known}"
+            ))
         })
     }
 }
@@ -81,7 +83,13 @@ struct FailedVersion {
 
 impl Catalog {
     pub(crate) fn new(source: Arc<dyn SchemaSource>, consumer: Consumer) -> Self {
-        Catalog { source, consumer, table: ArcSwap::default(), failures: Mutex::default(), poke: Notify::new() }
+        Catalog {
+            source,
+            consumer,
+            table: ArcSwap::default(),
+            failures: Mutex::default(),
+            poke: Notify::new(),
+        }
     }
 
     /// What is known now.
@@ -96,7 +104,8 @@ impl Catalog {
         let missing = match table.services.get(&key) {
             Some(Entry::Ready(service)) => return Ok(service.clone()),
             Some(Entry::Unreadable(reason)) => {
-                let message = format!("service `{key}` is registered, but its schema cannot be read: {reason}");
+                let message =
+                    format!("service `{key}` is registered, but its schema cannot be read: {reason}");
                 Failure::new(Code::Unavailable, message)
             }
             None if !table.complete => {
@@ -105,7 +114,9 @@ impl Catalog {
             }
             None => {
                 let known = some_of(table.services.keys().map(String::as_str));
-                Failure::unknown_path(format!("no service `{key}` is registered; there are: {known}. GET / lists all"))
+                Failure::unknown_path(format!(
+                    "no service `{key}` is registered; there are: {known}. GET / lists all"
+                ))
             }
         };
         // It may have appeared just now.
@@ -164,7 +175,9 @@ impl Catalog {
     async fn entry(&self, key: &str) -> Option<Entry> {
         let versions = self.source.versions(key);
         let current = self.table.load().services.get(key).cloned();
-        self.failures.lock().retain(|(of, hash), _| of != key || versions.iter().any(|v| v.hash == *hash));
+        self.failures
+            .lock()
+            .retain(|(of, hash), _| of != key || versions.iter().any(|v| v.hash == *hash));
         for version in &versions {
             if let Some(Entry::Ready(ready)) = &current
                 && ready.schema.hash == version.hash
@@ -177,7 +190,9 @@ impl Catalog {
                     tracing::info!(service = key, hash = &*version.hash, methods, "schema in use");
                     return Some(Entry::Ready(Arc::new(ready)));
                 }
-                Some(Err(error)) => tracing::warn!(service = key, hash = &*version.hash, %error, "schema not readable"),
+                Some(Err(error)) => {
+                    tracing::warn!(service = key, hash = &*version.hash, %error, "schema not readable")
+                }
                 None => {}
             }
         }
@@ -190,7 +205,11 @@ impl Catalog {
     /// Reads one version; `None` while its last failure is too recent to try again.
     async fn read(&self, key: &str, version: &SchemaVersion) -> Option<Result<ReadyService, SchemaError>> {
         let at = (key.to_owned(), version.hash.clone());
-        let failed = self.failures.lock().get(&at).map(|failed| (failed.again_at, failed.pause));
+        let failed = self
+            .failures
+            .lock()
+            .get(&at)
+            .map(|failed| (failed.again_at, failed.pause));
         if failed.is_some_and(|(again_at, _)| Instant::now() < again_at) {
             return None;
         }
@@ -203,7 +222,14 @@ impl Catalog {
             Err(error) => {
                 let pause = failed.map_or(FIRST_RETRY, |(_, pause)| (pause * 2).min(LAST_RETRY));
                 let again_at = Instant::now() + pause;
-                failures.insert(at, FailedVersion { again_at, pause, error: error.clone() });
+                failures.insert(
+                    at,
+                    FailedVersion {
+                        again_at,
+                        pause,
+                        error: error.clone(),
+                    },
+                );
             }
         }
         Some(result)
@@ -215,10 +241,14 @@ impl Catalog {
         let from = format!("schema {}", version.hash);
         let (service, hash) = (name.to_owned(), version.hash.clone());
         // On a thread of its own: a large schema takes long, and one that makes the parser panic harms nobody else.
-        let compiled = tokio::task::spawn_blocking(move || Schema::compile(&from, &service, hash, &bytes)).await;
+        let compiled =
+            tokio::task::spawn_blocking(move || Schema::compile(&from, &service, hash, &bytes)).await;
         let schema = compiled.unwrap_or_else(|_| {
             let reason = "the schema's parser panicked on it".to_owned();
-            Err(SchemaError::Invalid { from: format!("schema {}", version.hash), reason })
+            Err(SchemaError::Invalid {
+                from: format!("schema {}", version.hash),
+                reason,
+            })
         })?;
         let channel = self.consumer.channel(&schema.service, implementation);
         Ok(ReadyService { schema, channel })
@@ -226,9 +256,16 @@ impl Catalog {
 
     fn why_unreadable(&self, key: &str) -> String {
         let failures = self.failures.lock();
-        let reasons: Vec<_> =
-            failures.iter().filter(|((of, _), _)| of == key).map(|(_, failed)| failed.error.to_string()).collect();
-        if reasons.is_empty() { "no instance has published a schema yet".to_owned() } else { reasons.join("; ") }
+        let reasons: Vec<_> = failures
+            .iter()
+            .filter(|((of, _), _)| of == key)
+            .map(|(_, failed)| failed.error.to_string())
+            .collect();
+        if reasons.is_empty() {
+            "no instance has published a schema yet".to_owned()
+        } else {
+            reasons.join("; ")
+        }
     }
 }
 

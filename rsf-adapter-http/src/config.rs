@@ -110,12 +110,16 @@ impl AdapterSettings {
         let mut problems = Vec::new();
         let listen = self.listen.parse::<SocketAddr>().unwrap_or_else(|_| {
             let listen = &self.listen;
-            problems.push(format!("listen: `{listen}` is no ip:port; write for example `127.0.0.1:8080`"));
+            problems.push(format!(
+                "listen: `{listen}` is no ip:port; write for example `127.0.0.1:8080`"
+            ));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
         if !is_prefix(&self.prefix) {
             let prefix = &self.prefix;
-            problems.push(format!("prefix: `{prefix}` is no path; write for example `/rpc`, or nothing"));
+            problems.push(format!(
+                "prefix: `{prefix}` is no path; write for example `/rpc`, or nothing"
+            ));
         }
         let mut within = |name: &str, value: u64, least: u64, most: u64| {
             if !(least..=most).contains(&value) {
@@ -124,10 +128,25 @@ impl AdapterSettings {
         };
         within("max_connections", self.max_connections as u64, 1, 1_000_000);
         within("max_requests", self.max_requests as u64, 1, 1_000_000);
-        within("max_body_bytes", self.max_body_bytes as u64, 1_024, 64 * 1024 * 1024);
-        within("max_header_bytes", self.max_header_bytes as u64, 8 * 1024, 1024 * 1024);
+        within(
+            "max_body_bytes",
+            self.max_body_bytes as u64,
+            1_024,
+            64 * 1024 * 1024,
+        );
+        within(
+            "max_header_bytes",
+            self.max_header_bytes as u64,
+            8 * 1024,
+            1024 * 1024,
+        );
         within("max_json_depth", self.max_json_depth as u64, 1, 100);
-        within("header_read_timeout_ms", self.header_read_timeout_ms, 100, 600_000);
+        within(
+            "header_read_timeout_ms",
+            self.header_read_timeout_ms,
+            100,
+            600_000,
+        );
         within("body_read_timeout_ms", self.body_read_timeout_ms, 100, 600_000);
         within("max_timeout_ms", self.max_timeout_ms.unwrap_or(1), 1, 3_600_000);
         within("drain_timeout_ms", self.drain_timeout_ms, 0, 600_000);
@@ -169,7 +188,9 @@ impl AdapterConfig {
 fn is_prefix(prefix: &str) -> bool {
     let segment = |segment: &str| {
         !segment.is_empty()
-            && segment.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~'))
+            && segment
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~'))
     };
     match prefix.trim_end_matches('/').strip_prefix('/') {
         Some(path) => path.split('/').all(segment),
@@ -192,18 +213,37 @@ mod tests {
             ..AdapterSettings::default()
         };
         let errors = settings.validate().unwrap_err();
-        let named: Vec<_> = errors.problems().iter().filter_map(|problem| problem.split(':').next()).collect();
-        assert_eq!(named, ["listen", "prefix", "max_body_bytes", "max_json_depth", "max_timeout_ms"]);
+        let named: Vec<_> = errors
+            .problems()
+            .iter()
+            .filter_map(|problem| problem.split(':').next())
+            .collect();
+        assert_eq!(
+            named,
+            [
+                "listen",
+                "prefix",
+                "max_body_bytes",
+                "max_json_depth",
+                "max_timeout_ms"
+            ]
+        );
     }
 
     #[test]
     fn defaults_are_valid_and_prefixes_are_normal() {
         for (written, normal) in [("", ""), ("/", ""), ("/rpc", "/rpc"), ("/a/b/", "/a/b")] {
-            let settings = AdapterSettings { prefix: written.to_owned(), ..AdapterSettings::default() };
+            let settings = AdapterSettings {
+                prefix: written.to_owned(),
+                ..AdapterSettings::default()
+            };
             assert_eq!(settings.validate().unwrap().prefix(), normal);
         }
         for wrong in ["rpc", "//", "/a//b", "/a b", "/%2f"] {
-            let settings = AdapterSettings { prefix: wrong.to_owned(), ..AdapterSettings::default() };
+            let settings = AdapterSettings {
+                prefix: wrong.to_owned(),
+                ..AdapterSettings::default()
+            };
             assert!(settings.validate().is_err(), "{wrong}");
         }
     }

@@ -30,7 +30,8 @@ impl Encoding {
             "" | "identity" => Ok(Encoding::Identity),
             "gzip" => Ok(Encoding::Gzip),
             _ => {
-                let message = format!("content encoding `{name}` is not supported; supported are: {SUPPORTED}");
+                let message =
+                    format!("content encoding `{name}` is not supported; supported are: {SUPPORTED}");
                 Err(Failure::new(Code::Unimplemented, message))
             }
         }
@@ -38,17 +39,23 @@ impl Encoding {
 
     /// The best encoding that the caller accepts. `q=0` refuses; nothing said means identity.
     pub(crate) fn accepted<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Encoding {
-        let accepts = values.into_iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).any(
-            |item| {
+        let accepts = values
+            .into_iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .any(|item| {
                 let mut parts = item.split(';').map(str::trim);
                 let gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
                 let refused = parts
                     .filter_map(|part| part.strip_prefix("q="))
                     .any(|quality| quality.parse::<f32>().is_ok_and(|quality| quality == 0.0));
                 gzip && !refused
-            },
-        );
-        if accepts { Encoding::Gzip } else { Encoding::Identity }
+            });
+        if accepts {
+            Encoding::Gzip
+        } else {
+            Encoding::Identity
+        }
     }
 
     /// Unpacks a request body. An empty body is empty in every encoding.
@@ -61,7 +68,11 @@ impl Encoding {
             .take(limit as u64 + 1)
             .read_to_end(&mut out)
             .map_err(|error| Failure::invalid(format!("the body is no valid gzip: {error}")))?;
-        if out.len() > limit { Err(too_large(limit)) } else { Ok(out.into()) }
+        if out.len() > limit {
+            Err(too_large(limit))
+        } else {
+            Ok(out.into())
+        }
     }
 
     /// Packs a reply; `None` where it goes out as it is.
@@ -77,7 +88,8 @@ impl Encoding {
 
 /// A body over the limit, however it was packed.
 pub(crate) fn too_large(limit: usize) -> Failure {
-    let message = format!("the body has more than {limit} bytes uncompressed; send less, or raise `max_body_bytes`");
+    let message =
+        format!("the body has more than {limit} bytes uncompressed; send less, or raise `max_body_bytes`");
     Failure::new(Code::ResourceExhausted, message).reason(rsf_core::outcome::Reason::TooLarge)
 }
 
@@ -97,8 +109,15 @@ mod tests {
     fn a_bomb_is_stopped_at_the_limit() {
         let packed = Encoding::Gzip.pack(&vec![0; 1 << 20]).unwrap();
         assert!(packed.len() < 8_192);
-        assert!(Encoding::Gzip.unpack(packed.clone().into(), (1 << 20) - 1).is_err());
-        assert_eq!(Encoding::Gzip.unpack(packed.into(), 1 << 20).unwrap().len(), 1 << 20);
+        assert!(
+            Encoding::Gzip
+                .unpack(packed.clone().into(), (1 << 20) - 1)
+                .is_err()
+        );
+        assert_eq!(
+            Encoding::Gzip.unpack(packed.into(), 1 << 20).unwrap().len(),
+            1 << 20
+        );
     }
 
     #[test]
@@ -116,7 +135,11 @@ mod tests {
             ("br, zstd", Encoding::Identity),
             ("", Encoding::Identity),
         ] {
-            assert_eq!(Encoding::accepted([&HeaderValue::from_static(value)]), expected, "{value}");
+            assert_eq!(
+                Encoding::accepted([&HeaderValue::from_static(value)]),
+                expected,
+                "{value}"
+            );
         }
     }
 }

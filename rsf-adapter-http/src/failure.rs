@@ -75,14 +75,24 @@ impl Failure {
 
     /// An error of the adapter's own under another HTTP status.
     pub(crate) fn with_status(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        let body = ErrorBody { code: connect_name(code), message: message.into(), details: Vec::new() };
-        Failure::Connect(Box::new(ConnectError { status, body, headers: HeaderMap::new() }))
+        let body = ErrorBody {
+            code: connect_name(code),
+            message: message.into(),
+            details: Vec::new(),
+        };
+        Failure::Connect(Box::new(ConnectError {
+            status,
+            body,
+            headers: HeaderMap::new(),
+        }))
     }
 
     /// Adds RSF's reason.
     pub(crate) fn reason(mut self, reason: Reason) -> Self {
         if let Failure::Connect(error) = &mut self {
-            error.headers.insert(REASON, HeaderValue::from_static(reason.name()));
+            error
+                .headers
+                .insert(REASON, HeaderValue::from_static(reason.name()));
         }
         self
     }
@@ -100,7 +110,11 @@ impl Failure {
     /// A verb that the path does not take.
     pub(crate) fn wrong_verb(allow: &'static str, message: impl Into<String>) -> Self {
         let hint = (ALLOW, HeaderValue::from_static(allow));
-        Failure::Http { status: StatusCode::METHOD_NOT_ALLOWED, message: message.into(), hint }
+        Failure::Http {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            message: message.into(),
+            hint,
+        }
     }
 
     /// What a governed call ended with; `pool` knows the types of its details.
@@ -117,21 +131,33 @@ impl Failure {
             message: error.message().to_owned(),
             details: details(error.status().details(), pool),
         };
-        Failure::Connect(Box::new(ConnectError { status, body, headers })).reason(error.reason())
+        Failure::Connect(Box::new(ConnectError {
+            status,
+            body,
+            headers,
+        }))
+        .reason(error.reason())
     }
 
     /// The response.
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         match self {
             Failure::Connect(error) => {
-                let body = serde_json::to_vec(&error.body).unwrap_or_else(|_| br#"{"code":"internal"}"#.to_vec());
+                let body =
+                    serde_json::to_vec(&error.body).unwrap_or_else(|_| br#"{"code":"internal"}"#.to_vec());
                 let mut response = Response::new(Full::new(body.into()));
                 *response.status_mut() = error.status;
                 *response.headers_mut() = error.headers;
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 response
             }
-            Failure::Http { status, message, hint: (name, value) } => {
+            Failure::Http {
+                status,
+                message,
+                hint: (name, value),
+            } => {
                 let mut response = Response::new(Full::new(format!("{message}\n").into()));
                 *response.status_mut() = status;
                 let text = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -152,7 +178,11 @@ fn details(encoded: &[u8], pool: &DescriptorPool) -> Vec<Detail> {
             .get_message_by_name(&name)
             .and_then(|known| DynamicMessage::decode(known, any.value.as_slice()).ok())
             .and_then(|message| serde_json::to_value(message).ok());
-        Detail { r#type: name, value: BASE64.encode(&any.value), debug }
+        Detail {
+            r#type: name,
+            value: BASE64.encode(&any.value),
+            debug,
+        }
     };
     status.details.into_iter().map(detail).collect()
 }

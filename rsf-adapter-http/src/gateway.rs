@@ -27,7 +27,7 @@ use crate::config::AdapterConfig;
 use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::head::{Codec, Head};
-use crate::metadata::{read_metadata, write_metadata};
+use crate::metadata::{read_metadata, read_trace, write_metadata};
 use crate::schema::MethodSchema;
 use crate::{body, json, pages, reply};
 
@@ -53,7 +53,11 @@ struct CallRequest {
 impl Gateway {
     pub(crate) fn new(catalog: Arc<Catalog>, config: AdapterConfig) -> Self {
         let requests = Semaphore::new(config.max_requests);
-        Gateway { catalog, config, requests }
+        Gateway {
+            catalog,
+            config,
+            requests,
+        }
     }
 
     /// Every request gets a response.
@@ -63,7 +67,10 @@ impl Gateway {
             Ok(_permit) => self.answer(&parts, &mut body).await,
             Err(_) => Err(Failure::new(
                 Code::Unavailable,
-                format!("the adapter has {} requests under way; try again, or raise `max_requests`", self.config.max_requests),
+                format!(
+                    "the adapter has {} requests under way; try again, or raise `max_requests`",
+                    self.config.max_requests
+                ),
             )),
         };
         // Who waits for a `100 Continue` has sent nothing yet, and reading would invite it.
@@ -73,11 +80,16 @@ impl Gateway {
         answer.unwrap_or_else(Failure::into_response)
     }
 
-    async fn answer(&self, parts: &request::Parts, body: &mut Incoming) -> Result<Response<Full<Bytes>>, Failure> {
+    async fn answer(
+        &self,
+        parts: &request::Parts,
+        body: &mut Incoming,
+    ) -> Result<Response<Full<Bytes>>, Failure> {
         match Route::find(parts.uri.path(), &self.config.prefix)? {
-            Route::Index | Route::OpenApi if parts.method != Method::GET => {
-                Err(Failure::wrong_verb("GET", "this page is read with GET; methods are called at /package.Service/Method"))
-            }
+            Route::Index | Route::OpenApi if parts.method != Method::GET => Err(Failure::wrong_verb(
+                "GET",
+                "this page is read with GET; methods are called at /package.Service/Method",
+            )),
             Route::Index => Ok(pages::index(&self.catalog.table(), &self.config, &parts.headers)),
             Route::OpenApi => Ok(pages::openapi(&self.catalog.table(), &self.config)),
             Route::Call { service, method } => {
@@ -101,10 +113,24 @@ impl Gateway {
         let get = match parts.method {
             Method::POST => false,
             Method::GET if method.no_side_effects => true,
-            _ if method.no_side_effects => return Err(Failure::wrong_verb("GET, POST", "call this method with POST or GET")),
-            _ => return Err(Failure::wrong_verb("POST", "call this method with POST; GET is for NO_SIDE_EFFECTS methods")),
+            _ if method.no_side_effects => {
+                return Err(Failure::wrong_verb(
+                    "GET, POST",
+                    "call this method with POST or GET",
+                ));
+            }
+            _ => {
+                return Err(Failure::wrong_verb(
+                    "POST",
+                    "call this method with POST; GET is for NO_SIDE_EFFECTS methods",
+                ));
+            }
         };
-        let codec = if get { None } else { Some(Codec::of_post(&parts.headers)?) };
+        let codec = if get {
+            None
+        } else {
+            Some(Codec::of_post(&parts.headers)?)
+        };
         let head = Head::read(&parts.headers)?;
         self.check_idempotency(&head, method)?;
         let timeout = match (head.timeout, self.config.max_timeout) {
@@ -113,18 +139,25 @@ impl Gateway {
         };
         let metadata = read_metadata(&parts.headers, self.config.forward_cookies)?;
         let request = match codec {
-            None => query::read(parts.uri.query().unwrap_or_default(), &head, self.config.max_body_bytes)?,
+            None => query::read(
+                parts.uri.query().unwrap_or_default(),
+                &head,
+                self.config.max_body_bytes,
+            )?,
             Some(codec) => {
                 let until = timeout.map(|timeout| begun + timeout);
                 let limit = self.config.max_body_bytes;
                 let packed = body::read(body, limit, self.config.body_read_timeout, until).await?;
-                CallRequest { codec, accepted: head.accepted, message: head.encoding.unpack(packed, limit)? }
+                CallRequest {
+                    codec,
+                    accepted: head.accepted,
+                    message: head.encoding.unpack(packed, limit)?,
+                }
             }
         };
         let (codec, accepted) = (request.codec, request.accepted);
         let message = self.decode(request, &method.input).await?;
 
-        let trace = metadata.get("traceparent").is_some().then(|| metadata.clone());
         let mut call = service.channel.call_raw(number, message, metadata);
         if let Some(timeout) = timeout {
             call = call.timeout(left(timeout, begun)?);
@@ -133,11 +166,16 @@ impl Gateway {
             call = call.request_id(key);
         }
         // The caller's trace goes on through the context, as if the caller were handled here.
-        let reply = match trace {
-            Some(trace) => Arc::new(Context::new(None, trace)).scope(call.into_future()).await,
+        let reply = match read_trace(&parts.headers) {
+            Some(trace) => {
+                Arc::new(Context::new(None, trace))
+                    .scope(call.into_future())
+                    .await
+            }
             None => call.await,
         };
-        let reply = reply.map_err(|error| Failure::of_call(&error, &service.schema.pool, self.config.forward_cookies))?;
+        let reply = reply
+            .map_err(|error| Failure::of_call(&error, &service.schema.pool, self.config.forward_cookies))?;
         self.encode(reply, codec, accepted, &method.output).await
     }
 
@@ -156,11 +194,16 @@ impl Gateway {
         let (max_depth, ignore) = (self.config.max_json_depth, self.config.ignore_unknown_fields);
         let input = input.clone();
         transcode(request.message.len(), move || match request.codec {
-            Codec::Json => json::read(&request.message, &input, max_depth, ignore).map(|m| m.encode_to_vec().into()),
+            Codec::Json => {
+                json::read(&request.message, &input, max_depth, ignore).map(|m| m.encode_to_vec().into())
+            }
             // Read for its errors only: what goes on is what came, with fields that this schema does not know.
             Codec::Proto => match DynamicMessage::decode(input.clone(), request.message.clone()) {
                 Ok(_) => Ok(request.message),
-                Err(error) => Err(Failure::invalid(format!("the body is no {}: {error}", input.full_name()))),
+                Err(error) => Err(Failure::invalid(format!(
+                    "the body is no {}: {error}",
+                    input.full_name()
+                ))),
             },
         })
         .await?
@@ -193,13 +236,18 @@ fn implementation(headers: &HeaderMap) -> Result<&str, Failure> {
     match headers.get("rsf-implementation").map(|value| value.to_str()) {
         None => Ok(""),
         Some(Ok(name)) => Ok(name),
-        Some(Err(_)) => Err(Failure::invalid("`rsf-implementation` has other characters than visible ASCII")),
+        Some(Err(_)) => Err(Failure::invalid(
+            "`rsf-implementation` has other characters than visible ASCII",
+        )),
     }
 }
 
 fn unary(method: &MethodSchema) -> Result<usize, Failure> {
     method.number.ok_or_else(|| {
-        let message = format!("method `{}` streams; this adapter serves unary methods", method.name);
+        let message = format!(
+            "method `{}` streams; this adapter serves unary methods",
+            method.name
+        );
         Failure::new(Code::Unimplemented, message)
     })
 }
@@ -207,7 +255,10 @@ fn unary(method: &MethodSchema) -> Result<usize, Failure> {
 fn left(timeout: Duration, begun: Instant) -> Result<Duration, Failure> {
     let left = timeout.saturating_sub(begun.elapsed());
     if left.is_zero() {
-        let message = format!("the call's {} ms were over before it could be made", timeout.as_millis());
+        let message = format!(
+            "the call's {} ms were over before it could be made",
+            timeout.as_millis()
+        );
         return Err(Failure::new(Code::DeadlineExceeded, message).reason(Reason::Deadline));
     }
     Ok(left)
@@ -215,18 +266,31 @@ fn left(timeout: Duration, begun: Instant) -> Result<Duration, Failure> {
 
 fn to_json(message: Bytes, output: &MessageDescriptor, write_defaults: bool) -> Result<Bytes, Failure> {
     let unreadable = |error: &dyn std::fmt::Display| {
-        let message = format!("the reply cannot be written as a {}: {error}; is the schema up to date?", output.full_name());
+        let message = format!(
+            "the reply cannot be written as a {}: {error}; is the schema up to date?",
+            output.full_name()
+        );
         Failure::new(Code::Internal, message).reason(Reason::Malformed)
     };
     let message = DynamicMessage::decode(output.clone(), message).map_err(|error| unreadable(&error))?;
-    json::write(&message, write_defaults).map(Bytes::from).map_err(|error| unreadable(&error))
+    json::write(&message, write_defaults)
+        .map(Bytes::from)
+        .map_err(|error| unreadable(&error))
 }
 
 /// Runs `work` here, or on a thread of its own where it has many bytes to chew.
-async fn transcode<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+async fn transcode<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     if size <= TRANSCODE_IN_PLACE {
         return Ok(work());
     }
-    let gone = |_| Failure::new(Code::Internal, "the message could not be transcoded; the adapter's log says why");
+    let gone = |_| {
+        Failure::new(
+            Code::Internal,
+            "the message could not be transcoded; the adapter's log says why",
+        )
+    };
     tokio::task::spawn_blocking(work).await.map_err(gone)
 }

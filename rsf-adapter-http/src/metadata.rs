@@ -11,26 +11,66 @@ use crate::failure::Failure;
 /// Written without padding, read with and without.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
-    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
 /// Headers between two HTTP peers, and those that say how *this* request or response is written.
 const HTTP_OWN: &[&str] = &[
-    "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-    "trailers", "transfer-encoding", "upgrade", "host", "date", "server", "user-agent", "expect", "range", "via",
-    "origin", "referer", "dnt", "priority", "pragma", "cache-control", "upgrade-insecure-requests", "idempotency-key",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    "host",
+    "date",
+    "server",
+    "user-agent",
+    "expect",
+    "range",
+    "via",
+    "origin",
+    "referer",
+    "dnt",
+    "priority",
+    "pragma",
+    "cache-control",
+    "upgrade-insecure-requests",
+    "idempotency-key",
+    "traceparent",
 ];
 /// Families of such headers. `rsf-` is RSF's own: nobody outside speaks in its name.
-const HTTP_OWN_PREFIXES: &[&str] = &["content-", "accept", "if-", "sec-", "connect-", "grpc-", "rsf-", "access-control-"];
+const HTTP_OWN_PREFIXES: &[&str] = &[
+    "content-",
+    "accept",
+    "if-",
+    "sec-",
+    "connect-",
+    "grpc-",
+    "rsf-",
+    "access-control-",
+];
 
 /// The application's own headers of a request, as metadata. Several values of one key are joined with commas.
 pub(crate) fn read_metadata(headers: &HeaderMap, forward_cookies: bool) -> Result<Metadata, Failure> {
     let mut metadata = Metadata::new();
-    for name in headers.keys().map(HeaderName::as_str).filter(|name| is_application(name, forward_cookies)) {
+    for name in headers
+        .keys()
+        .map(HeaderName::as_str)
+        .filter(|name| is_application(name, forward_cookies))
+    {
         let joined = joined(headers, name)?;
         let done = if name.ends_with("-bin") {
             let bytes = BASE64.decode(joined.as_bytes()).map_err(|error| {
-                Failure::invalid(format!("header `{name}`: a key that ends in `-bin` holds base64: {error}"))
+                Failure::invalid(format!(
+                    "header `{name}`: a key that ends in `-bin` holds base64: {error}"
+                ))
             })?;
             metadata.insert_bin(name, &bytes)
         } else {
@@ -41,11 +81,26 @@ pub(crate) fn read_metadata(headers: &HeaderMap, forward_cookies: bool) -> Resul
     Ok(metadata)
 }
 
+/// The caller's trace, as metadata of its own: a call's trace travels in its context.
+pub(crate) fn read_trace(headers: &HeaderMap) -> Option<Metadata> {
+    let trace = headers.get("traceparent")?.to_str().ok()?;
+    let mut metadata = Metadata::new();
+    metadata.insert("traceparent", trace).ok()?;
+    Some(metadata)
+}
+
 /// Adds a reply's metadata to its headers.
 pub(crate) fn write_metadata(metadata: &Metadata, forward_cookies: bool, to: &mut HeaderMap) {
-    for (name, value) in metadata.iter().filter(|(name, _)| is_application(name, forward_cookies)) {
+    for (name, value) in metadata
+        .iter()
+        .filter(|(name, _)| is_application(name, forward_cookies))
+    {
         // A peer may have padded it; Connect's form has no padding.
-        let value = if name.ends_with("-bin") { value.trim_end_matches('=') } else { value };
+        let value = if name.ends_with("-bin") {
+            value.trim_end_matches('=')
+        } else {
+            value
+        };
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             to.append(name, value);
         }
@@ -60,7 +115,7 @@ fn is_application(name: &str, forward_cookies: bool) -> bool {
 
 fn joined(headers: &HeaderMap, name: &str) -> Result<String, Failure> {
     let mut values = headers.get_all(name).iter();
-    let mut text = |value: Option<&HeaderValue>| match value.map(HeaderValue::to_str) {
+    let text = |value: Option<&HeaderValue>| match value.map(HeaderValue::to_str) {
         Some(Ok(text)) => Ok(Some(text.to_owned())),
         None => Ok(None),
         Some(Err(_)) => Err(Failure::invalid(format!(
@@ -92,7 +147,10 @@ mod tests {
         let sent = headers(&[
             ("tenant", "north"),
             ("tenant", "south"),
-            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
             ("token-bin", "AAH/"),
             ("authorization", "Bearer x"),
             ("cookie", "a=b"),
@@ -108,7 +166,14 @@ mod tests {
         assert_eq!(metadata.get_bin("token-bin").unwrap(), [0, 1, 255]);
         let mut names: Vec<_> = metadata.iter().map(|(name, _)| name.to_owned()).collect();
         names.sort();
-        assert_eq!(names, ["authorization", "tenant", "token-bin", "traceparent"]);
+        assert_eq!(names, ["authorization", "tenant", "token-bin"]);
+        assert!(
+            read_trace(&sent)
+                .unwrap()
+                .get("traceparent")
+                .unwrap()
+                .ends_with("-01")
+        );
         assert_eq!(read_metadata(&sent, true).unwrap().get("cookie"), Some("a=b"));
     }
 

@@ -47,13 +47,23 @@ struct MethodView {
 /// The list of methods: HTML for browsers, JSON for everybody else.
 pub(crate) fn index(table: &Table, config: &AdapterConfig, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let base = format!("http://{}{}", host(config, headers), config.prefix);
-    let services = table.services.iter().map(|(key, entry)| service_view(key, entry, &config.prefix, &base)).collect();
+    let services = table
+        .services
+        .iter()
+        .map(|(key, entry)| service_view(key, entry, &config.prefix, &base))
+        .collect();
     let index = Index { services };
-    let html = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
+    let html = headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|a| a.contains("text/html"));
     if html {
         return reply::page("text/html; charset=utf-8", html_page(&index, &config.prefix));
     }
-    reply::page("application/json", serde_json::to_vec_pretty(&index).unwrap_or_default())
+    reply::page(
+        "application/json",
+        serde_json::to_vec_pretty(&index).unwrap_or_default(),
+    )
 }
 
 fn service_view(key: &str, entry: &Entry, prefix: &str, base: &str) -> ServiceView {
@@ -76,9 +86,17 @@ fn service_view(key: &str, entry: &Entry, prefix: &str, base: &str) -> ServiceVi
     }
 }
 
-fn method_view(service: &str, implementation: Option<&str>, method: &MethodSchema, prefix: &str, base: &str) -> MethodView {
+fn method_view(
+    service: &str,
+    implementation: Option<&str>,
+    method: &MethodSchema,
+    prefix: &str,
+    base: &str,
+) -> MethodView {
     let path = format!("/{service}/{}", method.name);
-    let selector = implementation.map(|name| format!(" -H 'rsf-implementation: {name}'")).unwrap_or_default();
+    let selector = implementation
+        .map(|name| format!(" -H 'rsf-implementation: {name}'"))
+        .unwrap_or_default();
     let curl = method.number.map(|_| {
         // A sample holds names out of the schema only, and those have no apostrophes.
         let sample = sample::of(&method.input);
@@ -100,9 +118,16 @@ fn method_view(service: &str, implementation: Option<&str>, method: &MethodSchem
 
 /// The host that the caller used, where it can stand in a shell command unquoted; else the configured address.
 fn host(config: &AdapterConfig, headers: &HeaderMap) -> String {
-    let sent = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let sent = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
-    if !sent.is_empty() && sent.chars().all(plain) { sent.to_owned() } else { config.listen().to_string() }
+    if !sent.is_empty() && sent.chars().all(plain) {
+        sent.to_owned()
+    } else {
+        config.listen().to_string()
+    }
 }
 
 fn html_page(index: &Index, prefix: &str) -> String {
@@ -112,15 +137,20 @@ fn html_page(index: &Index, prefix: &str) -> String {
          padding:0 1em}pre{overflow:auto;padding:.6em;border:1px solid #8886;border-radius:4px}\
          :root{color-scheme:light dark}</style><h1>Methods</h1>",
     );
-    out.push_str(&format!("<p>The same for tools: <a href='{prefix}/openapi.json'>OpenAPI</a>, or this page with \
-         <code>accept: application/json</code>.</p>"));
+    out.push_str(&format!(
+        "<p>The same for tools: <a href='{prefix}/openapi.json'>OpenAPI</a>, or this page with \
+         <code>accept: application/json</code>.</p>"
+    ));
     if index.services.is_empty() {
         out.push_str("<p>No service is registered yet.</p>");
     }
     for service in &index.services {
         out.push_str(&format!("<h2>{}", escape(&service.service)));
         if let Some(implementation) = &service.implementation {
-            out.push_str(&format!(" <small>implementation {}</small>", escape(implementation)));
+            out.push_str(&format!(
+                " <small>implementation {}</small>",
+                escape(implementation)
+            ));
         }
         out.push_str("</h2>");
         if let Some(reason) = &service.unavailable {
@@ -128,7 +158,10 @@ fn html_page(index: &Index, prefix: &str) -> String {
         }
         for method in &service.methods {
             let title = [&method.method, &method.input, &method.output].map(|name| escape(name));
-            out.push_str(&format!("<h3>{} <small>{} → {}</small></h3>", title[0], title[1], title[2]));
+            out.push_str(&format!(
+                "<h3>{} <small>{} → {}</small></h3>",
+                title[0], title[1], title[2]
+            ));
             match &method.curl {
                 Some(curl) => out.push_str(&format!("<pre>{}</pre>", escape(curl))),
                 None => out.push_str("<p>Streams; not served over HTTP.</p>"),
@@ -139,5 +172,9 @@ fn html_page(index: &Index, prefix: &str) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('\'', "&#39;")
+        .replace('"', "&quot;")
 }

@@ -9,7 +9,12 @@ use crate::encoding::Encoding;
 use crate::head::Codec;
 
 /// The response to a call that succeeded. `headers` are the reply's metadata.
-pub(crate) fn success(codec: Codec, accepted: Encoding, message: Bytes, headers: HeaderMap) -> Response<Full<Bytes>> {
+pub(crate) fn success(
+    codec: Codec,
+    accepted: Encoding,
+    message: Bytes,
+    headers: HeaderMap,
+) -> Response<Full<Bytes>> {
     let packed = accepted.pack(&message);
     let encoded = packed.is_some();
     let mut response = Response::new(Full::new(packed.map_or(message, Bytes::from)));
@@ -26,6 +31,8 @@ pub(crate) fn success(codec: Codec, accepted: Encoding, message: Bytes, headers:
 /// A page.
 pub(crate) fn page(content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -64,7 +64,9 @@ pub enum SchemaError {
         reason: String,
     },
     /// The schema passes [`MAX_SCHEMA_BYTES`].
-    #[error("{from} sent a schema of more than {MAX_SCHEMA_BYTES} bytes; split the .proto files that it imports")]
+    #[error(
+        "{from} sent a schema of more than {MAX_SCHEMA_BYTES} bytes; split the .proto files that it imports"
+    )]
     TooLarge {
         /// Who was asked.
         from: String,

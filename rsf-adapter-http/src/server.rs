@@ -30,7 +30,8 @@ const MAX_STREAMS: u32 = 128;
 /// After a failed accept (no file descriptors left) before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 80\r\n\r\n\
 {\"code\":\"unavailable\",\"message\":\"the adapter has no connection left, try again\"}";
 
@@ -44,7 +45,10 @@ impl Adapter {
     /// An adapter that calls through `consumer` (whose application is the caller that providers see) what `schemas`
     /// knows.
     pub fn new(consumer: Consumer, schemas: Arc<dyn SchemaSource>, config: AdapterConfig) -> Self {
-        Adapter { catalog: Arc::new(Catalog::new(schemas, consumer)), config }
+        Adapter {
+            catalog: Arc::new(Catalog::new(schemas, consumer)),
+            config,
+        }
     }
 
     /// Serves until `shutdown` is cancelled, then lets the running requests finish within the drain timeout.
@@ -72,7 +76,10 @@ impl Adapter {
                 },
             };
             if connections.len() >= self.config.max_connections {
-                tracing::warn!(limit = self.config.max_connections, "connection refused: max_connections are open");
+                tracing::warn!(
+                    limit = self.config.max_connections,
+                    "connection refused: max_connections are open"
+                );
                 refuse(&socket);
                 continue;
             }
@@ -92,8 +99,14 @@ impl Adapter {
             });
         }
         drop(listener);
-        if tokio::time::timeout(self.config.drain_timeout, graceful.shutdown()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "requests were cut off at the end of the drain timeout");
+        if tokio::time::timeout(self.config.drain_timeout, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = connections.len(),
+                "requests were cut off at the end of the drain timeout"
+            );
         }
         connections.shutdown().await;
         Ok(())

@@ -33,7 +33,11 @@ pub(super) fn read(query: &str, head: &Head, limit: usize) -> Result<CallRequest
             _ => {}
         }
     }
-    let missing = |what| Failure::invalid(format!("the query lacks `{what}`; write `?encoding=json&message={{}}`"));
+    let missing = |what| {
+        Failure::invalid(format!(
+            "the query lacks `{what}`; write `?encoding=json&message={{}}`"
+        ))
+    };
     let codec = codec.ok_or_else(|| missing("encoding"))?;
     let message = message.ok_or_else(|| missing("message"))?;
     let message = if base64 {
@@ -42,7 +46,11 @@ pub(super) fn read(query: &str, head: &Head, limit: usize) -> Result<CallRequest
     } else {
         message
     };
-    Ok(CallRequest { codec, accepted: head.accepted, message: encoding.unpack(Bytes::from(message), limit)? })
+    Ok(CallRequest {
+        codec,
+        accepted: head.accepted,
+        message: encoding.unpack(Bytes::from(message), limit)?,
+    })
 }
 
 /// Percent signs, and `+` for space, as browsers write it.
@@ -58,7 +66,10 @@ fn codec_of(name: &[u8]) -> Result<Codec, Failure> {
         _ => Err(Failure::Http {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
             message: "`encoding` must be `json` or `proto`".to_owned(),
-            hint: (ACCEPT, HeaderValue::from_static("application/json, application/proto")),
+            hint: (
+                ACCEPT,
+                HeaderValue::from_static("application/json, application/proto"),
+            ),
         }),
     }
 }

@@ -38,7 +38,11 @@ impl<'a> Route<'a> {
 }
 
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 512 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+    !text.is_empty()
+        && text.len() <= 512
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
 }
 
 #[cfg(test)]
@@ -47,7 +51,10 @@ mod tests {
 
     #[test]
     fn paths_name_pages_methods_or_nothing() {
-        let call = Some(Route::Call { service: "a.v1.B", method: "C" });
+        let call = Some(Route::Call {
+            service: "a.v1.B",
+            method: "C",
+        });
         for (prefix, path, expected) in [
             ("", "/", Some(Route::Index)),
             ("", "/openapi.json", Some(Route::OpenApi)),

@@ -25,7 +25,9 @@ pub(super) fn prepare<'a>(
     while let Some(byte) = text.get(at) {
         match byte {
             b'{' | b'[' => {
-                let shape = levels.last().map_or_else(|| Shape::of_message(message), Level::value_shape);
+                let shape = levels
+                    .last()
+                    .map_or_else(|| Shape::of_message(message), Level::value_shape);
                 if *byte == b'['
                     && let Some(end) = closes_at_once(text, at)
                     && shape.is_object()
@@ -43,7 +45,10 @@ pub(super) fn prepare<'a>(
             b'}' | b']' => {
                 levels.pop();
             }
-            b',' => levels.last_mut().into_iter().for_each(|level| level.key_next = level.object),
+            b',' => levels
+                .last_mut()
+                .into_iter()
+                .for_each(|level| level.key_next = level.object),
             b'"' => {
                 let end = string_end(text, at);
                 if let Some(level) = levels.last_mut().filter(|level| level.key_next) {
@@ -112,7 +117,12 @@ struct Level {
 
 impl Level {
     fn new(shape: Shape, object: bool) -> Level {
-        Level { shape, object, key_next: object, value: Shape::Free }
+        Level {
+            shape,
+            object,
+            key_next: object,
+            value: Shape::Free,
+        }
     }
 
     fn key(&mut self, quoted: &[u8]) {
@@ -120,7 +130,11 @@ impl Level {
         self.value = match &self.shape {
             Shape::Message(message) => serde_json::from_slice::<String>(quoted)
                 .ok()
-                .and_then(|key| message.get_field_by_json_name(&key).or_else(|| message.get_field_by_name(&key)))
+                .and_then(|key| {
+                    message
+                        .get_field_by_json_name(&key)
+                        .or_else(|| message.get_field_by_name(&key))
+                })
                 .map_or(Shape::Free, Shape::of_field),
             Shape::Map(field) => match field.kind() {
                 Kind::Message(entry) => Shape::of_kind(&entry.map_entry_value_field().kind()),
@@ -141,7 +155,10 @@ impl Level {
 
 /// Where an array that opens at `at` ends, if nothing but space is in it.
 fn closes_at_once(text: &[u8], at: usize) -> Option<usize> {
-    let space = text[at + 1..].iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).count();
+    let space = text[at + 1..]
+        .iter()
+        .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+        .count();
     let end = at + 1 + space;
     (text.get(end) == Some(&b']')).then_some(end)
 }

@@ -20,8 +20,15 @@ pub(crate) fn openapi(table: &Table, config: &AdapterConfig) -> Response<Full<By
     schemas.known.insert("connect.Error".to_owned(), error_schema());
     let mut paths = Map::new();
     for (key, entry) in &table.services {
-        let (Entry::Ready(ready), service) = (entry, key.split(':').next().unwrap_or(key)) else { continue };
-        for method in ready.schema.methods.iter().filter(|method| method.number.is_some()) {
+        let (Entry::Ready(ready), service) = (entry, key.split(':').next().unwrap_or(key)) else {
+            continue;
+        };
+        for method in ready
+            .schema
+            .methods
+            .iter()
+            .filter(|method| method.number.is_some())
+        {
             let path = format!("{}/{service}/{}", config.prefix, method.name);
             let operation = operation(service, method, &mut schemas);
             paths.entry(path).or_insert_with(|| json!({ "post": operation }));
@@ -33,13 +40,14 @@ pub(crate) fn openapi(table: &Table, config: &AdapterConfig) -> Response<Full<By
         "paths": paths,
         "components": { "schemas": schemas.known },
     });
-    reply::page("application/json", serde_json::to_vec(&document).unwrap_or_default())
+    reply::page(
+        "application/json",
+        serde_json::to_vec(&document).unwrap_or_default(),
+    )
 }
 
 fn operation(service: &str, method: &MethodSchema, schemas: &mut Schemas) -> Value {
-    let header = |name: &str, description: &str, schema: Value| {
-        json!({ "name": name, "in": "header", "required": false, "description": description, "schema": schema })
-    };
+    let header = |name: &str, description: &str, schema: Value| json!({ "name": name, "in": "header", "required": false, "description": description, "schema": schema });
     let content = |schema: Value| json!({ "application/json": { "schema": schema } });
     let mut request = content(schemas.message(&method.input));
     request["application/json"]["example"] = sample::of(&method.input);
@@ -118,7 +126,9 @@ impl Schemas {
             return json!({ "type": "null" });
         }
         let values: Vec<_> = kind.values().map(|value| value.name().to_owned()).collect();
-        self.known.entry(kind.full_name().to_owned()).or_insert_with(|| json!({ "type": "string", "enum": values }));
+        self.known
+            .entry(kind.full_name().to_owned())
+            .or_insert_with(|| json!({ "type": "string", "enum": values }));
         reference(kind.full_name())
     }
 }

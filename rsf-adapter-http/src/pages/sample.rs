@@ -28,7 +28,9 @@ fn message_sample(message: &MessageDescriptor, depth: usize) -> Value {
 
 /// Of a oneof, only the first field: two at once would be refused.
 fn is_shown(field: &FieldDescriptor) -> bool {
-    field.containing_oneof().is_none_or(|oneof| oneof.fields().next().is_some_and(|first| first == *field))
+    field
+        .containing_oneof()
+        .is_none_or(|oneof| oneof.fields().next().is_some_and(|first| first == *field))
 }
 
 fn field_sample(field: &FieldDescriptor, depth: usize) -> Option<Value> {
@@ -56,7 +58,12 @@ fn kind_sample(kind: &Kind, depth: usize) -> Option<Value> {
         Kind::Bytes => json!(""),
         Kind::Enum(kind) if kind.full_name() == "google.protobuf.NullValue" => Value::Null,
         // The first value usually means "unspecified".
-        Kind::Enum(kind) => json!(kind.values().nth(1).unwrap_or_else(|| kind.default_value()).name()),
+        Kind::Enum(kind) => json!(
+            kind.values()
+                .nth(1)
+                .unwrap_or_else(|| kind.default_value())
+                .name()
+        ),
         Kind::Message(message) if google(message.full_name()).is_some() => google(message.full_name())?,
         Kind::Message(_) if depth <= 1 => return None,
         Kind::Message(message) => message_sample(message, depth - 1),

@@ -38,10 +38,20 @@ pub(crate) struct MethodSchema {
 
 impl Schema {
     /// Reads an encoded `FileDescriptorSet`. Any bytes may come.
-    pub(crate) fn compile(from: &str, service: &str, hash: Arc<str>, bytes: &Bytes) -> Result<Schema, SchemaError> {
-        let invalid = |reason: String| SchemaError::Invalid { from: from.to_owned(), reason };
+    pub(crate) fn compile(
+        from: &str,
+        service: &str,
+        hash: Arc<str>,
+        bytes: &Bytes,
+    ) -> Result<Schema, SchemaError> {
+        let invalid = |reason: String| SchemaError::Invalid {
+            from: from.to_owned(),
+            reason,
+        };
         if bytes.len() > MAX_SCHEMA_BYTES {
-            return Err(SchemaError::TooLarge { from: from.to_owned() });
+            return Err(SchemaError::TooLarge {
+                from: from.to_owned(),
+            });
         }
         let pool = DescriptorPool::decode(bytes.as_ref()).map_err(|error| invalid(error.to_string()))?;
         let descriptor = pool
@@ -69,7 +79,12 @@ impl Schema {
             methods: unary.into(),
             schema: bytes.to_vec().into(),
         };
-        Ok(Schema { hash, service, methods, pool })
+        Ok(Schema {
+            hash,
+            service,
+            methods,
+            pool,
+        })
     }
 
     /// The method of that exact name.

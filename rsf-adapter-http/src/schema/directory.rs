@@ -35,7 +35,11 @@ struct Watched {
 impl DirectorySchemas {
     /// A source that watches `directory`.
     pub fn new(directory: Arc<dyn Directory>) -> Self {
-        DirectorySchemas { directory, watches: Mutex::default(), changed: Arc::default() }
+        DirectorySchemas {
+            directory,
+            watches: Mutex::default(),
+            changed: Arc::default(),
+        }
     }
 
     fn watch(&self, service: &str) {
@@ -58,17 +62,27 @@ impl DirectorySchemas {
                 state = watch.changed().await;
             }
         });
-        watches.insert(service.to_owned(), Watched { list, _task: AbortOnDropHandle::new(task) });
+        watches.insert(
+            service.to_owned(),
+            Watched {
+                list,
+                _task: AbortOnDropHandle::new(task),
+            },
+        );
     }
 }
 
 #[async_trait]
 impl SchemaSource for DirectorySchemas {
     async fn services(&self) -> Result<Vec<String>, SchemaError> {
-        let services = self.directory.services().await.map_err(|error| SchemaError::Unavailable {
-            from: "the directory".to_owned(),
-            reason: error.to_string(),
-        })?;
+        let services = self
+            .directory
+            .services()
+            .await
+            .map_err(|error| SchemaError::Unavailable {
+                from: "the directory".to_owned(),
+                reason: error.to_string(),
+            })?;
         for service in &services {
             self.watch(service);
         }
@@ -76,7 +90,11 @@ impl SchemaSource for DirectorySchemas {
     }
 
     fn versions(&self, service: &str) -> Vec<SchemaVersion> {
-        let list = self.watches.lock().get(service).and_then(|watched| watched.list.lock().clone());
+        let list = self
+            .watches
+            .lock()
+            .get(service)
+            .and_then(|watched| watched.list.lock().clone());
         list.map(|list| versions(&list)).unwrap_or_default()
     }
 
@@ -104,7 +122,11 @@ impl SchemaSource for DirectorySchemas {
 /// change what everybody sees; among equals the one that started last.
 fn versions(list: &ServiceList) -> Vec<SchemaVersion> {
     let mut found: BTreeMap<String, (usize, u64, Vec<Arc<str>>)> = BTreeMap::new();
-    let mut instances: Vec<_> = list.instances.iter().filter(|instance| !instance.address.is_empty()).collect();
+    let mut instances: Vec<_> = list
+        .instances
+        .iter()
+        .filter(|instance| !instance.address.is_empty())
+        .collect();
     // Those that drain may be gone before they answer: they are asked last.
     instances.sort_by_key(|instance| (instance.state == LeaseState::Draining as i32, &instance.instance));
     for instance in instances {
@@ -121,7 +143,10 @@ fn versions(list: &ServiceList) -> Vec<SchemaVersion> {
     found.sort_by_key(|(_, (count, newest, _))| std::cmp::Reverse((*count, *newest)));
     found
         .into_iter()
-        .map(|(hash, (_, _, addresses))| SchemaVersion { hash: hash.into(), addresses })
+        .map(|(hash, (_, _, addresses))| SchemaVersion {
+            hash: hash.into(),
+            addresses,
+        })
         .collect()
 }
 

@@ -22,7 +22,9 @@ impl RsfOptions {
     pub(super) fn read(options: &DynamicMessage) -> RsfOptions {
         let mut read = RsfOptions::default();
         // 1: NO_SIDE_EFFECTS, 2: IDEMPOTENT.
-        let level = options.get_field_by_name("idempotency_level").and_then(|level| level.as_enum_number());
+        let level = options
+            .get_field_by_name("idempotency_level")
+            .and_then(|level| level.as_enum_number());
         read.no_side_effects = level == Some(1);
         read.idempotent = matches!(level, Some(1 | 2));
         for (extension, value) in options.extensions() {
@@ -31,7 +33,9 @@ impl RsfOptions {
             }
             match value {
                 Value::Message(message) => {
-                    message.fields().for_each(|(field, value)| read.set(field.name(), value));
+                    message
+                        .fields()
+                        .for_each(|(field, value)| read.set(field.name(), value));
                 }
                 value => read.set(extension.name(), value),
             }
@@ -47,7 +51,9 @@ impl RsfOptions {
             ("routing_key", Value::String(path)) => self.routing_key.clone_from(path),
             ("timeout_ms", value) => self.timeout_ms = number(value).or(self.timeout_ms),
             ("attempts", value) => {
-                self.attempts = number(value).and_then(|n| u32::try_from(n).ok()).or(self.attempts);
+                self.attempts = number(value)
+                    .and_then(|n| u32::try_from(n).ok())
+                    .or(self.attempts);
             }
             _ => {}
         }

@@ -26,17 +26,26 @@ const MAX_FILES: usize = 1_000;
 /// Asks the instance at `address` for the encoded `FileDescriptorSet` of `service`.
 pub(super) async fn fetch(address: &str, service: &str) -> Result<Bytes, SchemaError> {
     let from = format!("reflection at {address}");
-    let unavailable = |reason: String| SchemaError::Unavailable { from: from.clone(), reason };
+    let unavailable = |reason: String| SchemaError::Unavailable {
+        from: from.clone(),
+        reason,
+    };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| unavailable(error.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT);
     let conversation = async {
-        let channel = endpoint.connect().await.map_err(|error| unavailable(chain(&error)))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| unavailable(chain(&error)))?;
         Conversation::begin(&from, channel, service).await?.files().await
     };
     match tokio::time::timeout(FETCH_TIMEOUT, conversation).await {
         Ok(files) => Ok(file_set(files?.into_values())),
-        Err(_) => Err(unavailable(format!("no answer within {} s", FETCH_TIMEOUT.as_secs()))),
+        Err(_) => Err(unavailable(format!(
+            "no answer within {} s",
+            FETCH_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -72,33 +81,47 @@ impl<'a> Conversation<'a> {
                     .map_err(|error| self.invalid(format!("a file is no FileDescriptorProto: {error}")))?;
                 bytes += encoded.len();
                 if bytes > MAX_SCHEMA_BYTES || files.len() >= MAX_FILES {
-                    return Err(SchemaError::TooLarge { from: self.from.to_owned() });
+                    return Err(SchemaError::TooLarge {
+                        from: self.from.to_owned(),
+                    });
                 }
                 missing.extend(file.dependency.iter().cloned());
                 files.insert(file.name().to_owned(), encoded);
             }
             missing.retain(|name| !files.contains_key(name));
             // Google's own files are the same everywhere, and not every server has them.
-            while let Some(name) = missing.iter().find(|name| name.starts_with("google/protobuf/")).cloned() {
+            while let Some(name) = missing
+                .iter()
+                .find(|name| name.starts_with("google/protobuf/"))
+                .cloned()
+            {
                 missing.remove(&name);
                 match prost_reflect::DescriptorPool::global().get_file_by_name(&name) {
                     Some(known) => files.insert(name, known.encode_to_vec()),
                     None => return Err(self.invalid(format!("it imports `{name}`, which nobody knows"))),
                 };
             }
-            let Some(next) = missing.first().cloned() else { return Ok(files) };
+            let Some(next) = missing.first().cloned() else {
+                return Ok(files);
+            };
             let question = request(MessageRequest::FileByFilename(next.clone()));
             self.ask.send(question).await.map_err(|_| self.ended())?;
             // Asked once: where the answer lacks it, the set is incomplete.
             missing.remove(&next);
             if files.len() + missing.len() > MAX_FILES {
-                return Err(SchemaError::TooLarge { from: self.from.to_owned() });
+                return Err(SchemaError::TooLarge {
+                    from: self.from.to_owned(),
+                });
             }
         }
     }
 
     async fn answer(&mut self) -> Result<Vec<Vec<u8>>, SchemaError> {
-        let message = self.answers.message().await.map_err(|status| refused(self.from, &status))?;
+        let message = self
+            .answers
+            .message()
+            .await
+            .map_err(|status| refused(self.from, &status))?;
         match message.ok_or_else(|| self.ended())?.message_response {
             Some(MessageResponse::FileDescriptorResponse(files)) => Ok(files.file_descriptor_proto),
             Some(MessageResponse::ErrorResponse(error)) => {
@@ -109,16 +132,25 @@ impl<'a> Conversation<'a> {
     }
 
     fn invalid(&self, reason: String) -> SchemaError {
-        SchemaError::Invalid { from: self.from.to_owned(), reason }
+        SchemaError::Invalid {
+            from: self.from.to_owned(),
+            reason,
+        }
     }
 
     fn ended(&self) -> SchemaError {
-        SchemaError::Unavailable { from: self.from.to_owned(), reason: "the stream ended early".to_owned() }
+        SchemaError::Unavailable {
+            from: self.from.to_owned(),
+            reason: "the stream ended early".to_owned(),
+        }
     }
 }
 
 fn request(question: MessageRequest) -> ServerReflectionRequest {
-    ServerReflectionRequest { host: String::new(), message_request: Some(question) }
+    ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(question),
+    }
 }
 
 fn refused(from: &str, status: &tonic::Status) -> SchemaError {
@@ -129,7 +161,10 @@ fn refused(from: &str, status: &tonic::Status) -> SchemaError {
             from,
             reason: "the instance does not serve gRPC server reflection (v1); switch it on there".to_owned(),
         },
-        _ => SchemaError::Unavailable { from, reason: status.to_string() },
+        _ => SchemaError::Unavailable {
+            from,
+            reason: status.to_string(),
+        },
     }
 }
 
