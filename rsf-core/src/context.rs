@@ -65,7 +65,9 @@ impl Context {
         self.trace
     }
 
-    pub(crate) fn new(deadline: Option<Instant>, metadata: Metadata) -> Self {
+    /// A context for calls on behalf of somebody who is not handled here, such as a gateway's caller: they keep to
+    /// `deadline` and go on with the trace that `metadata` names in `traceparent`.
+    pub fn new(deadline: Option<Instant>, metadata: Metadata) -> Self {
         let trace = metadata.get(TRACEPARENT.as_str()).and_then(TraceParent::parse);
         Context {
             deadline,
