@@ -19,7 +19,12 @@ use tokio::time::Instant;
 use twin::{Served, TOKEN, lease, listed, removal};
 
 const SERVICES: [(&str, &str, &[&str], f64); 3] = [
-    ("shop.v1.MemberService", "member", &["Get", "List", "Update"], 120.0),
+    (
+        "shop.v1.MemberService",
+        "member",
+        &["Get", "List", "Update"],
+        120.0,
+    ),
     ("shop.v1.OrderService", "order", &["Place", "Get"], 48.0),
     ("shop.v1.StockService", "stock", &["Reserve", "Count"], 61.0),
 ];
@@ -34,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_state(began);
     tokio::spawn(async move { axum::serve(admin, router).await });
 
-    let served = Served::start().await;
+    let served = Served::with(Arc::default(), Arc::new(tempfile::tempdir()?), true, 1000).await;
     let mut leases = Vec::new();
     for (index, (service, application, _, _)) in SERVICES.iter().enumerate() {
         let mut instances = Vec::new();
@@ -54,7 +59,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scope = Scope::Service("shop.v1.MemberService".to_owned());
     for (assignments, comment) in [
         (vec!["call.timeout_ms=300"], "first limits"),
-        (vec!["methods.Get.timeout_ms=50", "call.retry.attempts=2"], "reads are quick"),
+        (
+            vec!["methods.Get.timeout_ms=50", "call.retry.attempts=2"],
+            "reads are quick",
+        ),
         (vec!["instances[member/3].weight=20"], "warm up the new machine"),
     ] {
         let asked = PatchPolicy {
@@ -94,8 +102,17 @@ async fn metrics(
         let bad = if index == 1 { (seconds / 6.0).floor() } else { 0.0 };
         for (error, count) in [("", good), ("deadline", bad)] {
             let labels = format!("rpc_method=\"{service}/{method}\",error_type=\"{error}\"");
-            for (le, part) in [("0.001", 0.3), ("0.005", 0.9), ("0.02", 0.985), ("0.1", 1.0), ("+Inf", 1.0)] {
-                text += &format!("{name}_bucket{{{labels},le=\"{le}\"}} {}\n", (count * part).floor());
+            for (le, part) in [
+                ("0.001", 0.3),
+                ("0.005", 0.9),
+                ("0.02", 0.985),
+                ("0.1", 1.0),
+                ("+Inf", 1.0),
+            ] {
+                text += &format!(
+                    "{name}_bucket{{{labels},le=\"{le}\"}} {}\n",
+                    (count * part).floor()
+                );
             }
             text += &format!("{name}_count{{{labels}}} {count}\n");
         }

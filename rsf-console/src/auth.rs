@@ -158,7 +158,10 @@ mod tests {
         assert!(token.is("0123456789abcdef"));
         assert!(!token.is("0123456789abcdeg") && !token.is(""));
         assert_eq!(format!("{token:?}"), "Token(…)");
-        assert_ne!(Token::random().unwrap().expose(), Token::random().unwrap().expose());
+        assert_ne!(
+            Token::random().unwrap().expose(),
+            Token::random().unwrap().expose()
+        );
     }
 
     #[tokio::test(start_paused = true)]

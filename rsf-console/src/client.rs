@@ -31,7 +31,9 @@ pub enum ClientError {
     #[error("`{0}` is no console address; write `http://host:port`")]
     Address(String),
     /// Nobody answers there.
-    #[error("no console answers at {address}: {reason}; start one (`rsf dev`, `rsf console`) or correct the address")]
+    #[error(
+        "no console answers at {address}: {reason}; start one (`rsf dev`, `rsf console`) or correct the address"
+    )]
     Unreachable {
         /// Where.
         address: String,
@@ -159,7 +161,11 @@ impl ConsoleClient {
     ) -> Result<Accepted, ClientError> {
         let expected =
             expected_revision.map_or_else(String::new, |revision| format!("&expected_revision={revision}"));
-        let query = format!("?author={}&comment={}{expected}", encoded(author), encoded(comment));
+        let query = format!(
+            "?author={}&comment={}{expected}",
+            encoded(author),
+            encoded(comment)
+        );
         self.answer(self.request(Method::DELETE, &(policy(scope, "") + &query)))
             .await
     }
@@ -274,5 +280,5 @@ fn encoded(text: &str) -> String {
 fn innermost(error: &dyn std::error::Error) -> String {
     error
         .source()
-        .map_or_else(|| error.to_string(), |source| innermost(source))
+        .map_or_else(|| error.to_string(), innermost)
 }

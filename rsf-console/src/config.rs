@@ -57,18 +57,31 @@ impl ConsoleSettings {
             wrong("namespace", text);
         }
         let database = self.database.unwrap_or_default();
-        let folder = database
-            .parent()
-            .map(|folder| if folder.as_os_str().is_empty() { std::path::Path::new(".") } else { folder });
+        let folder = database.parent().map(|folder| {
+            if folder.as_os_str().is_empty() {
+                std::path::Path::new(".")
+            } else {
+                folder
+            }
+        });
         match folder {
             _ if database.as_os_str().is_empty() => {
-                wrong("database", "is missing; name the file that keeps policies and audit".to_owned());
+                wrong(
+                    "database",
+                    "is missing; name the file that keeps policies and audit".to_owned(),
+                );
             }
             Some(folder) if !folder.is_dir() => {
-                wrong("database", format!("its folder {} does not exist; create it", folder.display()));
+                wrong(
+                    "database",
+                    format!("its folder {} does not exist; create it", folder.display()),
+                );
             }
             _ if database.is_dir() => {
-                wrong("database", format!("{} is a folder; name a file", database.display()));
+                wrong(
+                    "database",
+                    format!("{} is a folder; name a file", database.display()),
+                );
             }
             _ => {}
         }
@@ -88,8 +101,13 @@ impl ConsoleSettings {
             }
             Duration::from_millis(ms)
         };
-        let reconcile_interval =
-            interval("reconcile_interval_ms", self.reconcile_interval_ms, 3000, 100, 600_000);
+        let reconcile_interval = interval(
+            "reconcile_interval_ms",
+            self.reconcile_interval_ms,
+            3000,
+            100,
+            600_000,
+        );
         let scrape_interval = interval("scrape_interval_ms", self.scrape_interval_ms, 1000, 100, 60_000);
         if !problems.is_empty() {
             return Err(ConfigErrors(problems));
@@ -149,9 +167,18 @@ mod tests {
         let paths: Vec<_> = errors.0.iter().map(|e| e.path.as_str()).collect();
         assert_eq!(
             paths,
-            ["namespace", "database", "allowed_hosts[1]", "reconcile_interval_ms", "scrape_interval_ms"]
+            [
+                "namespace",
+                "database",
+                "allowed_hosts[1]",
+                "reconcile_interval_ms",
+                "scrape_interval_ms"
+            ]
         );
-        assert_eq!(ConsoleSettings::default().validate().unwrap_err().0[0].path, "database");
+        assert_eq!(
+            ConsoleSettings::default().validate().unwrap_err().0[0].path,
+            "database"
+        );
     }
 
     #[test]

@@ -26,7 +26,11 @@ pub struct EditError(pub Vec<Problem>);
 /// # Ok::<(), rsf_console::EditError>(())
 /// ```
 pub fn edit<S: AsRef<str>>(document: &str, assignments: &[S]) -> Result<String, EditError> {
-    let text = if document.trim().is_empty() { "{}" } else { document };
+    let text = if document.trim().is_empty() {
+        "{}"
+    } else {
+        document
+    };
     let mut value: Value = serde_json::from_str(text)
         .map_err(|error| EditError(vec![problem("document", format!("is no valid JSON: {error}"))]))?;
     if !value.is_object() {
@@ -120,9 +124,7 @@ fn parse_path(path: &str) -> Result<Vec<Step>, String> {
 }
 
 fn bracketed(inner: &str) -> Result<Step, String> {
-    let quoted = inner
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'));
+    let quoted = inner.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match (quoted, inner.parse()) {
         (Some(key), _) if !key.is_empty() => Ok(Step::Key(key.to_owned())),
         (None, Ok(index)) => Ok(Step::Index(index)),
@@ -279,33 +281,83 @@ mod tests {
     #[test]
     fn assignments() {
         let cases = [
-            (json!({}), vec!["call.timeout_ms=200"], json!({"call": {"timeout_ms": 200}})),
-            (json!({}), vec!["call.balance=random"], json!({"call": {"balance": "random"}})),
-            (json!({}), vec!["methods.Get.retry.attempts = 2"], json!({"methods": {"Get": {"retry": {"attempts": 2}}}})),
-            (json!({}), vec!["consumers[\"a.b\"].timeout_ms=5"], json!({"consumers": {"a.b": {"timeout_ms": 5}}})),
-            (json!({}), vec!["instances[m/1].weight=0"], json!({"instances": [{"instance": "m/1", "weight": 0}]})),
+            (
+                json!({}),
+                vec!["call.timeout_ms=200"],
+                json!({"call": {"timeout_ms": 200}}),
+            ),
+            (
+                json!({}),
+                vec!["call.balance=random"],
+                json!({"call": {"balance": "random"}}),
+            ),
+            (
+                json!({}),
+                vec!["methods.Get.retry.attempts = 2"],
+                json!({"methods": {"Get": {"retry": {"attempts": 2}}}}),
+            ),
+            (
+                json!({}),
+                vec!["consumers[\"a.b\"].timeout_ms=5"],
+                json!({"consumers": {"a.b": {"timeout_ms": 5}}}),
+            ),
+            (
+                json!({}),
+                vec!["instances[m/1].weight=0"],
+                json!({"instances": [{"instance": "m/1", "weight": 0}]}),
+            ),
             (
                 json!({"instances": [{"instance": "m/1", "zone": "a", "weight": 3}]}),
                 vec!["instances[m/1].disabled=true"],
                 json!({"instances": [{"instance": "m/1", "zone": "a", "weight": 3}, {"instance": "m/1", "disabled": true}]}),
             ),
-            (json!({"instances": [{"weight": 1}]}), vec!["instances[0].weight=2"], json!({"instances": [{"weight": 2}]})),
-            (json!({"instances": [{"instance": "m/1", "weight": 0}]}), vec!["instances[m/1].weight="], json!({})),
-            (json!({"call": {"timeout_ms": 1, "retry": {"attempts": 2}}}), vec!["call.retry.attempts=null"], json!({"call": {"timeout_ms": 1}})),
+            (
+                json!({"instances": [{"weight": 1}]}),
+                vec!["instances[0].weight=2"],
+                json!({"instances": [{"weight": 2}]}),
+            ),
+            (
+                json!({"instances": [{"instance": "m/1", "weight": 0}]}),
+                vec!["instances[m/1].weight="],
+                json!({}),
+            ),
+            (
+                json!({"call": {"timeout_ms": 1, "retry": {"attempts": 2}}}),
+                vec!["call.retry.attempts=null"],
+                json!({"call": {"timeout_ms": 1}}),
+            ),
             (json!({}), vec!["call.timeout_ms="], json!({})),
-            (json!({}), vec!["call.timeout_ms=1", "call.timeout_ms=2"], json!({"call": {"timeout_ms": 2}})),
+            (
+                json!({}),
+                vec!["call.timeout_ms=1", "call.timeout_ms=2"],
+                json!({"call": {"timeout_ms": 2}}),
+            ),
         ];
         for (before, assignments, after) in cases {
             let edited = edit(&before.to_string(), &assignments).unwrap();
-            assert_eq!(serde_json::from_str::<Value>(&edited).unwrap(), after, "{assignments:?}");
+            assert_eq!(
+                serde_json::from_str::<Value>(&edited).unwrap(),
+                after,
+                "{assignments:?}"
+            );
         }
     }
 
     #[test]
     fn every_bad_assignment_is_named() {
         let bad = [
-            "call.timeout", "call", "=1", "call..x=1", "call.timeout_ms.=1", "instances[=1", "instances[]=1",
-            "instances[7].weight=1", "instances.weight=1", "call[0]=1", "call.timeout_ms.x=1", "colour=1",
+            "call.timeout",
+            "call",
+            "=1",
+            "call..x=1",
+            "call.timeout_ms.=1",
+            "instances[=1",
+            "instances[]=1",
+            "instances[7].weight=1",
+            "instances.weight=1",
+            "call[0]=1",
+            "call.timeout_ms.x=1",
+            "colour=1",
         ];
         let error = edit("{}", &bad).unwrap_err();
         assert_eq!(error.0.len(), bad.len(), "{error}");

@@ -81,7 +81,11 @@ impl Fleet {
     /// All services, by key.
     pub fn services(&self) -> Vec<ServiceSummary> {
         let lists = self.lists.lock();
-        lists.watches.iter().map(|(key, watch)| summary(key, &list(watch))).collect()
+        lists
+            .watches
+            .iter()
+            .map(|(key, watch)| summary(key, &list(watch)))
+            .collect()
     }
 
     /// One service with its instances; `None` where the directory has no such list.
@@ -181,9 +185,19 @@ fn list(watch: &Watch<ServiceList>) -> Arc<ServiceList> {
 }
 
 fn summary(key: &str, list: &ServiceList) -> ServiceSummary {
-    let in_state = |state| list.instances.iter().filter(|listed| listed.state() == state).count();
+    let in_state = |state| {
+        list.instances
+            .iter()
+            .filter(|listed| listed.state() == state)
+            .count()
+    };
     let distinct = |of: fn(&ListedInstance) -> &String| -> Vec<String> {
-        let all: BTreeSet<_> = list.instances.iter().map(of).filter(|text| !text.is_empty()).collect();
+        let all: BTreeSet<_> = list
+            .instances
+            .iter()
+            .map(of)
+            .filter(|text| !text.is_empty())
+            .collect();
         all.into_iter().cloned().collect()
     };
     ServiceSummary {

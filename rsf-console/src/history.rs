@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rsf_core::control::Scope;
 use serde_json::Value;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{SqlSafeStr, SqliteConnection};
 
 use crate::model::{AuditEntry, Revision, Status};
@@ -85,7 +87,9 @@ pub enum HistoryError {
 /// Unix milliseconds now.
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    since.map_or(0, |elapsed| {
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// The columns of an [`Entry`], with the status of its last step.
@@ -260,20 +264,18 @@ impl History {
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
-            .map(
-                |(id, revision, scope, status, author, comment, detail, at)| {
-                    Ok(AuditEntry {
-                        id: number(id)?,
-                        revision: number(revision)?,
-                        scope,
-                        status: parse_status(&status)?,
-                        author,
-                        comment,
-                        detail,
-                        at_unix_ms: number(at)?,
-                    })
-                },
-            )
+            .map(|(id, revision, scope, status, author, comment, detail, at)| {
+                Ok(AuditEntry {
+                    id: number(id)?,
+                    revision: number(revision)?,
+                    scope,
+                    status: parse_status(&status)?,
+                    author,
+                    comment,
+                    detail,
+                    at_unix_ms: number(at)?,
+                })
+            })
             .collect()
     }
 
@@ -321,7 +323,8 @@ impl History {
         .bind(stored(entry.written_unix_ms)?)
         .execute(&mut *connection)
         .await?;
-        self.insert_step(connection, entry.revision, entry.status, detail).await
+        self.insert_step(connection, entry.revision, entry.status, detail)
+            .await
     }
 
     async fn insert_step(

@@ -133,8 +133,8 @@ impl Console {
         };
         let router = api::router(Arc::new(api::Shared::new(self, port)));
         let stop = running.clone();
-        let server = axum::serve(listener, router)
-            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let server =
+            axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
         let served = tokio::select! {
             served = server => served,
             () = async { running.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),

@@ -16,7 +16,11 @@ const SVG: &str = "image/svg+xml";
 
 macro_rules! file {
     ($path:literal, $kind:ident) => {
-        (concat!("/", $path), $kind, include_str!(concat!("../web/", $path)))
+        (
+            concat!("/", $path),
+            $kind,
+            include_str!(concat!("../web/", $path)),
+        )
     };
 }
 

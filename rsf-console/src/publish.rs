@@ -156,7 +156,11 @@ impl Publisher {
                 }
             } else if lacks {
                 self.store.publish(&record(&entry)).await?;
-                tracing::info!(scope = entry.scope, revision = entry.revision, "policy published again");
+                tracing::info!(
+                    scope = entry.scope,
+                    revision = entry.revision,
+                    "policy published again"
+                );
                 let detail = if there == 0 {
                     "published again: the policy store had lost it".to_owned()
                 } else {

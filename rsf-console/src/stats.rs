@@ -198,7 +198,9 @@ impl ServiceState {
     }
 
     fn figures(&self, side: Side) -> Figures {
-        self.whole.get(&side).map_or_else(Figures::default, Window::figures)
+        self.whole
+            .get(&side)
+            .map_or_else(Figures::default, Window::figures)
     }
 
     fn stats(&self, points: usize) -> ServiceStats {

@@ -39,6 +39,7 @@ function show(next) {
   view?.close?.();
   view = next;
   main.replaceChildren(view.element);
+  header.classList.toggle("signed-out", Boolean(view.isLogin));
   document.title = `${view.title} · RSF`;
   scrollTo(0, 0);
   refresh();
@@ -51,8 +52,8 @@ async function refresh() {
   refreshing = true;
   const shown = view;
   try {
-    await shown.refresh?.();
-    if (beats++ % 5 === 0 && !shown.isLogin) await readStatus();
+    const status = beats++ % 5 === 0 && !shown.isLogin ? readStatus() : null;
+    await Promise.all([shown.refresh?.(), status]);
     if (shown === view && !shown.isLogin) warn(statusWarning);
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) askForToken();
@@ -75,6 +76,7 @@ async function readStatus() {
 }
 
 function fail(shown, error) {
+  if (!(error instanceof ApiError)) console.error(error);
   const text = error instanceof ApiError ? error.message : t("unreachable");
   if (shown.loaded?.()) warn(text);
   else shown.fail?.(notice("error", text));
@@ -107,7 +109,7 @@ function drawHeader() {
       { class: "tools" },
       picker,
       h("button", { type: "button", class: "quiet", title: t("theme"), "aria-label": t("theme"), onclick: toggleTheme }, "◐"),
-      h("button", { type: "button", class: "quiet", onclick: leave }, t("logout")),
+      h("button", { type: "button", class: "quiet leave", onclick: leave }, t("logout")),
     ),
   );
   setText(document.getElementById("skip"), t("skip"));

@@ -28,12 +28,15 @@ export function setAttribute(element, name, value) {
   }
 }
 
+const rowsOf = new WeakMap();
+
 /**
  * Makes a parent's children match a list: rows stay the same elements while their key stays, so that focus,
  * selection and half-typed text survive each update.
  */
 export function keyed(parent, items, keyOf, create, update) {
-  const rows = (parent.rows ??= new Map());
+  const rows = rowsOf.get(parent) ?? new Map();
+  rowsOf.set(parent, rows);
   const wanted = new Set();
   let place = parent.firstChild;
   for (const item of items) {

@@ -112,7 +112,10 @@ impl From<HistoryError> for ApiError {
                 path: path.to_owned(),
                 problem: revision.to_string(),
             };
-            let details = vec![detail("expected_revision", expected), detail("latest_revision", latest)];
+            let details = vec![
+                detail("expected_revision", expected),
+                detail("latest_revision", latest),
+            ];
             let message = format!("{error}; read it again and repeat the change");
             return ApiError {
                 details,
@@ -120,7 +123,10 @@ impl From<HistoryError> for ApiError {
             };
         }
         // What the database says may name files; that is for the log, not for the caller.
-        tracing::error!(error = &error as &dyn std::error::Error, "the console's database failed");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the console's database failed"
+        );
         let message = "the console's database failed; its log says why, and nothing was changed";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "database", message)
     }

@@ -127,7 +127,10 @@ pub(super) async fn rollback(
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
     let wanted = revision(&shared, &scope, asked.revision).await?;
     if wanted.status == Status::Refused {
-        let message = format!("revision {} was refused and never in force; the audit log says why", asked.revision);
+        let message = format!(
+            "revision {} was refused and never in force; the audit log says why",
+            asked.revision
+        );
         return Err(ApiError::bad_request(message));
     }
     let document = if wanted.document.is_empty() {
@@ -230,7 +233,11 @@ pub(super) async fn acknowledgements(
     InPath(scope): InPath,
 ) -> Result<Json<Acknowledged>, ApiError> {
     let latest = latest(&shared, &scope).await?.map_or(0, |entry| entry.revision);
-    let heard = shared.parts.acknowledgements.acknowledged(&scope.to_string()).await?;
+    let heard = shared
+        .parts
+        .acknowledgements
+        .acknowledged(&scope.to_string())
+        .await?;
     let concerns = |instance: &crate::model::Instance| match &scope {
         Scope::Fleet => true,
         Scope::Application(name) => instance.application == *name,
@@ -371,14 +378,24 @@ async fn latest(shared: &Shared, scope: &Scope) -> Result<Option<Entry>, ApiErro
 async fn revision(shared: &Shared, scope: &Scope, revision: u64) -> Result<Entry, ApiError> {
     // Beyond what the database can count there is surely nothing.
     let found = match i64::try_from(revision) {
-        Ok(_) => shared.publisher.history().revision(&scope.to_string(), revision).await?,
+        Ok(_) => {
+            shared
+                .publisher
+                .history()
+                .revision(&scope.to_string(), revision)
+                .await?
+        }
         Err(_) => None,
     };
     found.ok_or_else(|| {
-        ApiError::not_found(format!("{scope} has no revision {revision}; its history names those it has"))
+        ApiError::not_found(format!(
+            "{scope} has no revision {revision}; its history names those it has"
+        ))
     })
 }
 
 fn no_policy(scope: &Scope) -> ApiError {
-    ApiError::not_found(format!("{scope} has no policy; what holds for it is the built-in or a wider scope's"))
+    ApiError::not_found(format!(
+        "{scope} has no policy; what holds for it is the built-in or a wider scope's"
+    ))
 }

@@ -38,7 +38,8 @@ pub(super) async fn service(
 ) -> Result<Json<Service>, ApiError> {
     known(&shared)?;
     let Some(mut service) = shared.fleet.service(&key) else {
-        let message = format!("no list of service `{key}` is published; GET /api/v1/services names those that are");
+        let message =
+            format!("no list of service `{key}` is published; GET /api/v1/services names those that are");
         return Err(ApiError::not_found(message));
     };
     apply_rules(&mut service, &shared.publisher.history().latest_all().await?);
@@ -78,9 +79,9 @@ pub(super) async fn pump(State(shared): State<Arc<Shared>>) -> Result<Json<Value
 fn known(shared: &Shared) -> Result<(), ApiError> {
     match (shared.fleet.is_known(), shared.fleet.failure()) {
         (true, _) => Ok(()),
-        (false, failure) if failure.is_empty() => {
-            Err(ApiError::unavailable("the directory has not been read yet; try again in a second"))
-        }
+        (false, failure) if failure.is_empty() => Err(ApiError::unavailable(
+            "the directory has not been read yet; try again in a second",
+        )),
         (false, failure) => Err(ApiError::unavailable(failure)),
     }
 }

@@ -7,8 +7,8 @@ use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 
-use super::error::{ApiError, Body, Query};
 use super::Shared;
+use super::error::{ApiError, Body, Query};
 use crate::auth::CSRF_HEADER;
 
 #[derive(Deserialize)]
@@ -37,23 +37,33 @@ pub(super) async fn open(
 ) -> Result<Response, ApiError> {
     own(&headers)?;
     let cookie = begin(&shared, &login)?;
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), StatusCode::NO_CONTENT).into_response())
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, cookie)]),
+        StatusCode::NO_CONTENT,
+    )
+        .into_response())
 }
 
-pub(super) async fn close(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn close(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     own(&headers)?;
     let cookie = shared.sessions.end(&headers);
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), StatusCode::NO_CONTENT).into_response())
+    Ok((
+        AppendHeaders([(header::SET_COOKIE, cookie)]),
+        StatusCode::NO_CONTENT,
+    )
+        .into_response())
 }
 
 fn begin(shared: &Shared, login: &Login) -> Result<String, ApiError> {
     if !shared.token.is(login.token.trim()) {
         return Err(ApiError::unauthorized());
     }
-    shared
-        .sessions
-        .begin()
-        .map_err(|error| ApiError::unavailable(format!("the system has no randomness for a session: {error}")))
+    shared.sessions.begin().map_err(|error| {
+        ApiError::unavailable(format!("the system has no randomness for a session: {error}"))
+    })
 }
 
 fn own(headers: &HeaderMap) -> Result<(), ApiError> {

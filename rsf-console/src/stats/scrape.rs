@@ -90,7 +90,7 @@ impl Scraper for HttpScraper {
 fn innermost(error: &dyn std::error::Error) -> String {
     error
         .source()
-        .map_or_else(|| error.to_string(), |source| innermost(source))
+        .map_or_else(|| error.to_string(), innermost)
 }
 
 /// What a round brought.
@@ -213,7 +213,9 @@ impl Earlier {
     /// An instance that does not answer is asked ever more rarely, so that a dead zone does not slow the living.
     fn fail(&mut self, error: &ScrapeError) {
         self.why = error.to_string();
-        self.skip = (1_u32 << self.failures.min(5)).saturating_sub(1).min(MAX_SKIPPED_ROUNDS);
+        self.skip = (1_u32 << self.failures.min(5))
+            .saturating_sub(1)
+            .min(MAX_SKIPPED_ROUNDS);
         self.failures += 1;
     }
 }

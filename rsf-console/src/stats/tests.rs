@@ -94,11 +94,18 @@ impl rsf_registry::Directory for NoDirectory {
 #[tokio::test(start_paused = true)]
 async fn rates_come_from_consecutive_scrapes_of_both_sides() {
     let mut bench = Bench::new();
-    let fleet = [instance("order/1", 1), instance("member/1", 1), instance("member/2", 1)];
+    let fleet = [
+        instance("order/1", 1),
+        instance("member/1", 1),
+        instance("member/2", 1),
+    ];
     bench.set("order/1", Some(text("client", 1000, 10)));
     bench.set("member/1", Some(text("server", 500, 0)));
     bench.set("member/2", Some(text("server", 500, 0)));
-    assert!(bench.round(&fleet).await.services.is_empty(), "one scrape says nothing about rates");
+    assert!(
+        bench.round(&fleet).await.services.is_empty(),
+        "one scrape says nothing about rates"
+    );
     bench.set("order/1", Some(text("client", 1100, 15)));
     bench.set("member/1", Some(text("server", 570, 0)));
     bench.set("member/2", Some(text("server", 530, 0)));
@@ -124,11 +131,17 @@ async fn a_restart_counts_from_nothing_and_never_below() {
     // The same incarnation with smaller counters: the counters were reset.
     bench.set("member/1", Some(text("server", 20, 0)));
     let stats = bench.round(&[instance("member/1", 1)]).await;
-    assert_eq!(stats.services["shop.v1.MemberService"].server.calls_per_second, 20.0);
+    assert_eq!(
+        stats.services["shop.v1.MemberService"].server.calls_per_second,
+        20.0
+    );
     // Another incarnation: its first scrape says nothing about rates.
     bench.set("member/1", Some(text("server", 900, 0)));
     let stats = bench.round(&[instance("member/1", 2)]).await;
-    assert_eq!(stats.services["shop.v1.MemberService"].server.calls_per_second, 0.0);
+    assert_eq!(
+        stats.services["shop.v1.MemberService"].server.calls_per_second,
+        0.0
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,6 @@
 //! The API through its own client: what it takes, what it refuses, and how it says so.
 
-use rsf_console::model::{
-    AcknowledgedState, Change, PatchPolicy, Preview, PutPolicy, Rollback, Status,
-};
+use rsf_console::model::{AcknowledgedState, Change, PatchPolicy, Preview, PutPolicy, Rollback, Status};
 use rsf_console::{ClientError, ConsoleClient};
 use rsf_core::control::Scope;
 use rsf_registry::record::RemovalCause;
@@ -49,7 +47,10 @@ async fn a_policy_is_written_read_and_published() {
     let client = &served.client;
     assert_eq!(client.policy(&scope()).await.unwrap(), None);
     let accepted = client.put(&scope(), &timeout(200)).await.unwrap();
-    assert_eq!((accepted.revision.revision, accepted.revision.status), (1, Status::Published));
+    assert_eq!(
+        (accepted.revision.revision, accepted.revision.status),
+        (1, Status::Published)
+    );
     assert_eq!(accepted.message, "");
     let read = client.policy(&scope()).await.unwrap().unwrap();
     assert_eq!(read.document, json!({"call": {"timeout_ms": 200}}));
@@ -58,11 +59,27 @@ async fn a_policy_is_written_read_and_published() {
     assert_eq!(stored.document, r#"{"call":{"timeout_ms":200}}"#);
     assert_eq!(stored.author, "ann");
     client.put(&Scope::Fleet, &timeout(300)).await.unwrap();
-    client.put(&Scope::Application("member".to_owned()), &timeout(400)).await.unwrap();
-    let scopes: Vec<_> = client.policies().await.unwrap().into_iter().map(|policy| policy.scope).collect();
-    assert_eq!(scopes, ["application/member", "fleet", "service/shop.v1.MemberService"]);
+    client
+        .put(&Scope::Application("member".to_owned()), &timeout(400))
+        .await
+        .unwrap();
+    let scopes: Vec<_> = client
+        .policies()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|policy| policy.scope)
+        .collect();
+    assert_eq!(
+        scopes,
+        ["application/member", "fleet", "service/shop.v1.MemberService"]
+    );
     let audit = client.audit(None, 500).await.unwrap();
-    let steps: Vec<_> = audit.iter().rev().map(|entry| (entry.revision, entry.status)).collect();
+    let steps: Vec<_> = audit
+        .iter()
+        .rev()
+        .map(|entry| (entry.revision, entry.status))
+        .collect();
     let expected = (1..=3).flat_map(|revision| [(revision, Status::Intent), (revision, Status::Published)]);
     assert_eq!(steps, expected.collect::<Vec<_>>());
 }
@@ -82,7 +99,10 @@ async fn an_invalid_policy_gets_all_its_errors() {
     let (status, _, details) = refusal(served.client.put(&scope(), &text).await);
     assert_eq!(status, 400);
     assert!(details[0].1.contains("line 2 column"), "{details:?}");
-    assert!(served.client.audit(None, 500).await.unwrap().is_empty(), "nothing invalid is recorded");
+    assert!(
+        served.client.audit(None, 500).await.unwrap().is_empty(),
+        "nothing invalid is recorded"
+    );
 }
 
 #[tokio::test]
@@ -97,14 +117,19 @@ async fn an_outdated_edit_is_a_conflict_with_both_revisions() {
     let (status, code, details) = refusal(served.client.put(&scope(), &asked).await);
     assert_eq!((status, code.as_str()), (409, "conflict"));
     let pair = |path: &str, revision: &str| (path.to_owned(), revision.to_owned());
-    assert_eq!(details, [pair("expected_revision", "1"), pair("latest_revision", "2")]);
+    assert_eq!(
+        details,
+        [pair("expected_revision", "1"), pair("latest_revision", "2")]
+    );
 }
 
 #[tokio::test]
 async fn an_edit_changes_what_it_names_and_nothing_else() {
     let served = Served::start().await;
     served.client.put(&scope(), &timeout(1)).await.unwrap();
-    let edits = ["call.timeout_ms=200", "instances[member/1].weight=0"].map(str::to_owned).to_vec();
+    let edits = ["call.timeout_ms=200", "instances[member/1].weight=0"]
+        .map(str::to_owned)
+        .to_vec();
     let preview = Preview {
         assignments: Some(edits.clone()),
         ..Preview::default()
@@ -119,7 +144,12 @@ async fn an_edit_changes_what_it_names_and_nothing_else() {
     let expected = json!({"call": {"timeout_ms": 200}, "instances": [{"instance": "member/1", "weight": 0}]});
     assert_eq!(accepted.revision.document, expected);
     assert_eq!(previewed.document, expected);
-    assert!(previewed.lines.iter().any(|line| line.change == Change::Removed && line.text.contains(": 1")));
+    assert!(
+        previewed
+            .lines
+            .iter()
+            .any(|line| line.change == Change::Removed && line.text.contains(": 1"))
+    );
     let bad = PatchPolicy {
         assignments: vec!["call.timeout=1".to_owned(), "x".to_owned()],
         ..PatchPolicy::default()
@@ -130,7 +160,10 @@ async fn an_edit_changes_what_it_names_and_nothing_else() {
         assignments: vec!["call.timeout_ms=0".to_owned()],
         ..PatchPolicy::default()
     };
-    assert_eq!(refusal(served.client.patch(&scope(), &out_of_range).await).1, "invalid_policy");
+    assert_eq!(
+        refusal(served.client.patch(&scope(), &out_of_range).await).1,
+        "invalid_policy"
+    );
 }
 
 #[tokio::test]
@@ -140,7 +173,11 @@ async fn edits_at_once_are_all_kept_or_refused() {
         let client = served.client.clone();
         async move {
             let asked = PatchPolicy {
-                assignments: vec![format!("consumers[c{number}].timeout_ms={number}").replace("[c", "[\"c").replace("].t", "\"].t")],
+                assignments: vec![
+                    format!("consumers[c{number}].timeout_ms={number}")
+                        .replace("[c", "[\"c")
+                        .replace("].t", "\"].t"),
+                ],
                 ..PatchPolicy::default()
             };
             (number, client.patch(&scope(), &asked).await)
@@ -152,11 +189,16 @@ async fn edits_at_once_are_all_kept_or_refused() {
     for (number, result) in &results {
         match result {
             Ok(_) => assert_eq!(kept[&format!("c{number}")]["timeout_ms"], *number),
-            Err(ClientError::Refused { status: 409, .. }) => assert!(!kept.contains_key(&format!("c{number}"))),
+            Err(ClientError::Refused { status: 409, .. }) => {
+                assert!(!kept.contains_key(&format!("c{number}")))
+            }
             Err(other) => panic!("{other}"),
         }
     }
-    assert_eq!(kept.len(), results.iter().filter(|(_, result)| result.is_ok()).count());
+    assert_eq!(
+        kept.len(),
+        results.iter().filter(|(_, result)| result.is_ok()).count()
+    );
 }
 
 #[tokio::test]
@@ -166,9 +208,21 @@ async fn history_diff_rollback_and_deletion() {
     client.put(&scope(), &timeout(1)).await.unwrap();
     client.put(&scope(), &timeout(2)).await.unwrap();
     let diff = client.diff(&scope(), 1, 2).await.unwrap();
-    let changed = diff.lines.iter().filter(|line| line.change != Change::Same).count();
+    let changed = diff
+        .lines
+        .iter()
+        .filter(|line| line.change != Change::Same)
+        .count();
     assert_eq!(changed, 2);
-    assert!(client.diff(&scope(), 0, 1).await.unwrap().lines.iter().all(|line| line.change == Change::Added));
+    assert!(
+        client
+            .diff(&scope(), 0, 1)
+            .await
+            .unwrap()
+            .lines
+            .iter()
+            .all(|line| line.change == Change::Added)
+    );
     assert_eq!(refusal(client.diff(&scope(), 1, 9).await).0, 404);
     let back = Rollback {
         revision: 1,
@@ -185,11 +239,23 @@ async fn history_diff_rollback_and_deletion() {
         ..Rollback::default()
     };
     assert_eq!(refusal(client.rollback(&scope(), &foreign).await).0, 404);
-    let deleted = client.delete(&scope(), Some(3), "bob", "done & gone").await.unwrap();
-    assert_eq!((deleted.revision.document, deleted.revision.comment), (Value::Null, "done & gone".to_owned()));
+    let deleted = client
+        .delete(&scope(), Some(3), "bob", "done & gone")
+        .await
+        .unwrap();
+    assert_eq!(
+        (deleted.revision.document, deleted.revision.comment),
+        (Value::Null, "done & gone".to_owned())
+    );
     assert_eq!(client.policy(&scope()).await.unwrap(), None);
     assert_eq!(refusal(client.delete(&scope(), None, "bob", "").await).0, 404);
-    let revisions: Vec<_> = client.history(&scope(), None, 500).await.unwrap().iter().map(|r| r.revision).collect();
+    let revisions: Vec<_> = client
+        .history(&scope(), None, 500)
+        .await
+        .unwrap()
+        .iter()
+        .map(|r| r.revision)
+        .collect();
     assert_eq!(revisions, [5, 3, 2, 1]);
     let page = client.history(&scope(), Some(3), 1).await.unwrap();
     assert_eq!(page.iter().map(|r| r.revision).collect::<Vec<_>>(), [2]);
@@ -211,11 +277,17 @@ async fn while_the_store_is_down_edits_wait_and_say_so() {
     assert_eq!(response.status(), 202);
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["status"], "intent");
-    assert!(body["message"].as_str().unwrap().contains("switched off"), "{body}");
+    assert!(
+        body["message"].as_str().unwrap().contains("switched off"),
+        "{body}"
+    );
     let status = served.client.status().await.unwrap();
     assert_eq!(status.pending, 1);
     assert!(status.policy_store.contains("switched off"), "{status:?}");
-    assert_eq!(refusal(served.client.acknowledgements(&Scope::Fleet).await).0, 503);
+    assert_eq!(
+        refusal(served.client.acknowledgements(&Scope::Fleet).await).0,
+        503
+    );
     served.twin.set_fault(Fault::None);
     until("the edit is published", async || {
         served.client.policy(&Scope::Fleet).await.unwrap().unwrap().status == Status::Published
@@ -233,9 +305,15 @@ async fn a_killed_console_finishes_after_its_restart() {
     twin.set_fault(Fault::None);
     assert!(twin.stored(&scope().to_string()).is_none());
     let served = Served::over(twin, folder).await;
-    until("the edit is published", async || served.twin.stored(&scope().to_string()).is_some()).await;
+    until("the edit is published", async || {
+        served.twin.stored(&scope().to_string()).is_some()
+    })
+    .await;
     let (twin, _folder) = served.stop().await;
-    assert_eq!(twin.stored(&scope().to_string()).unwrap().document, r#"{"call":{"timeout_ms":7}}"#);
+    assert_eq!(
+        twin.stored(&scope().to_string()).unwrap().document,
+        r#"{"call":{"timeout_ms":7}}"#
+    );
 }
 
 #[tokio::test]
@@ -255,14 +333,20 @@ async fn services_instances_and_who_runs_what() {
     twin.list(
         MEMBER,
         vec![listed("member/1", "a", ""), listed("member/2", "b", "")],
-        vec![removal("member/3", RemovalCause::Expired), removal("member/4", RemovalCause::Deregistered)],
+        vec![
+            removal("member/3", RemovalCause::Expired),
+            removal("member/4", RemovalCause::Deregistered),
+        ],
     );
     *twin.leases.lock() = vec![
         lease("order/1", "a", "", &[]),
         lease("member/1", "a", "", &[MEMBER]),
         lease("member/2", "b", "", &[MEMBER]),
     ];
-    let edits = ["instances[member/1].weight=0", "instances[member/2].disabled=true"];
+    let edits = [
+        "instances[member/1].weight=0",
+        "instances[member/2].disabled=true",
+    ];
     let asked = PatchPolicy {
         assignments: edits.map(str::to_owned).to_vec(),
         ..PatchPolicy::default()
@@ -274,30 +358,59 @@ async fn services_instances_and_who_runs_what() {
     })
     .await;
     let services = client.services().await.unwrap();
-    assert_eq!((services[0].up, services[0].zones.as_slice()), (2, ["a".to_owned(), "b".to_owned()].as_slice()));
+    assert_eq!(
+        (services[0].up, services[0].zones.as_slice()),
+        (2, ["a".to_owned(), "b".to_owned()].as_slice())
+    );
     let service = client.service(MEMBER).await.unwrap();
     assert_eq!(service.version, (3, 7));
-    let weights: Vec<_> = service.instances.iter().map(|i| (i.instance.weight, i.effective_weight, i.disabled)).collect();
+    let weights: Vec<_> = service
+        .instances
+        .iter()
+        .map(|i| (i.instance.weight, i.effective_weight, i.disabled))
+        .collect();
     assert_eq!(weights, [(100, 0, false), (100, 100, true)]);
-    let causes: Vec<_> = service.removed.iter().map(|removed| removed.cause.as_str()).collect();
+    let causes: Vec<_> = service
+        .removed
+        .iter()
+        .map(|removed| removed.cause.as_str())
+        .collect();
     assert_eq!(causes, ["deregistered", "expired"]);
     assert_eq!(refusal(client.service("no.such/Service").await).0, 404);
 
     twin.acknowledges("member/1", &scope().to_string(), 1, "");
     twin.acknowledges("order/1", &scope().to_string(), 1, "too wild");
     let acknowledged = client.acknowledgements(&scope()).await.unwrap();
-    let states: Vec<_> = acknowledged.instances.iter().map(|i| (i.instance.as_str(), i.state)).collect();
+    let states: Vec<_> = acknowledged
+        .instances
+        .iter()
+        .map(|i| (i.instance.as_str(), i.state))
+        .collect();
     let expected = [
         ("member/1", AcknowledgedState::Current),
         ("member/2", AcknowledgedState::Waiting),
         ("order/1", AcknowledgedState::Refused),
     ];
-    assert_eq!((acknowledged.revision, states.as_slice()), (1, expected.as_slice()));
+    assert_eq!(
+        (acknowledged.revision, states.as_slice()),
+        (1, expected.as_slice())
+    );
     client.put(&scope(), &timeout(1)).await.unwrap();
     let acknowledged = client.acknowledgements(&scope()).await.unwrap();
     assert_eq!(acknowledged.instances[0].state, AcknowledgedState::Older);
-    assert_eq!(client.acknowledgements(&Scope::Fleet).await.unwrap().instances.len(), 3);
-    let of_application = client.acknowledgements(&Scope::Application("member".to_owned())).await.unwrap();
+    assert_eq!(
+        client
+            .acknowledgements(&Scope::Fleet)
+            .await
+            .unwrap()
+            .instances
+            .len(),
+        3
+    );
+    let of_application = client
+        .acknowledgements(&Scope::Application("member".to_owned()))
+        .await
+        .unwrap();
     assert_eq!(of_application.instances.len(), 2);
 }
 
@@ -309,27 +422,49 @@ async fn an_unknown_directory_is_no_empty_one() {
     assert_eq!(refusal(served.client.services().await).0, 503);
     assert_eq!(refusal(served.client.pump().await).0, 404);
     served.twin.set_fault(Fault::None);
-    until("the directory is read", async || served.client.services().await.is_ok()).await;
+    until("the directory is read", async || {
+        served.client.services().await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn the_field_table_is_served() {
     let served = Served::start().await;
     let fields = served.client.fields().await.unwrap();
-    let call = fields.as_array().unwrap().iter().find(|field| field["name"] == "call").unwrap();
-    let timeout = call["fields"].as_array().unwrap().iter().find(|field| field["name"] == "timeout_ms").unwrap();
-    assert_eq!((&timeout["kind"], &timeout["least"]), (&json!("integer"), &json!(1)));
+    let call = fields
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|field| field["name"] == "call")
+        .unwrap();
+    let timeout = call["fields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|field| field["name"] == "timeout_ms")
+        .unwrap();
+    assert_eq!(
+        (&timeout["kind"], &timeout["least"]),
+        (&json!("integer"), &json!(1))
+    );
 }
 
 #[tokio::test]
 async fn the_client_says_what_is_wrong() {
     for address in ["", "console", "https://x", "ftp://x", "http://x/path"] {
-        assert!(matches!(ConsoleClient::new(address, "t"), Err(ClientError::Address(_))), "{address}");
+        assert!(
+            matches!(ConsoleClient::new(address, "t"), Err(ClientError::Address(_))),
+            "{address}"
+        );
     }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = listener.local_addr().unwrap();
     drop(listener);
     let nobody = ConsoleClient::new(&format!("http://{free}"), "t").unwrap();
     let error = nobody.status().await.unwrap_err().to_string();
-    assert!(error.contains("no console answers") && error.contains("rsf dev"), "{error}");
+    assert!(
+        error.contains("no console answers") && error.contains("rsf dev"),
+        "{error}"
+    );
 }

@@ -43,7 +43,9 @@ fn calls(stats: &Stats) -> (f64, f64) {
 async fn consumers_and_providers_are_scraped() {
     let served = Served::start().await;
     let (provider, consumer) = (admin("server", 10).await, admin("client", 20).await);
-    served.twin.list(MEMBER, vec![listed("member/1", "a", &provider)], Vec::new());
+    served
+        .twin
+        .list(MEMBER, vec![listed("member/1", "a", &provider)], Vec::new());
     *served.twin.leases.lock() = vec![
         lease("member/1", "a", &provider, &[MEMBER]),
         lease("order/1", "a", &consumer, &[]),
@@ -53,12 +55,24 @@ async fn consumers_and_providers_are_scraped() {
         client > 0.0 && server > 0.0
     })
     .await;
-    let stats = served.client.stats(Some(&format!("{MEMBER}:gold")), 5).await.unwrap();
+    let stats = served
+        .client
+        .stats(Some(&format!("{MEMBER}:gold")), 5)
+        .await
+        .unwrap();
     let service = &stats.services[MEMBER];
     assert!(service.instances["member/1"] > 0.0);
     assert!(service.client.p99_ms.is_some_and(|p99| p99 <= 5.0), "{service:?}");
     assert!(!service.points.is_empty() && service.points.len() <= 5);
-    assert!(served.client.stats(Some("other"), 5).await.unwrap().services.is_empty());
+    assert!(
+        served
+            .client
+            .stats(Some("other"), 5)
+            .await
+            .unwrap()
+            .services
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -66,8 +80,11 @@ async fn without_leases_the_directory_names_whom_to_scrape() {
     let twin = Arc::new(Twin::default());
     let provider = admin("server", 10).await;
     twin.list(MEMBER, vec![listed("member/1", "a", &provider)], Vec::new());
-    let served = Served::with(twin, Arc::new(tempfile::tempdir().unwrap()), false).await;
-    until("the provider has a rate", async || calls(&served.client.stats(None, 0).await.unwrap()).1 > 0.0).await;
+    let served = Served::with(twin, Arc::new(tempfile::tempdir().unwrap()), false, 100).await;
+    until("the provider has a rate", async || {
+        calls(&served.client.stats(None, 0).await.unwrap()).1 > 0.0
+    })
+    .await;
     assert_eq!(served.client.instances().await.unwrap().len(), 1);
 }
 
@@ -81,10 +98,16 @@ async fn many_changes_are_all_recorded() {
             document: serde_json::json!({"call": {"timeout_ms": ms}}),
             ..Default::default()
         };
-        assert_eq!(served.client.put(&scope, &asked).await.unwrap().revision.revision, ms);
+        assert_eq!(
+            served.client.put(&scope, &asked).await.unwrap().revision.revision,
+            ms
+        );
     }
     assert!(served.twin.stored("fleet").unwrap().document.contains("500"));
     let audit = served.client.audit(None, 500).await.unwrap();
-    let published = audit.iter().filter(|entry| entry.status == Status::Published).count();
+    let published = audit
+        .iter()
+        .filter(|entry| entry.status == Status::Published)
+        .count();
     assert_eq!(published, 250);
 }

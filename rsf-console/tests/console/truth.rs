@@ -1,7 +1,5 @@
 //! The truth holds through whatever is cut off: old or new, never mixed, and every accepted edit in the audit log.
 
-
-
 use std::sync::Arc;
 
 use rsf_console::history::{Draft, Entry, History, HistoryError};
@@ -58,7 +56,12 @@ impl Bench {
     }
 
     async fn latest(&self) -> Entry {
-        self.publisher.history().latest(&scope().to_string()).await.unwrap().unwrap()
+        self.publisher
+            .history()
+            .latest(&scope().to_string())
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     fn stored(&self) -> Option<PolicyRecord> {
@@ -67,7 +70,9 @@ impl Bench {
 }
 
 async fn open(folder: &tempfile::TempDir, twin: &Arc<Twin>) -> Publisher {
-    let history = History::open(&folder.path().join("console.db"), "test").await.unwrap();
+    let history = History::open(&folder.path().join("console.db"), "test")
+        .await
+        .unwrap();
     Publisher::new(history, twin.clone())
 }
 
@@ -76,7 +81,11 @@ async fn revisions_rise_by_one_over_all_scopes() {
     let bench = Bench::new().await;
     for number in 1..=5 {
         let scope = if number % 2 == 0 { Scope::Fleet } else { scope() };
-        let published = bench.publisher.publish(&draft_of(scope, number, None)).await.unwrap();
+        let published = bench
+            .publisher
+            .publish(&draft_of(scope, number, None))
+            .await
+            .unwrap();
         assert_eq!(published.entry.revision, number);
         assert_eq!(published.entry.status, Status::Published);
     }
@@ -109,7 +118,10 @@ async fn a_cut_off_publish_is_finished_whether_or_not_it_was_written() {
         let stored = bench.stored().unwrap();
         let old = (1, document(1));
         let new = (2, document(2));
-        assert!([old, new].contains(&(stored.revision, stored.document)), "{fault:?}");
+        assert!(
+            [old, new].contains(&(stored.revision, stored.document)),
+            "{fault:?}"
+        );
         bench.restart().await;
         assert_eq!(bench.publisher.reconcile().await.is_err(), true, "{fault:?}");
         bench.twin.set_fault(Fault::None);
@@ -142,11 +154,22 @@ async fn killed_at_any_place_it_is_old_or_new() {
         bench.restart().await;
         bench.publisher.reconcile().await.unwrap();
         let (latest, stored) = (bench.latest().await, bench.stored().unwrap());
-        assert_eq!((latest.revision, &latest.document), (stored.revision, &stored.document));
-        assert_eq!(stored.document, document(stored.revision), "mixed after {polls} polls");
+        assert_eq!(
+            (latest.revision, &latest.document),
+            (stored.revision, &stored.document)
+        );
+        assert_eq!(
+            stored.document,
+            document(stored.revision),
+            "mixed after {polls} polls"
+        );
         assert_eq!(latest.status, Status::Published);
         let audit = bench.publisher.history().audit(u64::MAX, 500).await.unwrap();
-        assert!(audit.iter().any(|entry| entry.revision == latest.revision && entry.status == Status::Intent));
+        assert!(
+            audit
+                .iter()
+                .any(|entry| entry.revision == latest.revision && entry.status == Status::Intent)
+        );
     }
 }
 
@@ -164,16 +187,26 @@ async fn of_several_waiting_revisions_the_newest_is_published() {
     assert!(bench.publisher.history().pending().await.unwrap().is_empty());
     let audit = bench.publisher.history().audit(u64::MAX, 500).await.unwrap();
     for revision in 1..=3 {
-        assert!(audit.iter().any(|entry| entry.revision == revision && entry.status == Status::Intent));
+        assert!(
+            audit
+                .iter()
+                .any(|entry| entry.revision == revision && entry.status == Status::Intent)
+        );
     }
-    let superseded = audit.iter().filter(|entry| entry.detail.contains("superseded by revision 3"));
+    let superseded = audit
+        .iter()
+        .filter(|entry| entry.detail.contains("superseded by revision 3"));
     assert_eq!(superseded.count(), 2);
 }
 
 #[tokio::test]
 async fn a_wiped_store_gets_its_policies_back() {
     let bench = Bench::new().await;
-    bench.publisher.publish(&draft_of(Scope::Fleet, 9, None)).await.unwrap();
+    bench
+        .publisher
+        .publish(&draft_of(Scope::Fleet, 9, None))
+        .await
+        .unwrap();
     bench.publisher.publish(&draft(1, None)).await.unwrap();
     bench.publisher.publish(&draft(2, None)).await.unwrap();
     let before = bench.twin.policies.lock().clone();
@@ -181,7 +214,13 @@ async fn a_wiped_store_gets_its_policies_back() {
     bench.publisher.reconcile().await.unwrap();
     assert_eq!(*bench.twin.policies.lock(), before);
     // An older revision, as from a restored backup, is replaced too.
-    bench.twin.policies.lock().get_mut(&scope().to_string()).unwrap().revision = 1;
+    bench
+        .twin
+        .policies
+        .lock()
+        .get_mut(&scope().to_string())
+        .unwrap()
+        .revision = 1;
     bench.publisher.reconcile().await.unwrap();
     assert_eq!(*bench.twin.policies.lock(), before);
     let audit = bench.publisher.history().audit(u64::MAX, 500).await.unwrap();
@@ -202,7 +241,16 @@ async fn a_deletion_does_not_come_back() {
     bench.publisher.reconcile().await.unwrap();
     assert_eq!(bench.stored(), None);
     // Without a policy again, an author who expects none may write.
-    assert_eq!(bench.publisher.publish(&draft(3, Some(0))).await.unwrap().entry.revision, 3);
+    assert_eq!(
+        bench
+            .publisher
+            .publish(&draft(3, Some(0)))
+            .await
+            .unwrap()
+            .entry
+            .revision,
+        3
+    );
 }
 
 #[tokio::test]
@@ -215,15 +263,31 @@ async fn a_lost_database_takes_in_what_the_store_has_and_counts_on() {
     let publisher = open(&empty, &bench.twin).await;
     let published = publisher.publish(&draft_of(Scope::Fleet, 8, None)).await.unwrap();
     assert_eq!(published.entry.revision, 8);
-    let adopted = publisher.history().latest(&scope().to_string()).await.unwrap().unwrap();
+    let adopted = publisher
+        .history()
+        .latest(&scope().to_string())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((adopted.revision, adopted.document), (7, document(7)));
     // A database restored from an older backup: its numbers were used again meanwhile, for another scope.
     let restored = tempfile::tempdir().unwrap();
-    std::fs::copy(empty.path().join("console.db"), restored.path().join("console.db")).unwrap();
+    std::fs::copy(
+        empty.path().join("console.db"),
+        restored.path().join("console.db"),
+    )
+    .unwrap();
     publisher.publish(&draft(9, None)).await.unwrap();
     bench.twin.reads_fail.lock().clone_from(&true);
     let old = open(&restored, &bench.twin).await;
-    assert_eq!(old.publish(&draft_of(Scope::Fleet, 10, None)).await.unwrap().entry.revision, 9);
+    assert_eq!(
+        old.publish(&draft_of(Scope::Fleet, 10, None))
+            .await
+            .unwrap()
+            .entry
+            .revision,
+        9
+    );
     bench.twin.reads_fail.lock().clone_from(&false);
     old.reconcile().await.unwrap();
     let taken = old.history().latest(&scope().to_string()).await.unwrap().unwrap();
@@ -238,15 +302,31 @@ async fn a_refusal_is_recorded_and_the_last_policy_stays() {
     bench.publisher.publish(&draft(1, None)).await.unwrap();
     bench.twin.set_fault(Fault::Refuse);
     let error = bench.publisher.publish(&draft(2, None)).await.unwrap_err();
-    assert!(matches!(error, PublishError::Refused { revision: 2, .. }), "{error}");
+    assert!(
+        matches!(error, PublishError::Refused { revision: 2, .. }),
+        "{error}"
+    );
     bench.twin.set_fault(Fault::None);
     bench.publisher.reconcile().await.unwrap();
     assert_eq!(bench.stored().unwrap().revision, 1);
     assert_eq!(bench.latest().await.revision, 1);
     // Its number is not used again.
-    assert_eq!(bench.publisher.publish(&draft(3, Some(1))).await.unwrap().entry.revision, 3);
+    assert_eq!(
+        bench
+            .publisher
+            .publish(&draft(3, Some(1)))
+            .await
+            .unwrap()
+            .entry
+            .revision,
+        3
+    );
     let audit = bench.publisher.history().audit(u64::MAX, 500).await.unwrap();
-    assert!(audit.iter().any(|entry| entry.status == Status::Refused && entry.detail.contains("no permission")));
+    assert!(
+        audit
+            .iter()
+            .any(|entry| entry.status == Status::Refused && entry.detail.contains("no permission"))
+    );
 }
 
 #[tokio::test]

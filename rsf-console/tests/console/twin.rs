@@ -11,11 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rsf_console::{Console, ConsoleClient, ConsoleSettings, Parts, Token};
+use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{
     Acknowledgement, Lease, LeaseState, ListVersion, ListedInstance, PolicyRecord, ProvidedService, Removal,
     RemovalCause, ServiceList,
 };
-use rsf_registry::lease::LiveLease;
 use rsf_registry::{
     Acknowledgements, Directory, Hint, LeaseSource, Observed, PolicyStore, StoreError, Sweep, Watch,
 };
@@ -70,7 +70,10 @@ impl Twin {
     pub(crate) fn list(&self, service: &str, instances: Vec<ListedInstance>, removed: Vec<Removal>) {
         let list = ServiceList {
             service: service.to_owned(),
-            version: Some(ListVersion { epoch: 3, sequence: 7 }),
+            version: Some(ListVersion {
+                epoch: 3,
+                sequence: 7,
+            }),
             written_unix_ms: 1_700_000_000_000,
             instances,
             removed,
@@ -122,7 +125,11 @@ pub(crate) fn lease(id: &str, zone: &str, admin: &str, services: &[&str]) -> Lea
         application: id.split('/').next().unwrap_or_default().to_owned(),
         instance: id.to_owned(),
         incarnation: 1,
-        address: if services.is_empty() { String::new() } else { "127.0.0.1:1".to_owned() },
+        address: if services.is_empty() {
+            String::new()
+        } else {
+            "127.0.0.1:1".to_owned()
+        },
         admin_address: admin.to_owned(),
         zone: zone.to_owned(),
         weight: 100,
@@ -178,7 +185,11 @@ impl PolicyStore for Twin {
         }
         policies.insert(record.scope.clone(), record.clone());
         self.writes.fetch_add(1, Ordering::Relaxed);
-        if fault == Fault::After { Err(down()) } else { Ok(()) }
+        if fault == Fault::After {
+            Err(down())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -257,15 +268,20 @@ impl Served {
     }
 
     pub(crate) async fn over(twin: Arc<Twin>, folder: Arc<tempfile::TempDir>) -> Self {
-        Self::with(twin, folder, true).await
+        Self::with(twin, folder, true, 100).await
     }
 
-    pub(crate) async fn with(twin: Arc<Twin>, folder: Arc<tempfile::TempDir>, leases: bool) -> Self {
+    pub(crate) async fn with(
+        twin: Arc<Twin>,
+        folder: Arc<tempfile::TempDir>,
+        leases: bool,
+        scrape_ms: u64,
+    ) -> Self {
         let settings = ConsoleSettings {
             namespace: Some("test".to_owned()),
             database: Some(folder.path().join("console.db")),
             reconcile_interval_ms: Some(100),
-            scrape_interval_ms: Some(100),
+            scrape_interval_ms: Some(scrape_ms),
             ..ConsoleSettings::default()
         };
         let parts = Parts {

@@ -71,6 +71,7 @@ function editor(scope) {
   // What the author has seen: publishing refuses to overwrite anything later.
   let base = 0;
   let baseText = "{}";
+  let status = null;
   const text = h("textarea", { id: "document", spellcheck: "false", rows: 16, "aria-describedby": "document-problems" });
   const result = h("div", { id: "document-problems", class: "problem", role: "alert" });
   const later = h("div", { class: "notice warning", hidden: true });
@@ -103,7 +104,7 @@ function editor(scope) {
     } catch (error) {
       if (turn !== asked) return;
       problems(result, error);
-      drawDiff(changed, []);
+      drawDiff(changed, null);
     }
   }
 
@@ -111,6 +112,7 @@ function editor(scope) {
     const policy = await policyOrNull(scope);
     base = policy?.revision ?? 0;
     baseText = indented(policy?.document ?? {});
+    status = policy?.status;
     text.value = baseText;
     comment.value = "";
     result.replaceChildren();
@@ -186,7 +188,11 @@ function editor(scope) {
       ]);
       running.update(acknowledged);
       const latest = policy?.revision ?? 0;
-      if (latest === base) return describe(policy);
+      if (latest === base) {
+        if (policy?.status !== status) await history.refresh();
+        status = policy?.status;
+        return describe(policy);
+      }
       if (text.value === baseText) return adopt();
       later.hidden = false;
       later.replaceChildren(
@@ -198,6 +204,7 @@ function editor(scope) {
 }
 
 function drawDiff(element, lines) {
+  if (lines === null) return element.replaceChildren(h("p", { class: "muted" }, t("notValid")));
   if (lines.length === 0) return element.replaceChildren(h("p", { class: "muted" }, t("noChange")));
   const sign = { same: " ", removed: "−", added: "+" };
   const spoken = { removed: t("removedLine"), added: t("addedLine") };
