@@ -1,6 +1,7 @@
 //! Serves the console's page over invented services and instances, to look at it: `cargo run --example console_page`.
 
-#![allow(clippy::print_stdout, reason = "an example that says where to look")]
+#![allow(clippy::print_stdout, reason = "it says where to look")]
+#![allow(clippy::unwrap_used, reason = "it stands on the tests' twin of the stores")]
 
 #[path = "../tests/console/twin.rs"]
 mod twin;

@@ -278,7 +278,5 @@ fn encoded(text: &str) -> String {
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), innermost)
+    error.source().map_or_else(|| error.to_string(), innermost)
 }

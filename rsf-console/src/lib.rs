@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rsf_registry::{Acknowledgements, Directory, LeaseSource, PolicyStore};
+use rsf_registry::{Acknowledgements, Directory, LeaseSource, PolicyWriter};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +57,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Parts {
     /// Where policies are published.
-    pub policies: Arc<dyn PolicyStore>,
+    pub policies: Arc<dyn PolicyWriter>,
     /// Where instances say what they run.
     pub acknowledgements: Arc<dyn Acknowledgements>,
     /// The services and their instances.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rsf_core::control::Scope;
 use rsf_registry::record::PolicyRecord;
-use rsf_registry::{PolicyStore, StoreError};
+use rsf_registry::{PolicyWriter, StoreError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::model::Status;
 /// Publishes policies. All writes to the store go through one of these, one at a time.
 pub struct Publisher {
     history: History,
-    store: Arc<dyn PolicyStore>,
+    store: Arc<dyn PolicyWriter>,
     /// Held while the store is written, so that a scope's revisions reach it in order. The value says whether the
     /// store was read since this process began.
     turn: tokio::sync::Mutex<bool>,
@@ -63,7 +63,7 @@ pub struct Published {
 
 impl Publisher {
     /// Publishes what `history` holds into `store`.
-    pub fn new(history: History, store: Arc<dyn PolicyStore>) -> Self {
+    pub fn new(history: History, store: Arc<dyn PolicyWriter>) -> Self {
         Publisher {
             history,
             store,

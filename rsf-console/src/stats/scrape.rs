@@ -88,9 +88,7 @@ impl Scraper for HttpScraper {
 
 /// The cause at the bottom, which says more than the wrappers around it.
 fn innermost(error: &dyn std::error::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), innermost)
+    error.source().map_or_else(|| error.to_string(), innermost)
 }
 
 /// What a round brought.

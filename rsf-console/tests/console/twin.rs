@@ -17,7 +17,8 @@ use rsf_registry::record::{
     RemovalCause, ServiceList,
 };
 use rsf_registry::{
-    Acknowledgements, Directory, Hint, LeaseSource, Observed, PolicyStore, StoreError, Sweep, Watch,
+    Acknowledgements, Directory, Hint, LeaseSource, Observed, PolicyStore, PolicyWriter, StoreError, Sweep,
+    Watch,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -160,7 +161,10 @@ impl PolicyStore for Twin {
         }
         Ok(self.policies.lock().values().cloned().collect())
     }
+}
 
+#[async_trait]
+impl PolicyWriter for Twin {
     async fn publish(&self, record: &PolicyRecord) -> Result<(), StoreError> {
         let fault = self.fault.lock().unwrap_or(Fault::None);
         match fault {
