@@ -98,6 +98,11 @@ impl Failure {
     }
 
     /// What the caller did wrong.
+    /// What it says to people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Failure::new(Code::InvalidArgument, message)
     }

@@ -38,6 +38,8 @@ mod reply;
 
 mod pages;
 
+pub mod invoke;
+
 pub use config::{AdapterConfig, AdapterSettings, ConfigErrors};
 pub use schema::{DirectorySchemas, SchemaError, SchemaSource, SchemaVersion};
 pub use server::Adapter;

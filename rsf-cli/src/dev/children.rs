@@ -1,0 +1,174 @@
+//! Processes that end with this one, whatever ends it.
+//!
+//! Programs of our own watch their standard input: its end is the parent's end. Foreign servers are run through
+//! `setpriv --pdeathsig` where that is installed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Failure;
+
+/// After this time a killed program of the shop is started again.
+const RESTART_AFTER: Duration = Duration::from_secs(20);
+/// What a program gets to end by itself before it is killed.
+const GRACE: Duration = Duration::from_secs(40);
+
+/// The processes that were started, with their ids.
+#[derive(Clone)]
+pub(super) struct Children {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pids: std::sync::Mutex<BTreeMap<String, u32>>,
+    end: CancellationToken,
+    tasks: TaskTracker,
+    log_folder: PathBuf,
+}
+
+impl Children {
+    /// None yet; their error output goes to files in `log_folder`.
+    pub(super) fn new(log_folder: PathBuf) -> Self {
+        let pids = std::sync::Mutex::default();
+        let shared = Shared { pids, end: CancellationToken::new(), tasks: TaskTracker::new(), log_folder };
+        Children { shared: Arc::new(shared) }
+    }
+
+    /// Names and process ids of those that live.
+    pub(super) fn pids(&self) -> Vec<(String, u32)> {
+        self.lock().iter().map(|(name, pid)| (name.clone(), *pid)).collect()
+    }
+
+    /// Starts this very program with other arguments. It is started again when it dies, if `restart`.
+    pub(super) fn own(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+        restart: bool,
+    ) -> Result<(), Failure> {
+        let program = std::env::current_exe()?;
+        let arguments: Vec<_> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let environment: Vec<_> = environment.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        let log = self.log(name)?;
+        let start = move || -> std::io::Result<Child> {
+            Command::new(&program)
+                .args(&arguments)
+                .envs(environment.iter().map(|(key, value)| (key, value)))
+                .env("RSF_END_WITH_STDIN", "1")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(log.try_clone()?)
+                .kill_on_drop(true)
+                .spawn()
+        };
+        let child = start().map_err(|e| format!("cannot start {name}: {e}"))?;
+        self.follow(name.to_owned(), child, restart.then_some(start));
+        Ok(())
+    }
+
+    /// Starts a foreign server that must end with us.
+    pub(super) fn foreign(&self, name: &str, command: &[String]) -> Result<(), Failure> {
+        let log = self.log(name)?;
+        let tied = std::path::Path::new("/usr/bin/setpriv").exists();
+        let words = tied.then(|| ["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned).to_vec());
+        let words: Vec<_> = words.into_iter().flatten().chain(command.iter().cloned()).collect();
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| format!("cannot start {}: {e}; `make demo BACKEND=cluster` installs it", command[0]))?;
+        self.follow(name.to_owned(), child, None::<fn() -> std::io::Result<Child>>);
+        Ok(())
+    }
+
+    /// Ends all of them, gracefully first, and waits.
+    pub(super) async fn end(&self) {
+        self.shared.end.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn log(&self, name: &str) -> Result<std::fs::File, Failure> {
+        let path = self.shared.log_folder.join(format!("{}.log", name.replace('/', "-")));
+        Ok(std::fs::File::create(&path).map_err(|e| format!("cannot write {}: {e}", path.display()))?)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u32>> {
+        self.shared.pids.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn follow(
+        &self,
+        name: String,
+        mut child: Child,
+        restart: Option<impl Fn() -> std::io::Result<Child> + Send + 'static>,
+    ) {
+        self.lock().extend(child.id().map(|pid| (name.clone(), pid)));
+        let children = self.clone();
+        self.shared.tasks.spawn(async move {
+            loop {
+                if children.live(&name, child).await {
+                    return;
+                }
+                children.lock().remove(&name);
+                let Some(start) = &restart else {
+                    return println!("{name} has ended; see its log in {}", children.shared.log_folder.display());
+                };
+                println!("{name} is gone; it starts again in {} s", RESTART_AFTER.as_secs());
+                let pause = tokio::time::sleep(RESTART_AFTER);
+                if children.shared.end.run_until_cancelled(pause).await.is_none() {
+                    return;
+                }
+                child = match start() {
+                    Ok(child) => child,
+                    Err(error) => return println!("{name} cannot be started again: {error}"),
+                };
+                let pid = child.id().unwrap_or_default();
+                children.lock().insert(name.clone(), pid);
+                println!("{name} runs again, pid {pid}");
+            }
+        });
+    }
+
+    /// Passes on what a child prints until it dies (`false`) or all shall end (`true`).
+    async fn live(&self, name: &str, mut child: Child) -> bool {
+        let stdin: Option<ChildStdin> = child.stdin.take();
+        let mut lines = child.stdout.take().map(|out| BufReader::new(out).lines());
+        loop {
+            let line = async {
+                match &mut lines {
+                    Some(lines) => lines.next_line().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.end.cancelled() => {
+                    // The end of its input asks one of ours to end; a foreign server is stopped.
+                    let foreign = stdin.is_none();
+                    drop(stdin);
+                    if foreign || tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+                        let _ = child.kill().await;
+                    }
+                    return true;
+                }
+                _ = child.wait() => return false,
+                line = line => match line {
+                    Ok(Some(line)) => println!("[{name}] {line}"),
+                    Ok(None) | Err(_) => lines = None,
+                },
+            }
+        }
+    }
+}

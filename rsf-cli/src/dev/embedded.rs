@@ -1,0 +1,173 @@
+//! Registry, pump, console and adapter in this process; the shop's programs beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rsf::{Application, Settings};
+use rsf_adapter_http::{Adapter, AdapterSettings, DirectorySchemas};
+use rsf_console::{Console, ConsoleSettings, Parts, PumpStatus, Token};
+use rsf_pump::{Pump, PumpHandle, PumpSettings};
+use rsf_registry::backend::{Backend, ControlBackend};
+use rsf_registry::embedded::{self, EmbeddedNamespace, EmbeddedStore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::children::Children;
+use super::files::RunningFiles;
+use super::{ADAPTER_PORT, CONSOLE_PORT, DevArguments, Places, REGISTRY_PORT, banner, listen, open_shop};
+use crate::Failure;
+use crate::process::adapter::APPLICATION;
+use crate::process::{private_folder, until_signal};
+
+pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
+    let files = RunningFiles::take(&rsf::state::folder())?;
+    let token = files.token()?;
+    let parts = ControlPlane { end: CancellationToken::new(), tasks: TaskTracker::new() };
+
+    let store = Arc::new(EmbeddedStore::open(&files.path("registry.redb"), &[&arguments.namespace]).await?);
+    let namespace = store.namespace(&arguments.namespace)?;
+    let registry = parts.registry(store.clone()).await?;
+    let pump = parts.pump(&namespace, &arguments, &files)?;
+    let console = parts.console(&namespace, &arguments, &files, &token, pump).await?;
+    let (adapter, app) = parts.adapter(&namespace, &arguments, &registry).await?;
+    files.announce(&registry, &arguments.namespace, &console, &adapter)?;
+
+    let signal = until_signal()?;
+    let children = Children::new(private_folder(files.path("log"))?);
+    if !arguments.no_shop {
+        open_shop(&children, &arguments, &registry)?;
+    }
+    let places = Places {
+        registry,
+        namespace: arguments.namespace.clone(),
+        console,
+        token: token.expose().to_owned(),
+        adapter,
+    };
+    banner(&places, &children, !arguments.no_shop);
+
+    signal.cancelled().await;
+    println!("\nending …");
+    // Consumers and providers first: they say good-bye to the registry.
+    children.end().await;
+    app.shutdown().await;
+    parts.end.cancel();
+    parts.tasks.close();
+    if tokio::time::timeout(Duration::from_secs(10), parts.tasks.wait()).await.is_err() {
+        eprintln!("some parts took too long to end");
+    }
+    store.close().await;
+    println!("ended");
+    Ok(())
+}
+
+/// The parts that run as tasks of this process.
+struct ControlPlane {
+    end: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl ControlPlane {
+    async fn registry(&self, store: Arc<EmbeddedStore>) -> Result<String, Failure> {
+        let listener = listen(REGISTRY_PORT).await?;
+        let url = format!("rsf://{}", listener.local_addr()?);
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = embedded::serve(listener, store, end).await {
+                eprintln!("the registry has ended: {error}");
+            }
+        });
+        Ok(url)
+    }
+
+    fn pump(
+        &self,
+        namespace: &EmbeddedNamespace,
+        arguments: &DevArguments,
+        files: &RunningFiles,
+    ) -> Result<PumpHandle, Failure> {
+        let backend = ControlBackend::from(namespace.clone());
+        let settings = PumpSettings {
+            state_file: Some(files.path("pump.state")),
+            lease_ttl_ms: arguments.lease_ttl_ms,
+            sweep_ms: PumpSettings::default().sweep_ms.min(arguments.lease_ttl_ms),
+            ..PumpSettings::default()
+        };
+        let metrics = prometheus::Registry::new();
+        let pump = Pump::new(backend.leases, backend.directory, settings.validate()?, &metrics)?;
+        let handle = pump.handle();
+        self.tasks.spawn(pump.run(self.end.clone()));
+        Ok(handle)
+    }
+
+    async fn console(
+        &self,
+        namespace: &EmbeddedNamespace,
+        arguments: &DevArguments,
+        files: &RunningFiles,
+        token: &Token,
+        pump: PumpHandle,
+    ) -> Result<String, Failure> {
+        let settings = ConsoleSettings {
+            namespace: Some(arguments.namespace.clone()),
+            database: Some(files.path("console.sqlite")),
+            ..ConsoleSettings::default()
+        };
+        let control = ControlBackend::from(namespace.clone());
+        let parts = Parts {
+            policies: control.policies,
+            acknowledgements: control.acknowledgements,
+            directory: Backend::from(namespace.clone()).directory,
+            leases: Some(control.leases),
+            pump: Some(Arc::new(OwnPump(pump))),
+        };
+        let console = Console::new(settings.validate()?, token.clone(), parts).await?;
+        let listener = listen(CONSOLE_PORT).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = console.serve(listener, end).await {
+                eprintln!("the console has ended: {error}");
+            }
+        });
+        Ok(url)
+    }
+
+    async fn adapter(
+        &self,
+        namespace: &EmbeddedNamespace,
+        arguments: &DevArguments,
+        registry: &str,
+    ) -> Result<(String, Application), Failure> {
+        let settings = Settings {
+            registry: Some(registry.to_owned()),
+            namespace: Some(arguments.namespace.clone()),
+            lease_ttl_ms: Some(arguments.lease_ttl_ms),
+            ..Settings::default()
+        };
+        let backend = Backend::from(namespace.clone());
+        let app = Application::builder(APPLICATION).settings(settings).registry(backend).start().await?;
+        let schemas = Arc::new(DirectorySchemas::new(app.registry().directory.clone()));
+        let adapter = Adapter::new(app.consumer().clone(), schemas, AdapterSettings::default().validate()?);
+        let listener = listen(ADAPTER_PORT).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = adapter.serve(listener, end).await {
+                eprintln!("the adapter has ended: {error}");
+            }
+        });
+        Ok((url, app))
+    }
+}
+
+/// The pump of this process, as the console asks for it.
+struct OwnPump(PumpHandle);
+
+#[async_trait]
+impl PumpStatus for OwnPump {
+    async fn status(&self) -> Result<serde_json::Value, String> {
+        serde_json::to_value(&*self.0.status()).map_err(|error| error.to_string())
+    }
+}

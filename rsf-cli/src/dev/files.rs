@@ -1,0 +1,77 @@
+//! What `rsf dev` leaves in the state folder while it runs, so that the CLI and applications find it.
+
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rsf::state::DevFiles;
+use rsf_console::Token;
+
+use crate::Failure;
+use crate::process::private_folder;
+
+/// The folder of a running `rsf dev`, locked. What it wrote goes with it; the database and the token stay.
+pub(super) struct RunningFiles {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl RunningFiles {
+    /// Takes the folder, or says that another `rsf dev` has it.
+    pub(super) fn take(state: &Path) -> Result<Self, Failure> {
+        let folder = private_folder(DevFiles::within(state).folder().to_owned())?;
+        let lock = File::create(folder.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(RunningFiles { folder, _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                let registry = DevFiles::within(state).registry().unwrap_or_else(|| "starting".to_owned());
+                Err(format!(
+                    "`rsf dev` runs here already ({registry}); end it, or set RSF_STATE to another folder than {}",
+                    state.display()
+                )
+                .into())
+            }
+            Err(TryLockError::Error(error)) => Err(format!("cannot lock {}: {error}", folder.display()).into()),
+        }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The token of earlier runs, or a new random one.
+    pub(super) fn token(&self) -> Result<Token, Failure> {
+        let path = self.path("token");
+        if let Ok(text) = std::fs::read_to_string(&path)
+            && let Ok(token) = Token::new(&text)
+        {
+            return Ok(token);
+        }
+        let token = Token::random()?;
+        // Removed first: an existing file would keep its mode.
+        let _ = std::fs::remove_file(&path);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(token.expose().as_bytes())?;
+        Ok(token)
+    }
+
+    /// Says where things are. Each file appears whole.
+    pub(super) fn announce(&self, registry: &str, namespace: &str, console: &str, adapter: &str) -> Result<(), Failure> {
+        let places = [("namespace", namespace), ("console", console), ("adapter", adapter), ("registry", registry)];
+        for (name, text) in places {
+            let fresh = self.path(&format!("{name}.new"));
+            std::fs::write(&fresh, text)?;
+            std::fs::rename(fresh, self.path(name))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RunningFiles {
+    fn drop(&mut self) {
+        for name in ["registry", "namespace", "console", "adapter"] {
+            let _ = std::fs::remove_file(self.path(name));
+        }
+    }
+}

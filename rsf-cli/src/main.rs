@@ -1,0 +1,94 @@
+//! `rsf`: development server, pump, console, adapter, and the operator's commands.
+//!
+//! A command that fails says why on standard error and exits with 1; wrong arguments exit with 2.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a command prints is its purpose")]
+
+mod call;
+mod dev;
+mod nodes;
+mod policy;
+mod process;
+mod shop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// What a command may fail with; it is shown with its causes.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// RSF: RPC with a control plane that governs every call while it runs.
+#[derive(Parser)]
+#[command(name = "rsf", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Registry, pump, console, HTTP adapter and a demo shop on this machine
+    Dev(dev::DevArguments),
+    /// Fold leases into the directory (for Redis + ZooKeeper; `rsf dev` has a pump of its own)
+    Pump(process::pump::PumpArguments),
+    /// Serve the governance API and the web console (for Redis + ZooKeeper; `rsf dev` has one of its own)
+    Console(process::console::ConsoleArguments),
+    /// Serve registered methods as HTTP and JSON
+    Adapter(process::adapter::AdapterArguments),
+    /// Call a method with JSON
+    Call(call::CallArguments),
+    /// Read and change policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// List services and instances
+    Nodes(nodes::NodesArguments),
+    /// The demo shop's programs
+    #[command(subcommand)]
+    Shop(shop::ShopCommand),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("RSF_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rsf: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rsf: {}", with_causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Dev(arguments) => dev::run(arguments).await?,
+        Command::Pump(arguments) => process::pump::run(arguments).await?,
+        Command::Console(arguments) => process::console::run(arguments).await?,
+        Command::Adapter(arguments) => process::adapter::run(arguments).await?,
+        Command::Call(arguments) => return call::run(arguments).await,
+        Command::Policy(command) => policy::run(command).await?,
+        Command::Nodes(arguments) => nodes::run(arguments).await?,
+        Command::Shop(command) => shop::run(command).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

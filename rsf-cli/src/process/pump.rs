@@ -1,0 +1,77 @@
+//! `rsf pump`: folds the leases in Redis into the directory in ZooKeeper.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use rsf::admin::{self, AdminPage};
+use rsf_pump::{Pump, PumpHandle, PumpSettings};
+use rsf_registry::backend::ControlBackend;
+use serde::Deserialize;
+
+use super::Common;
+use crate::Failure;
+
+/// Flags of `rsf pump`.
+#[derive(Args)]
+pub(crate) struct PumpArguments {
+    #[command(flatten)]
+    common: Common,
+    /// TOML file: `registry`, `namespace`, `admin`, and the table `[pump]`
+    #[arg(long, env = "RSF_CONFIG")]
+    config: Option<PathBuf>,
+    /// address:port of metrics, health and status [default: 127.0.0.1:7610]
+    #[arg(long, env = "RSF_ADMIN")]
+    admin: Option<String>,
+    /// This pump's name; several pumps of a namespace need several names [default: pump]
+    #[arg(long, env = "RSF_PUMP_NAME")]
+    name: Option<String>,
+    /// Where the pump keeps its last epoch
+    #[arg(long, env = "RSF_PUMP_STATE")]
+    state_file: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    registry: Option<String>,
+    namespace: Option<String>,
+    admin: Option<String>,
+    pump: PumpSettings,
+}
+
+pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
+    let file: File = super::read_file(arguments.config.as_deref())?;
+    let mut problems = Vec::new();
+    let from_file = Common { registry: file.registry, namespace: file.namespace };
+    let registry = arguments.common.registry(&from_file, &mut problems);
+    let admin = arguments.admin.or(file.admin).unwrap_or_else(|| "127.0.0.1:7610".to_owned());
+    let admin = super::address(&admin, "admin", &mut problems);
+    let mut settings = file.pump;
+    settings.pump = arguments.name.unwrap_or(settings.pump);
+    settings.state_file = arguments.state_file.or(settings.state_file);
+    let config = settings.validate().map_err(|error| problems.extend(error.problems)).ok();
+    super::all(problems)?;
+    let (Some((url, namespace)), Some(admin), Some(config)) = (registry, admin, config) else { return Ok(()) };
+
+    let backend = ControlBackend::open(&url, &namespace)?;
+    let metrics = prometheus::Registry::new();
+    let pump = Pump::new(backend.leases, backend.directory, config, &metrics)?;
+    let listener = super::listen(admin, "admin port").await?;
+    let bound = listener.local_addr()?;
+    let end = super::until_signal()?;
+    let serving = tokio::spawn(admin::serve(listener, page(pump.handle(), metrics), end.clone()));
+    println!("pump of namespace {namespace} on {url}, admin port http://{bound}");
+    pump.run(end).await;
+    serving.await?;
+    Ok(())
+}
+
+/// The admin page of a pump. It is ready as a standby too: it can take over.
+fn page(handle: PumpHandle, metrics: prometheus::Registry) -> Arc<AdminPage> {
+    Arc::new(AdminPage {
+        metrics,
+        ready: Box::new(|| true),
+        status: Box::new(move || serde_json::to_value(&*handle.status()).unwrap_or_default()),
+    })
+}
