@@ -1,4 +1,5 @@
 //! The generated method tables and schemas.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use prost_reflect::{DescriptorPool, ReflectMessage};
 use rsf_generated::PingerClient;
