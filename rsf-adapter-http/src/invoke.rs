@@ -83,7 +83,11 @@ impl JsonMethod {
                 Ok(services) => format!("registered are {}", services.join(", ")),
                 Err(error) => format!("the registry does not answer: {error}"),
             };
-            return Err(MethodError::UnknownService { service: service.to_owned(), waited: limit, known });
+            return Err(MethodError::UnknownService {
+                service: service.to_owned(),
+                waited: limit,
+                known,
+            });
         };
         let bytes = schemas.fetch(service, &version).await?;
         let schema = Schema::compile("the provider", service, version.hash.clone(), &bytes)?;
@@ -91,13 +95,21 @@ impl JsonMethod {
         let Some(found) = schema.method(method).cloned() else {
             let names: Vec<_> = schema.methods.iter().map(|method| method.name.as_str()).collect();
             let ((service, method), known) = (named(), names.join(", "));
-            return Err(MethodError::UnknownMethod { service, method, known });
+            return Err(MethodError::UnknownMethod {
+                service,
+                method,
+                known,
+            });
         };
         let Some(number) = found.number else {
             let (service, method) = named();
             return Err(MethodError::Streaming { service, method });
         };
-        Ok(JsonMethod { schema, method: found, number })
+        Ok(JsonMethod {
+            schema,
+            method: found,
+            number,
+        })
     }
 
     /// The service's method table, for a channel.
@@ -113,13 +125,16 @@ impl JsonMethod {
     /// The request of that JSON, or where it is wrong.
     pub fn encode(&self, text: &str) -> Result<Bytes, String> {
         let message = json::read(text.as_bytes(), &self.method.input, MAX_DEPTH, false);
-        message.map(|message| message.encode_to_vec().into()).map_err(|failure| failure.message().to_owned())
+        message
+            .map(|message| message.encode_to_vec().into())
+            .map_err(|failure| failure.message().to_owned())
     }
 
     /// The reply as JSON, default values left out.
     pub fn decode(&self, reply: Bytes) -> Result<String, String> {
         let message = DynamicMessage::decode(self.method.output.clone(), reply);
-        let message = message.map_err(|error| format!("the reply is no {}: {error}", self.method.output.full_name()))?;
+        let message = message
+            .map_err(|error| format!("the reply is no {}: {error}", self.method.output.full_name()))?;
         let text = json::write(&message, false).map_err(|error| error.to_string())?;
         String::from_utf8(text).map_err(|error| error.to_string())
     }

@@ -57,9 +57,15 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
         }
         text => text.to_owned(),
     };
-    let settings =
-        Settings { registry: arguments.registry, namespace: arguments.namespace, ..Settings::default() };
-    let app = Application::builder(APPLICATION).settings(settings).start().await?;
+    let settings = Settings {
+        registry: arguments.registry,
+        namespace: arguments.namespace,
+        ..Settings::default()
+    };
+    let app = Application::builder(APPLICATION)
+        .settings(settings)
+        .start()
+        .await?;
     let schemas = DirectorySchemas::new(app.registry().directory.clone());
     let found = JsonMethod::find(&schemas, service, method, FIND).await?;
     debug_assert_eq!(found.service().name, name);
@@ -82,7 +88,10 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
             eprintln!("{error}");
             for attempt in error.attempts() {
                 let reason = attempt.reason.map_or("under way", |reason| reason.name());
-                eprintln!("  attempt at {} ended as {reason} after {:?}", attempt.instance, attempt.elapsed);
+                eprintln!(
+                    "  attempt at {} ended as {reason} after {:?}",
+                    attempt.instance, attempt.elapsed
+                );
             }
             ExitCode::FAILURE
         }
@@ -94,7 +103,9 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
 fn metadata(headers: &[String]) -> Result<Metadata, Failure> {
     let mut metadata = Metadata::new();
     for header in headers {
-        let (key, value) = header.split_once(':').ok_or_else(|| format!("`{header}` is no key:value"))?;
+        let (key, value) = header
+            .split_once(':')
+            .ok_or_else(|| format!("`{header}` is no key:value"))?;
         metadata.insert(&key.trim().to_ascii_lowercase(), value.trim())?;
     }
     Ok(metadata)

@@ -53,6 +53,17 @@ const ADAPTER_PORT: u16 = 8080;
 /// The shop's provider instances.
 const PROVIDERS: usize = 3;
 
+/// Set for the processes that `rsf dev` starts.
+pub(crate) const END_WITH_STDIN: &str = "RSF_END_WITH_STDIN";
+
+/// Ends this process gracefully when its standard input ends: when whoever started it is gone, however it went.
+pub(crate) fn end_with_stdin() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    });
+}
+
 pub(crate) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     match arguments.backend {
         BackendKind::Embedded => embedded::run(arguments).await,
@@ -91,12 +102,20 @@ fn open_shop(children: &Children, arguments: &DevArguments, registry: &str) -> R
     for number in 1..=PROVIDERS {
         let name = number.to_string();
         let mut environment = environment.to_vec();
-        environment.push(("RSF_ZONE", if number == PROVIDERS { "south" } else { "north" }.to_owned()));
+        environment.push((
+            "RSF_ZONE",
+            if number == PROVIDERS { "south" } else { "north" }.to_owned(),
+        ));
         environment.push(("RSF_INSTANCE", name.clone()));
         children.own(&format!("shop/{name}"), &["shop", "provider"], &environment, true)?;
     }
     let rate = arguments.rate.to_string();
-    children.own("shopper", &["shop", "consumer", "--rate", &rate], &environment, true)
+    children.own(
+        "shopper",
+        &["shop", "consumer", "--rate", &rate],
+        &environment,
+        true,
+    )
 }
 
 fn banner(places: &Places, children: &Children, shop: bool) {
@@ -111,12 +130,21 @@ fn banner(places: &Places, children: &Children, shop: bool) {
         return println!("\nCtrl-C ends it.\n");
     }
     println!("\nTry, in another terminal:\n");
-    println!("  curl -s -H 'content-type: application/json' -d '{{\"id\":1}}' \\\n    {}/shop.v1.MemberService/Get", places.adapter);
+    println!(
+        "  curl -s -H 'content-type: application/json' -d '{{\"id\":1}}' \\\n    {}/shop.v1.MemberService/Get",
+        places.adapter
+    );
     println!("  rsf call shop.v1.MemberService/Get '{{\"id\":1}}'");
     println!("  rsf policy set service/shop.v1.MemberService call.timeout_ms=200");
     println!("  rsf nodes shop.v1.MemberService");
-    if let Some((name, pid)) = children.pids().into_iter().find(|(name, _)| name.starts_with("shop/")) {
-        println!("\nKill a provider and watch the calls go on: kill -9 {pid}   ({name}; it starts again after 20 s)");
+    if let Some((name, pid)) = children
+        .pids()
+        .into_iter()
+        .find(|(name, _)| name.starts_with("shop/"))
+    {
+        println!(
+            "\nKill a provider and watch the calls go on: kill -9 {pid}   ({name}; it starts again after 20 s)"
+        );
     }
     println!("\n(`rsf` is target/debug/rsf until you install it.) Ctrl-C ends everything.\n");
 }

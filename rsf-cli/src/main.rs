@@ -2,7 +2,11 @@
 //!
 //! A command that fails says why on standard error and exits with 1; wrong arguments exit with 2.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a command prints is its purpose")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a command prints is its purpose"
+)]
 
 mod call;
 mod dev;
@@ -52,7 +56,13 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("RSF_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    if std::env::var_os(dev::END_WITH_STDIN).is_some() {
+        dev::end_with_stdin();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

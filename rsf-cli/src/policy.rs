@@ -27,10 +27,15 @@ impl ConsoleAt {
     pub(crate) fn client(&self) -> Result<ConsoleClient, Failure> {
         let dev = DevFiles::within(&rsf::state::folder());
         let base = self.console.clone().or_else(|| dev.console());
-        let base = base.ok_or("no console: set --console or RSF_CONSOLE to http://host:port, or start `rsf dev`")?;
+        let base =
+            base.ok_or("no console: set --console or RSF_CONSOLE to http://host:port, or start `rsf dev`")?;
         let token = match &self.token_file {
-            Some(path) => std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?,
-            None => dev.token().ok_or("no token: set --token-file or RSF_CONSOLE_TOKEN_FILE")?,
+            Some(path) => {
+                std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?
+            }
+            None => dev
+                .token()
+                .ok_or("no token: set --token-file or RSF_CONSOLE_TOKEN_FILE")?,
         };
         Ok(ConsoleClient::new(&base, &token)?)
     }
@@ -50,8 +55,11 @@ pub(crate) struct Signed {
 }
 
 impl Signed {
-    fn author(&self) -> Option<String> {
-        std::env::var("USER").ok().filter(|user| !user.is_empty())
+    fn author(&self) -> String {
+        std::env::var("USER")
+            .ok()
+            .filter(|user| !user.is_empty())
+            .unwrap_or_else(|| "rsf".to_owned())
     }
 }
 
@@ -125,27 +133,47 @@ pub(crate) enum PolicyCommand {
 
 pub(crate) async fn run(command: PolicyCommand) -> Result<(), Failure> {
     match command {
-        PolicyCommand::Get { scope: Some(scope), console } => get(&scope, &console.client()?).await,
+        PolicyCommand::Get {
+            scope: Some(scope),
+            console,
+        } => get(&scope, &console.client()?).await,
         PolicyCommand::Get { scope: None, console } => list(&console.client()?).await,
-        PolicyCommand::Set { scope, assignments, file, dry_run, signed } => {
-            set(&scope, assignments, file, dry_run, &signed).await
-        }
+        PolicyCommand::Set {
+            scope,
+            assignments,
+            file,
+            dry_run,
+            signed,
+        } => set(&scope, assignments, file, dry_run, &signed).await,
         PolicyCommand::Delete { scope, signed } => {
             let client = signed.console.client()?;
             let author = signed.author();
-            accepted(&client.delete(&scope, signed.expect, author.as_deref(), &signed.comment).await?);
+            accepted(
+                &client
+                    .delete(&scope, signed.expect, &author, &signed.comment)
+                    .await?,
+            );
             Ok(())
         }
-        PolicyCommand::Diff { scope, from, to, console } => {
+        PolicyCommand::Diff {
+            scope,
+            from,
+            to,
+            console,
+        } => {
             print_lines(&console.client()?.diff(&scope, from, to).await?.lines);
             Ok(())
         }
         PolicyCommand::History { scope, console } => history(&scope, &console.client()?).await,
-        PolicyCommand::Rollback { scope, revision, signed } => {
+        PolicyCommand::Rollback {
+            scope,
+            revision,
+            signed,
+        } => {
             let asked = Rollback {
                 revision,
                 expected_revision: signed.expect,
-                author: signed.author(),
+                author: Some(signed.author()),
                 comment: signed.comment.clone(),
             };
             accepted(&signed.console.client()?.rollback(&scope, &asked).await?);
@@ -166,7 +194,10 @@ async fn get(scope: &Scope, client: &ConsoleClient) -> Result<(), Failure> {
 
 async fn list(client: &ConsoleClient) -> Result<(), Failure> {
     for policy in client.policies().await? {
-        println!("{:<50} revision {:<6} by {}", policy.scope, policy.revision, policy.author);
+        println!(
+            "{:<50} revision {:<6} by {}",
+            policy.scope, policy.revision, policy.author
+        );
     }
     Ok(())
 }
@@ -185,15 +216,47 @@ async fn set(
     }
     if dry_run {
         let assignments = document.is_none().then_some(assignments);
-        let previewed = client.preview(scope, &Preview { document, assignments }).await?;
+        let previewed = client
+            .preview(
+                scope,
+                &Preview {
+                    document,
+                    assignments,
+                },
+            )
+            .await?;
         print_lines(&previewed.lines);
         return Ok(());
     }
-    let (expected_revision, author) = (signed.expect, signed.author());
+    let (expected_revision, author) = (signed.expect, Some(signed.author()));
     let comment = signed.comment.clone();
     let result = match document {
-        Some(document) => client.put(scope, &PutPolicy { document, expected_revision, author, comment }).await?,
-        None => client.patch(scope, &PatchPolicy { assignments, expected_revision, author, comment }).await?,
+        Some(document) => {
+            client
+                .put(
+                    scope,
+                    &PutPolicy {
+                        document,
+                        expected_revision,
+                        author,
+                        comment,
+                    },
+                )
+                .await?
+        }
+        None => {
+            client
+                .patch(
+                    scope,
+                    &PatchPolicy {
+                        assignments,
+                        expected_revision,
+                        author,
+                        comment,
+                    },
+                )
+                .await?
+        }
     };
     accepted(&result);
     Ok(())
@@ -211,7 +274,10 @@ fn read_document(path: &std::path::Path) -> Result<Value, Failure> {
 }
 
 fn accepted(accepted: &Accepted) {
-    println!("{} is now at revision {}", accepted.revision.scope, accepted.revision.revision);
+    println!(
+        "{} is now at revision {}",
+        accepted.revision.scope, accepted.revision.revision
+    );
     if !accepted.message.is_empty() {
         eprintln!("{}", accepted.message);
     }
@@ -232,7 +298,10 @@ async fn history(scope: &Scope, client: &ConsoleClient) -> Result<(), Failure> {
     for revision in client.history(scope, None, 50).await? {
         let state = serde_json::to_value(revision.status)?;
         let state = state.as_str().unwrap_or_default();
-        println!("{:<6} {:<10} {:<12} {}", revision.revision, state, revision.author, revision.comment);
+        println!(
+            "{:<6} {:<10} {:<12} {}",
+            revision.revision, state, revision.author, revision.comment
+        );
     }
     Ok(())
 }
@@ -243,7 +312,10 @@ async fn acknowledgements(scope: &Scope, client: &ConsoleClient) -> Result<(), F
     for instance in acknowledged.instances {
         let state = serde_json::to_value(instance.state)?;
         let state = state.as_str().unwrap_or_default();
-        println!("{:<40} {:<6} {:<8} {}", instance.instance, instance.revision, state, instance.refusal);
+        println!(
+            "{:<40} {:<6} {:<8} {}",
+            instance.instance, instance.revision, state, instance.refusal
+        );
     }
     Ok(())
 }

@@ -31,12 +31,20 @@ pub(crate) struct Common {
 
 impl Common {
     /// Takes from the file what neither flag nor environment says, and checks it. Mistakes go to `problems`.
-    pub(crate) fn registry(&self, file: &Common, problems: &mut Vec<String>) -> Option<(RegistryUrl, String)> {
+    pub(crate) fn registry(
+        &self,
+        file: &Common,
+        problems: &mut Vec<String>,
+    ) -> Option<(RegistryUrl, String)> {
         let dev = DevFiles::within(&rsf::state::folder());
         let set = self.registry.clone().or_else(|| file.registry.clone());
         let found = set.clone().or_else(|| dev.registry());
         let dev_namespace = set.is_none().then(|| dev.namespace()).flatten();
-        let namespace = self.namespace.clone().or_else(|| file.namespace.clone()).or(dev_namespace);
+        let namespace = self
+            .namespace
+            .clone()
+            .or_else(|| file.namespace.clone())
+            .or(dev_namespace);
         let namespace = namespace.unwrap_or_else(|| "default".to_owned());
         let Some(text) = found else {
             problems.push(
@@ -73,12 +81,20 @@ pub(crate) fn all(problems: Vec<String>) -> Result<(), Failure> {
 
 pub(crate) fn address(text: &str, name: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
     let parsed = text.parse();
-    parsed.map_err(|_| problems.push(format!("{name}: `{text}` is no address:port, such as 127.0.0.1:7600"))).ok()
+    parsed
+        .map_err(|_| {
+            problems.push(format!(
+                "{name}: `{text}` is no address:port, such as 127.0.0.1:7600"
+            ))
+        })
+        .ok()
 }
 
 pub(crate) async fn listen(address: SocketAddr, what: &str) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(address).await;
-    Ok(bound.map_err(|e| format!("cannot listen on {address} for the {what}: {e}; choose another port, or 0 for a free one"))?)
+    Ok(bound.map_err(|e| {
+        format!("cannot listen on {address} for the {what}: {e}; choose another port, or 0 for a free one")
+    })?)
 }
 
 /// Cancelled by Ctrl-C or SIGTERM.
@@ -100,7 +116,10 @@ pub(crate) fn until_signal() -> std::io::Result<CancellationToken> {
 /// A folder of the process's own, made where it is missing, readable by its owner alone.
 pub(crate) fn private_folder(path: PathBuf) -> Result<PathBuf, Failure> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path);
     made.map_err(|e| format!("cannot make the folder {}: {e}", path.display()))?;
     Ok(path)
 }

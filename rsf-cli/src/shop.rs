@@ -30,7 +30,9 @@ pub(crate) enum ShopCommand {
 pub(crate) async fn run(command: ShopCommand) -> Result<(), Failure> {
     match command {
         ShopCommand::Provider { latency_ms } => {
-            let app = shop::provide(Application::builder("shop"), latency_ms).start().await?;
+            let app = shop::provide(Application::builder("shop"), latency_ms)
+                .start()
+                .await?;
             println!("{} serves on {}", app.instance(), app.address());
             app.run_until_signal().await?;
         }

@@ -38,13 +38,23 @@ impl Children {
     /// None yet; their error output goes to files in `log_folder`.
     pub(super) fn new(log_folder: PathBuf) -> Self {
         let pids = std::sync::Mutex::default();
-        let shared = Shared { pids, end: CancellationToken::new(), tasks: TaskTracker::new(), log_folder };
-        Children { shared: Arc::new(shared) }
+        let shared = Shared {
+            pids,
+            end: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            log_folder,
+        };
+        Children {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Names and process ids of those that live.
     pub(super) fn pids(&self) -> Vec<(String, u32)> {
-        self.lock().iter().map(|(name, pid)| (name.clone(), *pid)).collect()
+        self.lock()
+            .iter()
+            .map(|(name, pid)| (name.clone(), *pid))
+            .collect()
     }
 
     /// Starts this very program with other arguments. It is started again when it dies, if `restart`.
@@ -57,13 +67,16 @@ impl Children {
     ) -> Result<(), Failure> {
         let program = std::env::current_exe()?;
         let arguments: Vec<_> = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let environment: Vec<_> = environment.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), v.clone()))
+            .collect();
         let log = self.log(name)?;
         let start = move || -> std::io::Result<Child> {
             Command::new(&program)
                 .args(&arguments)
                 .envs(environment.iter().map(|(key, value)| (key, value)))
-                .env("RSF_END_WITH_STDIN", "1")
+                .env(super::END_WITH_STDIN, "1")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(log.try_clone()?)
@@ -79,8 +92,16 @@ impl Children {
     pub(super) fn foreign(&self, name: &str, command: &[String]) -> Result<(), Failure> {
         let log = self.log(name)?;
         let tied = std::path::Path::new("/usr/bin/setpriv").exists();
-        let words = tied.then(|| ["setpriv", "--pdeathsig", "KILL", "--"].map(str::to_owned).to_vec());
-        let words: Vec<_> = words.into_iter().flatten().chain(command.iter().cloned()).collect();
+        let words = tied.then(|| {
+            ["setpriv", "--pdeathsig", "KILL", "--"]
+                .map(str::to_owned)
+                .to_vec()
+        });
+        let words: Vec<_> = words
+            .into_iter()
+            .flatten()
+            .chain(command.iter().cloned())
+            .collect();
         let child = Command::new(&words[0])
             .args(&words[1..])
             .stdin(Stdio::null())
@@ -88,7 +109,12 @@ impl Children {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| format!("cannot start {}: {e}; `make demo BACKEND=cluster` installs it", command[0]))?;
+            .map_err(|e| {
+                format!(
+                    "cannot start {}: {e}; `make demo BACKEND=cluster` installs it",
+                    command[0]
+                )
+            })?;
         self.follow(name.to_owned(), child, None::<fn() -> std::io::Result<Child>>);
         Ok(())
     }
@@ -101,19 +127,25 @@ impl Children {
     }
 
     fn log(&self, name: &str) -> Result<std::fs::File, Failure> {
-        let path = self.shared.log_folder.join(format!("{}.log", name.replace('/', "-")));
+        let path = self
+            .shared
+            .log_folder
+            .join(format!("{}.log", name.replace('/', "-")));
         Ok(std::fs::File::create(&path).map_err(|e| format!("cannot write {}: {e}", path.display()))?)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u32>> {
-        self.shared.pids.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shared
+            .pids
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn follow(
         &self,
         name: String,
         mut child: Child,
-        restart: Option<impl Fn() -> std::io::Result<Child> + Send + 'static>,
+        restart: Option<impl Fn() -> std::io::Result<Child> + Send + Sync + 'static>,
     ) {
         self.lock().extend(child.id().map(|pid| (name.clone(), pid)));
         let children = self.clone();
@@ -124,7 +156,10 @@ impl Children {
                 }
                 children.lock().remove(&name);
                 let Some(start) = &restart else {
-                    return println!("{name} has ended; see its log in {}", children.shared.log_folder.display());
+                    return println!(
+                        "{name} has ended; see its log in {}",
+                        children.shared.log_folder.display()
+                    );
                 };
                 println!("{name} is gone; it starts again in {} s", RESTART_AFTER.as_secs());
                 let pause = tokio::time::sleep(RESTART_AFTER);

@@ -27,26 +27,62 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     let redis = start_redis(&children, &files).await?;
     let zookeeper = start_zookeeper(&children, &files).await?;
     let registry = format!("redis://{redis},zk://{zookeeper}");
-    let environment = [("RSF_REGISTRY", registry.clone()), ("RSF_NAMESPACE", arguments.namespace.clone())];
+    let environment = [
+        ("RSF_REGISTRY", registry.clone()),
+        ("RSF_NAMESPACE", arguments.namespace.clone()),
+    ];
 
     let pump_admin = free(super::REGISTRY_PORT + 10).await?;
     let pump_config = files.path("pump.toml");
     let sweep = 5_000.min(arguments.lease_ttl_ms);
-    std::fs::write(&pump_config, format!("[pump]\nlease_ttl_ms = {}\nsweep_ms = {sweep}\n", arguments.lease_ttl_ms))?;
+    std::fs::write(
+        &pump_config,
+        format!(
+            "[pump]\nlease_ttl_ms = {}\nsweep_ms = {sweep}\n",
+            arguments.lease_ttl_ms
+        ),
+    )?;
     let (pump_config, pump_state) = (text(&pump_config), text(&files.path("pump-cluster.state")));
-    let pump = ["pump", "--admin", &pump_admin, "--config", &pump_config, "--state-file", &pump_state];
+    let pump = [
+        "pump",
+        "--admin",
+        &pump_admin,
+        "--config",
+        &pump_config,
+        "--state-file",
+        &pump_state,
+    ];
     children.own("pump", &pump, &environment, true)?;
 
     let console = free(CONSOLE_PORT).await?;
-    let (database, token_file) = (text(&files.path("console-cluster.sqlite")), text(&files.path("token")));
+    let (database, token_file) = (
+        text(&files.path("console-cluster.sqlite")),
+        text(&files.path("token")),
+    );
     let pump_url = format!("http://{pump_admin}");
-    let arguments_of_console =
-        ["console", "--listen", &console, "--database", &database, "--token-file", &token_file, "--pump", &pump_url];
+    let arguments_of_console = [
+        "console",
+        "--listen",
+        &console,
+        "--database",
+        &database,
+        "--token-file",
+        &token_file,
+        "--pump",
+        &pump_url,
+    ];
     children.own("console", &arguments_of_console, &environment, true)?;
     let adapter = free(ADAPTER_PORT).await?;
     children.own("adapter", &["adapter", "--listen", &adapter], &environment, true)?;
-    for (name, address) in [("pump", &pump_admin), ("console", &console), ("adapter", &adapter)] {
-        ready(name, &files, || async { TcpStream::connect(address.as_str()).await.is_ok() }).await?;
+    for (name, address) in [
+        ("pump", &pump_admin),
+        ("console", &console),
+        ("adapter", &adapter),
+    ] {
+        ready(name, &files, || async {
+            TcpStream::connect(address.as_str()).await.is_ok()
+        })
+        .await?;
     }
     let places = Places {
         registry: registry.clone(),
@@ -74,8 +110,18 @@ async fn start_redis(children: &Children, files: &RunningFiles) -> Result<String
     std::fs::write(&configuration, REDIS_CONF)?;
     let port = address.rsplit(':').next().unwrap_or_default();
     let (configuration, folder) = (text(&configuration), text(&folder));
-    let command =
-        ["redis-server", &configuration, "--bind", "127.0.0.1", "--port", port, "--dir", &folder, "--daemonize", "no"];
+    let command = [
+        "redis-server",
+        &configuration,
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--dir",
+        &folder,
+        "--daemonize",
+        "no",
+    ];
     children.foreign("redis", &command.map(str::to_owned))?;
     ready("redis", files, || asked(&address, b"PING\r\n", b"+PONG")).await?;
     Ok(address)
@@ -86,7 +132,10 @@ async fn start_zookeeper(children: &Children, files: &RunningFiles) -> Result<St
     let folder = private_folder(files.path("zookeeper"))?;
     let configuration = folder.join("zoo.cfg");
     let port = address.rsplit(':').next().unwrap_or_default();
-    let own = format!("\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n", folder.join("data").display());
+    let own = format!(
+        "\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n",
+        folder.join("data").display()
+    );
     std::fs::write(&configuration, format!("{ZOO_CFG}{own}"))?;
     let jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
     let configuration = text(&configuration);
@@ -102,7 +151,10 @@ async fn start_zookeeper(children: &Children, files: &RunningFiles) -> Result<St
         &configuration,
     ];
     children.foreign("zookeeper", &command.map(str::to_owned))?;
-    ready("zookeeper", files, || asked(&address, b"srvr", b"Zookeeper version")).await?;
+    ready("zookeeper", files, || {
+        asked(&address, b"srvr", b"Zookeeper version")
+    })
+    .await?;
     Ok(address)
 }
 
@@ -132,7 +184,12 @@ async fn ready<F: Future<Output = bool>>(
     while !probe().await {
         if Instant::now() > end {
             let log = files.path("log").join(format!("{name}.log"));
-            return Err(format!("{name} did not come up within {} s; see {}", READY.as_secs(), log.display()).into());
+            return Err(format!(
+                "{name} did not come up within {} s; see {}",
+                READY.as_secs(),
+                log.display()
+            )
+            .into());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

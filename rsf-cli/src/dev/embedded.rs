@@ -23,13 +23,18 @@ use crate::process::{private_folder, until_signal};
 pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     let files = RunningFiles::take(&rsf::state::folder())?;
     let token = files.token()?;
-    let parts = ControlPlane { end: CancellationToken::new(), tasks: TaskTracker::new() };
+    let parts = ControlPlane {
+        end: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
 
     let store = Arc::new(EmbeddedStore::open(&files.path("registry.redb"), &[&arguments.namespace]).await?);
     let namespace = store.namespace(&arguments.namespace)?;
     let registry = parts.registry(store.clone()).await?;
     let pump = parts.pump(&namespace, &arguments, &files)?;
-    let console = parts.console(&namespace, &arguments, &files, &token, pump).await?;
+    let console = parts
+        .console(&namespace, &arguments, &files, &token, pump)
+        .await?;
     let (adapter, app) = parts.adapter(&namespace, &arguments, &registry).await?;
     files.announce(&registry, &arguments.namespace, &console, &adapter)?;
 
@@ -54,7 +59,10 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     app.shutdown().await;
     parts.end.cancel();
     parts.tasks.close();
-    if tokio::time::timeout(Duration::from_secs(10), parts.tasks.wait()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(10), parts.tasks.wait())
+        .await
+        .is_err()
+    {
         eprintln!("some parts took too long to end");
     }
     store.close().await;
@@ -147,9 +155,17 @@ impl ControlPlane {
             ..Settings::default()
         };
         let backend = Backend::from(namespace.clone());
-        let app = Application::builder(APPLICATION).settings(settings).registry(backend).start().await?;
+        let app = Application::builder(APPLICATION)
+            .settings(settings)
+            .registry(backend)
+            .start()
+            .await?;
         let schemas = Arc::new(DirectorySchemas::new(app.registry().directory.clone()));
-        let adapter = Adapter::new(app.consumer().clone(), schemas, AdapterSettings::default().validate()?);
+        let adapter = Adapter::new(
+            app.consumer().clone(),
+            schemas,
+            AdapterSettings::default().validate()?,
+        );
         let listener = listen(ADAPTER_PORT).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let end = self.end.clone();

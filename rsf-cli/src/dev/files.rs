@@ -25,14 +25,18 @@ impl RunningFiles {
         match lock.try_lock() {
             Ok(()) => Ok(RunningFiles { folder, _lock: lock }),
             Err(TryLockError::WouldBlock) => {
-                let registry = DevFiles::within(state).registry().unwrap_or_else(|| "starting".to_owned());
+                let registry = DevFiles::within(state)
+                    .registry()
+                    .unwrap_or_else(|| "starting".to_owned());
                 Err(format!(
                     "`rsf dev` runs here already ({registry}); end it, or set RSF_STATE to another folder than {}",
                     state.display()
                 )
                 .into())
             }
-            Err(TryLockError::Error(error)) => Err(format!("cannot lock {}: {error}", folder.display()).into()),
+            Err(TryLockError::Error(error)) => {
+                Err(format!("cannot lock {}: {error}", folder.display()).into())
+            }
         }
     }
 
@@ -51,14 +55,29 @@ impl RunningFiles {
         let token = Token::random()?;
         // Removed first: an existing file would keep its mode.
         let _ = std::fs::remove_file(&path);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         file.write_all(token.expose().as_bytes())?;
         Ok(token)
     }
 
     /// Says where things are. Each file appears whole.
-    pub(super) fn announce(&self, registry: &str, namespace: &str, console: &str, adapter: &str) -> Result<(), Failure> {
-        let places = [("namespace", namespace), ("console", console), ("adapter", adapter), ("registry", registry)];
+    pub(super) fn announce(
+        &self,
+        registry: &str,
+        namespace: &str,
+        console: &str,
+        adapter: &str,
+    ) -> Result<(), Failure> {
+        let places = [
+            ("namespace", namespace),
+            ("console", console),
+            ("adapter", adapter),
+            ("registry", registry),
+        ];
         for (name, text) in places {
             let fresh = self.path(&format!("{name}.new"));
             std::fs::write(&fresh, text)?;

@@ -41,22 +41,39 @@ struct File {
 pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
     let file: File = super::read_file(arguments.config.as_deref())?;
     let mut problems = Vec::new();
-    let from_file = Common { registry: file.registry, namespace: file.namespace };
+    let from_file = Common {
+        registry: file.registry,
+        namespace: file.namespace,
+    };
     let registry = arguments.common.registry(&from_file, &mut problems);
     let mut settings = file.adapter;
     settings.listen = arguments.listen.unwrap_or(settings.listen);
     settings.prefix = arguments.prefix.unwrap_or(settings.prefix);
-    let config = settings.validate().map_err(|errors| problems.extend(errors.problems().iter().cloned())).ok();
+    let config = settings
+        .validate()
+        .map_err(|errors| problems.extend(errors.problems().iter().cloned()))
+        .ok();
     super::all(problems)?;
-    let (Some((url, namespace)), Some(config)) = (registry, config) else { return Ok(()) };
+    let (Some((url, namespace)), Some(config)) = (registry, config) else {
+        return Ok(());
+    };
 
     let listener = super::listen(config.listen(), "adapter").await?;
-    let settings =
-        Settings { registry: Some(url.to_string()), namespace: Some(namespace.clone()), ..Settings::default() };
-    let app = Application::builder(APPLICATION).settings(settings).start().await?;
+    let settings = Settings {
+        registry: Some(url.to_string()),
+        namespace: Some(namespace.clone()),
+        ..Settings::default()
+    };
+    let app = Application::builder(APPLICATION)
+        .settings(settings)
+        .start()
+        .await?;
     let schemas = Arc::new(DirectorySchemas::new(app.registry().directory.clone()));
     let adapter = Adapter::new(app.consumer().clone(), schemas, config);
-    println!("adapter of namespace {namespace} on {url}, http://{}", listener.local_addr()?);
+    println!(
+        "adapter of namespace {namespace} on {url}, http://{}",
+        listener.local_addr()?
+    );
     adapter.serve(listener, super::until_signal()?).await?;
     app.shutdown().await;
     Ok(())

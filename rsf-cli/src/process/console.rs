@@ -49,25 +49,43 @@ struct File {
 pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
     let file: File = super::read_file(arguments.config.as_deref())?;
     let mut problems = Vec::new();
-    let from_file = Common { registry: file.registry, namespace: file.namespace };
+    let from_file = Common {
+        registry: file.registry,
+        namespace: file.namespace,
+    };
     let registry = arguments.common.registry(&from_file, &mut problems);
-    let listen = arguments.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:7601".to_owned());
+    let listen = arguments
+        .listen
+        .or(file.listen)
+        .unwrap_or_else(|| "127.0.0.1:7601".to_owned());
     let listen = super::address(&listen, "listen", &mut problems);
     let token = token(arguments.token_file.or(file.token_file), &mut problems);
     let mut settings = file.console;
     settings.database = arguments.database.or(settings.database);
     settings.namespace = registry.as_ref().map(|(_, namespace)| namespace.clone());
     let invalid = |errors: rsf_console::ConfigErrors| {
-        problems.extend(errors.0.iter().map(|problem| format!("{}: {}", problem.path, problem.problem)));
+        problems.extend(
+            errors
+                .0
+                .iter()
+                .map(|problem| format!("{}: {}", problem.path, problem.problem)),
+        );
     };
     let config = settings.validate().map_err(invalid).ok();
     super::all(problems)?;
-    let (Some((url, namespace)), Some(listen), Some(token), Some(config)) = (registry, listen, token, config) else {
+    let (Some((url, namespace)), Some(listen), Some(token), Some(config)) = (registry, listen, token, config)
+    else {
         return Ok(());
     };
 
-    let (backend, control) = (Backend::open(&url, &namespace)?, ControlBackend::open(&url, &namespace)?);
-    let pump = arguments.pump.or(file.pump).map(|base| Arc::new(RemotePump { base }) as Arc<dyn PumpStatus>);
+    let (backend, control) = (
+        Backend::open(&url, &namespace)?,
+        ControlBackend::open(&url, &namespace)?,
+    );
+    let pump = arguments
+        .pump
+        .or(file.pump)
+        .map(|base| Arc::new(RemotePump { base }) as Arc<dyn PumpStatus>);
     let parts = Parts {
         policies: control.policies,
         acknowledgements: control.acknowledgements,
@@ -77,7 +95,10 @@ pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
     };
     let console = Console::new(config, token, parts).await?;
     let listener = super::listen(listen, "console").await?;
-    println!("console of namespace {namespace} on {url}, http://{}", listener.local_addr()?);
+    println!(
+        "console of namespace {namespace} on {url}, http://{}",
+        listener.local_addr()?
+    );
     console.serve(listener, super::until_signal()?).await?;
     Ok(())
 }
@@ -92,7 +113,9 @@ fn token(file: Option<PathBuf>, problems: &mut Vec<String>) -> Option<Token> {
         return None;
     };
     match std::fs::read_to_string(&path) {
-        Ok(text) => Token::new(&text).map_err(|e| problems.push(format!("{}: {e}", path.display()))).ok(),
+        Ok(text) => Token::new(&text)
+            .map_err(|e| problems.push(format!("{}: {e}", path.display())))
+            .ok(),
         Err(error) => {
             problems.push(format!("cannot read the token file {}: {error}", path.display()));
             None
@@ -110,9 +133,14 @@ impl PumpStatus for RemotePump {
     async fn status(&self) -> Result<serde_json::Value, String> {
         let url = format!("{}/status", self.base.trim_end_matches('/'));
         let answer = async {
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+            let client = reqwest::Client::builder()
+                .timeout(Duration::from_secs(2))
+                .no_proxy()
+                .build()?;
             client.get(&url).send().await?.error_for_status()?.json().await
         };
-        answer.await.map_err(|error: reqwest::Error| format!("the pump's admin port does not answer: {error}"))
+        answer
+            .await
+            .map_err(|error: reqwest::Error| format!("the pump's admin port does not answer: {error}"))
     }
 }

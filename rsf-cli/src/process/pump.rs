@@ -43,16 +43,27 @@ struct File {
 pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
     let file: File = super::read_file(arguments.config.as_deref())?;
     let mut problems = Vec::new();
-    let from_file = Common { registry: file.registry, namespace: file.namespace };
+    let from_file = Common {
+        registry: file.registry,
+        namespace: file.namespace,
+    };
     let registry = arguments.common.registry(&from_file, &mut problems);
-    let admin = arguments.admin.or(file.admin).unwrap_or_else(|| "127.0.0.1:7610".to_owned());
+    let admin = arguments
+        .admin
+        .or(file.admin)
+        .unwrap_or_else(|| "127.0.0.1:7610".to_owned());
     let admin = super::address(&admin, "admin", &mut problems);
     let mut settings = file.pump;
     settings.pump = arguments.name.unwrap_or(settings.pump);
     settings.state_file = arguments.state_file.or(settings.state_file);
-    let config = settings.validate().map_err(|error| problems.extend(error.problems)).ok();
+    let config = settings
+        .validate()
+        .map_err(|error| problems.extend(error.problems))
+        .ok();
     super::all(problems)?;
-    let (Some((url, namespace)), Some(admin), Some(config)) = (registry, admin, config) else { return Ok(()) };
+    let (Some((url, namespace)), Some(admin), Some(config)) = (registry, admin, config) else {
+        return Ok(());
+    };
 
     let backend = ControlBackend::open(&url, &namespace)?;
     let metrics = prometheus::Registry::new();

@@ -104,7 +104,8 @@ impl ApplicationBuilder {
     /// application will have: handlers cannot wait for the application itself, which starts with them.
     pub fn service_with<S: Service>(mut self, make: impl FnOnce(&Consumer) -> S + Send + 'static) -> Self {
         self.provider.get_or_insert_default();
-        self.calling.push(Box::new(move |consumer| Arc::new(make(consumer))));
+        self.calling
+            .push(Box::new(move |consumer| Arc::new(make(consumer))));
         self
     }
 
