@@ -6,6 +6,7 @@ use rsf_adapter_http::AdapterSettings;
 
 use crate::support::World;
 
+#[allow(clippy::print_stdout, reason = "a skipped test says so")]
 /// Runs `program script adapter method json`; `None`, said aloud, where the program is not installed.
 async fn run(program: &'static str, script: &str, world: &World, method: &str, json: &str) -> Option<Output> {
     let script = format!("{}/../examples/http-clients/{script}", env!("CARGO_MANIFEST_DIR"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rsf_adapter_http::AdapterSettings;
 use tokio::net::TcpListener;
 
-use crate::support::{PROBE, World, compile};
+use crate::support::{Answer, PROBE, World, compile};
 
 const OLD: &str = r#"syntax = "proto3"; package test.v1;
     service Probe { rpc First(A) returns (A); } message A { string text = 1; }"#;
@@ -120,4 +120,43 @@ async fn an_instance_without_the_service_is_told_apart() {
         .await
         .unwrap()
         .error(503, "unavailable");
+}
+
+#[tokio::test]
+async fn options_in_the_schema_hold_for_callers_without_rsf() {
+    let settings = AdapterSettings {
+        require_idempotency_key: true,
+        ..AdapterSettings::default()
+    };
+    let mut world = World::empty(settings).await;
+    let proto = r#"syntax = "proto3"; package test.v1; import "rsf/options/v1/options.proto"; message A {}
+        service Probe {
+            rpc Open(A) returns (A);
+            rpc Hang(A) returns (A) { option (rsf.options.v1.method) = { timeout_ms: 50 }; }
+            rpc Pay(A) returns (A) { option (rsf.options.v1.method) = { dedup: true }; }
+        }"#;
+    let address = world.provide(&compile(proto)).await;
+    world.list(&[(address, "one")]);
+    world.until_callable("/test.v1.Probe/Open").await;
+    let message = world
+        .post("/test.v1.Probe/Pay", "{}")
+        .await
+        .error(400, "invalid_argument");
+    assert!(message.contains("Idempotency-Key"), "{message}");
+    let pay = world
+        .http
+        .post(world.url("/test.v1.Probe/Pay"))
+        .header("content-type", "application/json");
+    assert_eq!(
+        Answer::of(pay.header("idempotency-key", "1").body("{}"))
+            .await
+            .status,
+        200
+    );
+    let begun = tokio::time::Instant::now();
+    world
+        .post("/test.v1.Probe/Hang", "{}")
+        .await
+        .error(504, "deadline_exceeded");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }

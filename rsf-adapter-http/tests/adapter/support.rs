@@ -205,7 +205,9 @@ impl Answer {
 pub(crate) fn compile(proto: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("probe.proto"), proto).unwrap();
-    let mut compiler = protox::Compiler::new([folder.path()]).unwrap();
+    let published = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+    let mut compiler =
+        protox::Compiler::new([folder.path(), published.as_ref() as &std::path::Path]).unwrap();
     compiler.include_imports(true).open_file("probe.proto").unwrap();
     compiler.encode_file_descriptor_set()
 }
