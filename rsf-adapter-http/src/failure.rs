@@ -97,12 +97,15 @@ impl Failure {
         self
     }
 
-    /// What the caller did wrong.
     /// What it says to people.
     pub(crate) fn message(&self) -> &str {
-        &self.message
+        match self {
+            Failure::Connect(error) => &error.body.message,
+            Failure::Http { message, .. } => message,
+        }
     }
 
+    /// What the caller did wrong.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Failure::new(Code::InvalidArgument, message)
     }
