@@ -58,6 +58,14 @@ impl Encoding {
         }
     }
 
+    /// About how many bytes come out of a body of `size` bytes, to judge how long it will take.
+    pub(crate) fn work(self, size: usize) -> usize {
+        match self {
+            Encoding::Identity => size,
+            Encoding::Gzip => size.saturating_mul(16),
+        }
+    }
+
     /// Unpacks a request body. An empty body is empty in every encoding.
     pub(crate) fn unpack(self, body: Bytes, limit: usize) -> Result<Bytes, Failure> {
         if self == Encoding::Identity || body.is_empty() {

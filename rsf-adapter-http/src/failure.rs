@@ -106,7 +106,6 @@ impl Failure {
     }
 
     /// What the caller did wrong.
-
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Failure::new(Code::InvalidArgument, message)
     }
@@ -194,4 +193,31 @@ fn details(encoded: &[u8], pool: &DescriptorPool) -> Vec<Detail> {
         }
     };
     status.details.into_iter().map(detail).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dedups_refusals_have_the_status_of_the_idempotency_key_draft() {
+        let pool = DescriptorPool::new();
+        for (reason, status) in [
+            (Reason::DuplicateInProgress, 409),
+            (Reason::PayloadMismatch, 422),
+            (Reason::OutcomeUnknown, 409),
+            (Reason::QueueFull, 429),
+            (Reason::Deadline, 504),
+        ] {
+            let failure = Failure::of_call(&RpcError::new(reason, false, "told"), &pool, false);
+            let response = failure.into_response();
+            assert_eq!(response.status().as_u16(), status, "{reason}");
+            assert_eq!(response.headers()["rsf-reason"], reason.name());
+        }
+    }
+
+    #[test]
+    fn details_that_are_no_status_are_left_out() {
+        assert!(details(b"\xff\xff\xff", &DescriptorPool::new()).is_empty());
+    }
 }

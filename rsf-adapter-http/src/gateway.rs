@@ -43,11 +43,12 @@ pub(crate) struct Gateway {
     requests: Semaphore,
 }
 
-/// A call, read from its request.
+/// A call's message as it came.
+#[derive(Debug)]
 struct CallRequest {
     codec: Codec,
-    accepted: Encoding,
-    message: Bytes,
+    encoding: Encoding,
+    body: Bytes,
 }
 
 impl Gateway {
@@ -110,52 +111,28 @@ impl Gateway {
     ) -> Result<Response<Full<Bytes>>, Failure> {
         let begun = Instant::now();
         let number = unary(method)?;
-        let get = match parts.method {
-            Method::POST => false,
-            Method::GET if method.no_side_effects => true,
-            _ if method.no_side_effects => {
-                return Err(Failure::wrong_verb(
-                    "GET, POST",
-                    "call this method with POST or GET",
-                ));
-            }
-            _ => {
-                return Err(Failure::wrong_verb(
-                    "POST",
-                    "call this method with POST; GET is for NO_SIDE_EFFECTS methods",
-                ));
-            }
-        };
-        let codec = if get {
-            None
-        } else {
-            Some(Codec::of_post(&parts.headers)?)
-        };
+        let codec = post_codec(parts, method)?;
         let head = Head::read(&parts.headers)?;
         self.check_idempotency(&head, method)?;
+        let metadata = read_metadata(&parts.headers, self.config.forward_cookies)?;
         let timeout = match (head.timeout, self.config.max_timeout) {
             (Some(asked), Some(most)) => Some(asked.min(most)),
             (asked, most) => asked.or(most),
         };
-        let metadata = read_metadata(&parts.headers, self.config.forward_cookies)?;
         let request = match codec {
-            None => query::read(
-                parts.uri.query().unwrap_or_default(),
-                &head,
-                self.config.max_body_bytes,
-            )?,
+            None => query::read(parts.uri.query().unwrap_or_default())?,
             Some(codec) => {
+                let (limit, patience) = (self.config.max_body_bytes, self.config.body_read_timeout);
                 let until = timeout.map(|timeout| begun + timeout);
-                let limit = self.config.max_body_bytes;
-                let packed = body::read(body, limit, self.config.body_read_timeout, until).await?;
+                let body = body::read(body, limit, patience, until).await?;
                 CallRequest {
                     codec,
-                    accepted: head.accepted,
-                    message: head.encoding.unpack(packed, limit)?,
+                    encoding: head.encoding,
+                    body,
                 }
             }
         };
-        let (codec, accepted) = (request.codec, request.accepted);
+        let codec = request.codec;
         let message = self.decode(request, &method.input).await?;
 
         let mut call = service.channel.call_raw(number, message, metadata);
@@ -174,9 +151,9 @@ impl Gateway {
             }
             None => call.await,
         };
-        let reply = reply
-            .map_err(|error| Failure::of_call(&error, &service.schema.pool, self.config.forward_cookies))?;
-        self.encode(reply, codec, accepted, &method.output).await
+        let cookies = self.config.forward_cookies;
+        let reply = reply.map_err(|error| Failure::of_call(&error, &service.schema.pool, cookies))?;
+        self.encode(reply, codec, head.accepted, &method.output).await
     }
 
     fn check_idempotency(&self, head: &Head, method: &MethodSchema) -> Result<(), Failure> {
@@ -192,19 +169,27 @@ impl Gateway {
     /// The protobuf bytes of a request.
     async fn decode(&self, request: CallRequest, input: &MessageDescriptor) -> Result<Bytes, Failure> {
         let (max_depth, ignore) = (self.config.max_json_depth, self.config.ignore_unknown_fields);
-        let input = input.clone();
-        transcode(request.message.len(), move || match request.codec {
-            Codec::Json => {
-                json::read(&request.message, &input, max_depth, ignore).map(|m| m.encode_to_vec().into())
+        let (limit, input) = (self.config.max_body_bytes, input.clone());
+        let CallRequest {
+            codec,
+            encoding,
+            body,
+        } = request;
+        transcode(encoding.work(body.len()), move || {
+            let message = encoding.unpack(body, limit)?;
+            match codec {
+                Codec::Json => {
+                    json::read(&message, &input, max_depth, ignore).map(|m| m.encode_to_vec().into())
+                }
+                // Read for its errors only: what goes on is what came, with fields that this schema does not know.
+                Codec::Proto => match DynamicMessage::decode(input.clone(), message.clone()) {
+                    Ok(_) => Ok(message),
+                    Err(error) => Err(Failure::invalid(format!(
+                        "the body is no {}: {error}",
+                        input.full_name()
+                    ))),
+                },
             }
-            // Read for its errors only: what goes on is what came, with fields that this schema does not know.
-            Codec::Proto => match DynamicMessage::decode(input.clone(), request.message.clone()) {
-                Ok(_) => Ok(request.message),
-                Err(error) => Err(Failure::invalid(format!(
-                    "the body is no {}: {error}",
-                    input.full_name()
-                ))),
-            },
         })
         .await?
     }
@@ -239,6 +224,22 @@ fn implementation(headers: &HeaderMap) -> Result<&str, Failure> {
         Some(Err(_)) => Err(Failure::invalid(
             "`rsf-implementation` has other characters than visible ASCII",
         )),
+    }
+}
+
+/// The codec of a POST; `None` for a GET, whose query names it.
+fn post_codec(parts: &request::Parts, method: &MethodSchema) -> Result<Option<Codec>, Failure> {
+    match (&parts.method, method.no_side_effects) {
+        (&Method::POST, _) => Codec::of_post(&parts.headers).map(Some),
+        (&Method::GET, true) => Ok(None),
+        (_, true) => Err(Failure::wrong_verb(
+            "GET, POST",
+            "call this method with POST or GET",
+        )),
+        (_, false) => {
+            let message = "call this method with POST; GET is for methods whose schema says NO_SIDE_EFFECTS";
+            Err(Failure::wrong_verb("POST", message))
+        }
     }
 }
 

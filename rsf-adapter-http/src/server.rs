@@ -75,6 +75,8 @@ impl Adapter {
                     }
                 },
             };
+            // Those that have ended but were not looked at yet take no place.
+            while connections.try_join_next().is_some() {}
             if connections.len() >= self.config.max_connections {
                 tracing::warn!(
                     limit = self.config.max_connections,

@@ -3,7 +3,6 @@
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use bytes::Bytes;
 use http::StatusCode;
 use http::header::{ACCEPT, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -11,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::CallRequest;
 use crate::encoding::Encoding;
 use crate::failure::Failure;
-use crate::head::{Codec, Head};
+use crate::head::Codec;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
@@ -20,7 +19,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Reads `?connect=v1&base64=1&compression=gzip&encoding=json&message=…`. The order is free, and parameters of other
 /// names are ignored.
-pub(super) fn read(query: &str, head: &Head, limit: usize) -> Result<CallRequest, Failure> {
+pub(super) fn read(query: &str) -> Result<CallRequest, Failure> {
     let (mut message, mut base64, mut codec, mut encoding) = (None, false, None, Encoding::Identity);
     for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
         let value = decode(value);
@@ -48,8 +47,8 @@ pub(super) fn read(query: &str, head: &Head, limit: usize) -> Result<CallRequest
     };
     Ok(CallRequest {
         codec,
-        accepted: head.accepted,
-        message: encoding.unpack(Bytes::from(message), limit)?,
+        encoding,
+        body: message.into(),
     })
 }
 
@@ -78,10 +77,6 @@ fn codec_of(name: &[u8]) -> Result<Codec, Failure> {
 mod tests {
     use super::*;
 
-    fn read_query(query: &str) -> Result<CallRequest, Failure> {
-        read(query, &Head::read(&http::HeaderMap::new())?, 1_000)
-    }
-
     #[test]
     fn any_order_and_both_paddings() {
         for query in [
@@ -91,9 +86,9 @@ mod tests {
             "encoding=json&base64=1&message=eyJhIjoxfQ%3D%3D",
             "encoding=json&base64=1&message=eyJhIjoxfQ==",
         ] {
-            assert_eq!(read_query(query).unwrap().message, r#"{"a":1}"#, "{query}");
+            assert_eq!(read(query).unwrap().body, r#"{"a":1}"#, "{query}");
         }
-        assert_eq!(read_query("encoding=json&message=a+b").unwrap().message, "a b");
+        assert_eq!(read("encoding=json&message=a+b").unwrap().body, "a b");
     }
 
     #[test]
@@ -107,7 +102,7 @@ mod tests {
             "encoding=json&base64=1&message=***",
             "encoding=json&compression=br&message={}",
         ] {
-            assert!(read_query(query).is_err(), "{query}");
+            assert!(read(query).is_err(), "{query}");
         }
     }
 }

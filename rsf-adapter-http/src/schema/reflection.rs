@@ -161,6 +161,10 @@ fn refused(from: &str, status: &tonic::Status) -> SchemaError {
             from,
             reason: "the instance does not serve gRPC server reflection (v1); switch it on there".to_owned(),
         },
+        tonic::Code::NotFound => SchemaError::Invalid {
+            from,
+            reason: status.message().to_owned(),
+        },
         _ => SchemaError::Unavailable {
             from,
             reason: status.to_string(),
