@@ -1,7 +1,7 @@
 //! What a console is told at its start, checked with all errors at once.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -57,33 +57,8 @@ impl ConsoleSettings {
             wrong("namespace", text);
         }
         let database = self.database.unwrap_or_default();
-        let folder = database.parent().map(|folder| {
-            if folder.as_os_str().is_empty() {
-                std::path::Path::new(".")
-            } else {
-                folder
-            }
-        });
-        match folder {
-            _ if database.as_os_str().is_empty() => {
-                wrong(
-                    "database",
-                    "is missing; name the file that keeps policies and audit".to_owned(),
-                );
-            }
-            Some(folder) if !folder.is_dir() => {
-                wrong(
-                    "database",
-                    format!("its folder {} does not exist; create it", folder.display()),
-                );
-            }
-            _ if database.is_dir() => {
-                wrong(
-                    "database",
-                    format!("{} is a folder; name a file", database.display()),
-                );
-            }
-            _ => {}
+        if let Err(problem) = check_database(&database) {
+            wrong("database", problem);
         }
         let mut allowed_hosts = Vec::new();
         for (index, host) in self.allowed_hosts.iter().enumerate() {
@@ -119,6 +94,24 @@ impl ConsoleSettings {
             reconcile_interval,
             scrape_interval,
         })
+    }
+}
+
+fn check_database(database: &Path) -> Result<(), String> {
+    if database.as_os_str().is_empty() {
+        return Err("is missing; name the file that keeps policies and audit".to_owned());
+    }
+    if database.is_dir() {
+        return Err(format!("{} is a folder; name a file", database.display()));
+    }
+    // A bare file name lies in the working folder.
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(format!(
+            "its folder {} does not exist; create it",
+            folder.display()
+        )),
+        _ => Ok(()),
     }
 }
 

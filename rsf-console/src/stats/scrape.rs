@@ -130,6 +130,28 @@ impl Rounds {
             left_out,
             ..Scrapes::default()
         };
+        let due = self.due(asked, &mut scrapes);
+        let answers = ask(&self.scraper, due).await;
+        let mut deltas = Vec::new();
+        for (id, at, counted) in answers {
+            let earlier = self.earlier.entry(id.clone()).or_default();
+            match counted {
+                Ok(counted) => {
+                    scrapes.answered += 1;
+                    deltas.extend(earlier.advance(id, at, counted));
+                }
+                Err(error) => {
+                    earlier.fail(&error);
+                    scrapes.failures += 1;
+                    scrapes.failed.insert(id, earlier.why.clone());
+                }
+            }
+        }
+        Round { deltas, scrapes }
+    }
+
+    /// The instances to ask in this round; the others are counted among the failures with their last cause.
+    fn due(&mut self, asked: &[&Instance], scrapes: &mut Scrapes) -> Vec<(String, String)> {
         let mut due = Vec::new();
         for instance in asked {
             let earlier = self.earlier.entry(instance.instance.clone()).or_default();
@@ -149,42 +171,35 @@ impl Rounds {
                 due.push((instance.instance.clone(), instance.admin_address.clone()));
             }
         }
-        let answers = futures_util::stream::iter(due.into_iter().map(|(id, address)| {
-            let scraper = self.scraper.clone();
-            async move {
-                let answer = match tokio::time::timeout(TIMEOUT, scraper.scrape(&address)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(ScrapeError::Unreachable("no answer within 1 s".to_owned())),
-                };
-                let counted = answer.and_then(|text| Ok(metrics::parse(&text)?));
-                (id, Instant::now(), counted)
-            }
-        }))
-        .buffer_unordered(CONCURRENCY)
-        .collect::<Vec<_>>()
-        .await;
-        let mut deltas = Vec::new();
-        for (id, at, counted) in answers {
-            let earlier = self.earlier.entry(id.clone()).or_default();
-            match counted {
-                Ok(counted) => {
-                    scrapes.answered += 1;
-                    deltas.extend(earlier.advance(id, at, counted));
-                }
-                Err(error) => {
-                    earlier.fail(&error);
-                    scrapes.failures += 1;
-                    scrapes.failed.insert(id, earlier.why.clone());
-                }
-            }
-        }
-        Round { deltas, scrapes }
+        due
     }
 
     fn forget_others(&mut self, asked: &[&Instance]) {
         let ids: std::collections::HashSet<&str> = asked.iter().map(|i| i.instance.as_str()).collect();
         self.earlier.retain(|id, _| ids.contains(id.as_str()));
     }
+}
+
+/// What one instance answered, and when.
+type Answer = (String, Instant, Result<HashMap<Series, Histogram>, ScrapeError>);
+
+/// Scrapes each `(instance, admin address)`, a bounded number at once.
+async fn ask(scraper: &Arc<dyn Scraper>, due: Vec<(String, String)>) -> Vec<Answer> {
+    let one = |(id, address): (String, String)| {
+        let scraper = scraper.clone();
+        async move {
+            let answer = match tokio::time::timeout(TIMEOUT, scraper.scrape(&address)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(ScrapeError::Unreachable("no answer within 1 s".to_owned())),
+            };
+            let counted = answer.and_then(|text| Ok(metrics::parse(&text)?));
+            (id, Instant::now(), counted)
+        }
+    };
+    futures_util::stream::iter(due.into_iter().map(one))
+        .buffer_unordered(CONCURRENCY)
+        .collect()
+        .await
 }
 
 impl Earlier {

@@ -177,6 +177,20 @@ impl PolicyWriter for Twin {
             }
             Fault::None | Fault::After => {}
         }
+        // As over a network: the caller may be gone before the write, and before its answer.
+        tokio::task::yield_now().await;
+        self.write(record)?;
+        tokio::task::yield_now().await;
+        if fault == Fault::After {
+            Err(down())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Twin {
+    fn write(&self, record: &PolicyRecord) -> Result<(), StoreError> {
         let mut policies = self.policies.lock();
         if let Some(stored) = policies.get(&record.scope) {
             let same = stored.revision == record.revision && stored.document == record.document;
@@ -189,11 +203,7 @@ impl PolicyWriter for Twin {
         }
         policies.insert(record.scope.clone(), record.clone());
         self.writes.fetch_add(1, Ordering::Relaxed);
-        if fault == Fault::After {
-            Err(down())
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 }
 
