@@ -302,6 +302,14 @@ impl fmt::Debug for Exchange {
     }
 }
 
+/// The refusal of a message of `length` bytes.
+fn too_large(length: usize, limit: usize) -> Status {
+    crate::error::framework_status(
+        crate::outcome::Reason::TooLarge,
+        format!("the message has {length} bytes, at most {limit} are allowed; split it, or raise the limit"),
+    )
+}
+
 /// What a wire asks of the server behind it.
 pub trait Dispatch: Send + Sync + 'static {
     /// The number of the unary method at `path` of `implementation` (empty: the default); `None` where it is not

@@ -34,7 +34,7 @@ pub(crate) struct Endpoint {
     connection: ArcSwapOption<Arc<dyn Connection>>,
     link: watch::Sender<Link>,
     /// Rung by a call that waits for a connection.
-    wanted: Notify,
+    wanted: Arc<Notify>,
     started: AtomicBool,
     /// The peer has answered as the instance that the list names.
     verified: AtomicBool,
@@ -71,7 +71,7 @@ impl Endpoint {
             pending: AtomicU32::new(0),
             connection: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
-            wanted: Notify::new(),
+            wanted: Arc::default(),
             started: AtomicBool::new(false),
             verified: AtomicBool::new(target.is_none()),
             target,
@@ -111,7 +111,8 @@ impl Endpoint {
 
     /// Begins to connect, unless that has begun.
     pub(super) fn keep_connected(self: &Arc<Self>) {
-        if !self.started.swap(true, Ordering::Relaxed)
+        if !self.started.load(Ordering::Relaxed)
+            && !self.started.swap(true, Ordering::Relaxed)
             && let Some(shared) = self.shared.upgrade()
         {
             shared
@@ -217,16 +218,10 @@ async fn keep_connected(endpoint: Weak<Endpoint>) {
         let begun = Instant::now();
         let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
         pause = (pause * 2).min(LONGEST_PAUSE);
-        // Ends early for a waiting call. The endpoint is held weakly meanwhile, so that it can go.
-        let wanted = async {
-            let weak = Arc::downgrade(&held);
-            drop(held);
-            match weak.upgrade() {
-                Some(held) => held.wanted.notified().await,
-                None => {}
-            }
-        };
-        let _ = tokio::time::timeout(jittered, wanted).await;
+        // Ends early for a waiting call. The endpoint is not held meanwhile, so that it can go.
+        let wanted = held.wanted.clone();
+        drop(held);
+        let _ = tokio::time::timeout(jittered, wanted.notified()).await;
         tokio::time::sleep_until(begun + LEAST_PAUSE).await;
     }
 }
