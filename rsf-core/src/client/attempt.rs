@@ -68,6 +68,11 @@ impl Attempt {
         self.endpoint.breaker.failed(&mut self.admission, Instant::now());
     }
 
+    /// Whether the request has been handed to a connection.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.phase, Phase::Exchanging(_))
+    }
+
     pub(super) fn record(&self, reason: Option<Reason>) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
