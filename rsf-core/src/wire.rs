@@ -22,7 +22,7 @@ use crate::status::Status;
 
 pub(crate) mod headers;
 mod pending;
-mod status_header;
+pub(crate) mod status_header;
 
 pub mod http2;
 pub mod in_process;

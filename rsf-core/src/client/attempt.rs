@@ -180,15 +180,18 @@ fn answered(status: Status) -> RpcError {
         Code::Unimplemented => Reason::Unimplemented,
         _ => Reason::Handler,
     });
+    // Only a provider that names its reason promises that; a bare code may be the handler's own.
     let never_ran = matches!(
-        reason,
-        Reason::ProviderLimit
-            | Reason::QueueFull
-            | Reason::Denied
-            | Reason::Draining
-            | Reason::WrongInstance
-            | Reason::Refused
-            | Reason::Unimplemented
+        named,
+        Some(
+            Reason::ProviderLimit
+                | Reason::QueueFull
+                | Reason::Denied
+                | Reason::Draining
+                | Reason::WrongInstance
+                | Reason::Refused
+                | Reason::Unimplemented
+        )
     );
     RpcError::with_status(reason, !never_ran, status)
 }
