@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::headers::{implementation, request_headers};
 use super::pending::PendingCalls;
@@ -99,13 +101,15 @@ impl Wire for InProcessWire {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
         let address = target.address.clone();
         let server = self.servers.lock().get(&*address).cloned();
-        Box::pin(std::future::ready(match server {
-            Some(server) => Ok(Arc::new(InProcessConnection::new(&server)) as _),
-            None => Err(ConnectError {
-                address,
-                reason: "no server is bound there in this process".to_owned(),
-            }),
-        }))
+        Box::pin(async move {
+            match server {
+                Some(server) => Ok(Arc::new(InProcessConnection::new(&server, Handle::current())) as _),
+                None => Err(ConnectError {
+                    address,
+                    reason: "no server is bound there in this process".to_owned(),
+                }),
+            }
+        })
     }
 }
 
@@ -113,10 +117,12 @@ struct InProcessConnection {
     dispatch: Arc<dyn Dispatch>,
     pending: PendingCalls,
     state: watch::Sender<ConnectionState>,
+    /// Where handlers run: the caller's executor may know no timers.
+    runtime: Handle,
 }
 
 impl InProcessConnection {
-    fn new(server: &Server) -> Self {
+    fn new(server: &Server, runtime: Handle) -> Self {
         let state = watch::Sender::new(ConnectionState::Ready);
         let mut connections = server.connections.lock();
         connections.retain(|life| *life.borrow() != ConnectionState::Closed);
@@ -125,6 +131,7 @@ impl InProcessConnection {
             dispatch: server.dispatch.clone(),
             pending: PendingCalls::default(),
             state,
+            runtime,
         }
     }
 
@@ -161,6 +168,13 @@ fn advance(life: &watch::Sender<ConnectionState>, to: ConnectionState) {
     });
 }
 
+fn broken(reason: &str) -> WireError {
+    WireError {
+        fate: Fate::Written,
+        reason: reason.to_owned(),
+    }
+}
+
 fn not_sent() -> WireError {
     WireError {
         fate: Fate::NotWritten,
@@ -175,13 +189,12 @@ impl Connection for InProcessConnection {
         }
         let mut state = self.state.subscribe();
         let handled = handle(self.dispatch.clone(), request);
+        let handled = AbortOnDropHandle::new(self.runtime.spawn(handled));
         self.pending.insert(async move {
             tokio::select! {
                 biased;
-                _ = state.wait_for(|state| *state == ConnectionState::Closed) => {
-                    Err(WireError { fate: Fate::Written, reason: "the server went away".to_owned() })
-                }
-                reply = handled => Ok(reply),
+                _ = state.wait_for(|state| *state == ConnectionState::Closed) => Err(broken("the server went away")),
+                reply = handled => reply.map_err(|_| broken("the server's task ended without a reply")),
             }
         })
     }
@@ -210,8 +223,12 @@ impl Connection for InProcessConnection {
         if !self.takes_calls() {
             return Box::pin(std::future::ready(Err(not_sent())));
         }
-        let answer = self.dispatch.http(request);
-        Box::pin(async move { Ok(answer.await) })
+        let answer = AbortOnDropHandle::new(self.runtime.spawn(self.dispatch.http(request)));
+        Box::pin(async move {
+            answer
+                .await
+                .map_err(|_| broken("the server's task ended without a reply"))
+        })
     }
 
     fn close(&self) {
