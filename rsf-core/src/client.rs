@@ -10,11 +10,12 @@
 //! 6. [`attempt`]: balance → node breaker → endpoint → wire.
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
-//! [`balance`], [`breaker`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
+//! [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
 
 mod attempt;
 mod balance;
 mod breaker;
+mod budget;
 mod channel;
 mod deadline;
 mod endpoint;

@@ -28,7 +28,7 @@ impl Retry {
 
 impl Stage for Retry {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        call.snapshot.budget.deposit();
+        call.snapshot.budget.deposit(call.begun);
         Flight::begin(call).await
     }
 }
@@ -118,7 +118,7 @@ impl<'a> Flight<'a> {
             return;
         }
         let metrics = &self.call.channel.shared.metrics;
-        if !self.call.snapshot.budget.withdraw() {
+        if !self.call.snapshot.budget.withdraw(Instant::now()) {
             metrics.retry_budget_exhausted.inc();
             return;
         }

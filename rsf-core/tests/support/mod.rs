@@ -254,6 +254,8 @@ pub struct Fleet {
     pub kind: Kind,
     pub runtime: IoRuntime,
     pub control: Arc<StaticControlPlane>,
+    /// A wire of the test's own, for what the usual ones cannot do.
+    pub other_wire: Option<Arc<dyn Wire>>,
     in_process: InProcessWire,
     listed: Mutex<Vec<Instance>>,
     next: AtomicU32,
@@ -275,6 +277,7 @@ impl Fleet {
             kind,
             runtime,
             control: Arc::new(StaticControlPlane::new()),
+            other_wire: None,
             in_process: InProcessWire::new(),
             listed: Mutex::default(),
             next: AtomicU32::new(1),
@@ -282,6 +285,9 @@ impl Fleet {
     }
 
     pub fn wire(&self) -> Arc<dyn Wire> {
+        if let Some(wire) = &self.other_wire {
+            return wire.clone();
+        }
         match self.kind {
             Kind::Http2 => Arc::new(Http2Wire::new()),
             Kind::InProcess => Arc::new(self.in_process.clone()),
