@@ -9,6 +9,7 @@
 
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use http::HeaderValue;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Channel;
+use crate::context::Context;
 use crate::error::RpcError;
 use crate::message::{Request, Response};
 use crate::metadata::Metadata;
@@ -41,6 +43,9 @@ pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) metadata: Metadata,
+    /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
+    /// call is sent by another task.
+    pub(crate) parent: Option<Arc<Context>>,
 }
 
 /// A message type that a reply can be read as: every protobuf message, and [`RawMessage`].
@@ -86,6 +91,7 @@ impl<R: Reply> Call<R> {
         });
         let options = CallOptions {
             metadata,
+            parent: Context::current(),
             ..CallOptions::default()
         };
         Call {

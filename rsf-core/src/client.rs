@@ -10,11 +10,12 @@
 //! 6. [`attempt`]: balance → node breaker → endpoint → wire.
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
-//! [`balance`], [`breaker`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
+//! [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
 
 mod attempt;
 mod balance;
 mod breaker;
+mod budget;
 mod channel;
 mod deadline;
 mod endpoint;
@@ -27,7 +28,7 @@ mod stack;
 mod streaming;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -51,11 +52,15 @@ pub trait Client: Sized {
     fn new(channel: Channel) -> Self;
 }
 
-/// Everything that calls of one process share.
+/// Everything that calls of one process share. Connections and watches end with the last clone and the last client.
 #[derive(Clone)]
 pub struct Consumer {
     shared: Arc<Shared>,
+    channels: Arc<Channels>,
 }
+
+/// A process's channels by service key.
+type Channels = Mutex<HashMap<String, Channel>>;
 
 /// What a [`Consumer`] stands on.
 pub struct ConsumerParts {
@@ -84,12 +89,14 @@ pub(crate) struct Shared {
     pub(crate) control: Arc<dyn ControlPlane>,
     pub(crate) policies: Arc<PolicyBook>,
     pub(crate) metrics: Arc<Metrics>,
-    channels: Mutex<HashMap<String, Channel>>,
+    /// The consumer's. Weak, because each channel holds this.
+    channels: Weak<Channels>,
 }
 
 impl Consumer {
     /// A consumer without channels.
     pub fn new(parts: ConsumerParts) -> Self {
+        let channels = Arc::new(Channels::default());
         let shared = Shared {
             caller: HeaderValue::from_str(&parts.application).ok(),
             application: parts.application,
@@ -99,10 +106,11 @@ impl Consumer {
             control: parts.control,
             policies: parts.policies,
             metrics: parts.metrics,
-            channels: Mutex::default(),
+            channels: Arc::downgrade(&channels),
         };
         Consumer {
             shared: Arc::new(shared),
+            channels,
         }
     }
 
@@ -129,7 +137,7 @@ impl Consumer {
 
     /// What is known of every service that this process calls, for status pages.
     pub fn views(&self) -> Vec<ChannelView> {
-        let channels: Vec<_> = self.shared.channels.lock().values().cloned().collect();
+        let channels: Vec<_> = self.channels.lock().values().cloned().collect();
         let mut views: Vec<_> = channels.iter().map(Channel::view).collect();
         views.sort_by(|a, b| a.service.cmp(&b.service));
         views
@@ -150,7 +158,11 @@ impl Shared {
         } else {
             key.clone()
         };
-        let mut channels = self.channels.lock();
+        let Some(channels) = self.channels.upgrade() else {
+            // The consumer is gone; its clients live on, each by itself.
+            return make(key);
+        };
+        let mut channels = channels.lock();
         if let Some(known) = channels.get(&place)
             && known.serves(service)
         {

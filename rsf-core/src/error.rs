@@ -54,6 +54,12 @@ impl RpcError {
         self
     }
 
+    /// Adds that an earlier attempt can have reached the handler.
+    pub(crate) fn or_reached(mut self, reached: bool) -> Self {
+        self.0.reached |= reached;
+        self
+    }
+
     pub(crate) fn with_attempts(mut self, attempts: Vec<AttemptRecord>) -> Self {
         self.0.attempts = attempts;
         self

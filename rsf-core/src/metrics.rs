@@ -181,6 +181,13 @@ impl Underway<'_> {
     }
 }
 
+impl Underway<'_> {
+    /// Goes on elsewhere: neither an outcome nor a cancellation.
+    pub(crate) fn leave(mut self) {
+        self.ended = true;
+    }
+}
+
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
         self.metrics.underway.dec();

@@ -5,17 +5,28 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::control::{ControlPlane, PolicyText, Scope};
 use crate::policy::{Layer, PolicyDocument, ProviderLimits, provider_limits};
 use crate::runtime::IoRuntime;
 
 /// Valid policies by scope. A document that does not pass the check leaves the last good one in force.
+///
+/// What follows it stops when it is dropped: the values of that moment stay.
 pub struct PolicyBook {
     control: Arc<dyn ControlPlane>,
     runtime: IoRuntime,
     refused: prometheus::IntCounter,
     layers: Mutex<HashMap<Scope, watch::Receiver<Option<Layer>>>>,
+    ended: CancellationToken,
+}
+
+impl Drop for PolicyBook {
+    fn drop(&mut self) {
+        // Its tasks hold receivers and the control plane, and would keep each other alive.
+        self.ended.cancel();
+    }
 }
 
 impl PolicyBook {
@@ -30,16 +41,17 @@ impl PolicyBook {
             runtime,
             refused,
             layers: Mutex::default(),
+            ended: CancellationToken::new(),
         });
         let mut fleet = book.layer(&Scope::Fleet);
-        let runtime = book.runtime.clone();
-        book.runtime.handle().spawn(async move {
+        let set_threads = book.runtime.callback_threads();
+        book.spawn(async move {
             loop {
                 let threads = fleet
                     .borrow_and_update()
                     .as_ref()
                     .and_then(|layer| layer.document.callback_threads);
-                runtime.set_callback_threads(threads);
+                set_threads(threads);
                 if fleet.changed().await.is_err() {
                     return;
                 }
@@ -67,12 +79,20 @@ impl PolicyBook {
         follower.read(texts.borrow_and_update().as_deref());
         let receiver = follower.layer.subscribe();
         layers.insert(scope.clone(), receiver.clone());
-        self.runtime.handle().spawn(async move {
+        self.spawn(async move {
             while texts.changed().await.is_ok() {
                 follower.read(texts.borrow_and_update().as_deref());
             }
         });
         receiver
+    }
+
+    /// Runs a task that ends with the book.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        self.runtime.handle().spawn(async move {
+            ended.run_until_cancelled(task).await;
+        });
     }
 
     /// The limits of a provider that hosts `services`, now and after every change, given to `apply`.
@@ -89,7 +109,7 @@ impl PolicyBook {
             let (mut fleet, mut own) = (fleet.clone(), own.clone());
             let mut layer = self.layer(&Scope::Service(service.clone()));
             let apply = apply.clone();
-            self.runtime.handle().spawn(async move {
+            self.spawn(async move {
                 loop {
                     let layers = [&mut fleet, &mut own, &mut layer].map(|l| l.borrow_and_update().clone());
                     apply(&service, provider_limits(layers.iter().flatten()));

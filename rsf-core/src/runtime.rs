@@ -80,9 +80,10 @@ impl IoRuntime {
         self.handle.spawn_blocking(move || blocking(callback)).await
     }
 
-    pub(crate) fn set_callback_threads(&self, threads: Option<u32>) {
-        self.callbacks
-            .resize(threads.map_or(CALLBACK_THREADS, |threads| threads as usize));
+    /// Sets how many callbacks run at once. Holds no runtime, so that whoever follows the policy keeps none alive.
+    pub(crate) fn callback_threads(&self) -> impl Fn(Option<u32>) + Send + Sync + 'static {
+        let callbacks = self.callbacks.clone();
+        move |threads| callbacks.resize(threads.map_or(CALLBACK_THREADS, |threads| threads as usize))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::status::Status;
 
 pub(crate) mod headers;
 mod pending;
-mod status_header;
+pub(crate) mod status_header;
 
 pub mod http2;
 pub mod in_process;
@@ -300,6 +300,14 @@ impl fmt::Debug for Exchange {
             .field("slot", &self.slot)
             .finish_non_exhaustive()
     }
+}
+
+/// The refusal of a message of `length` bytes.
+fn too_large(length: usize, limit: usize) -> Status {
+    crate::error::framework_status(
+        crate::outcome::Reason::TooLarge,
+        format!("the message has {length} bytes, at most {limit} are allowed; split it, or raise the limit"),
+    )
 }
 
 /// What a wire asks of the server behind it.

@@ -68,6 +68,11 @@ impl Attempt {
         self.endpoint.breaker.failed(&mut self.admission, Instant::now());
     }
 
+    /// Whether the request has been handed to a connection.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.phase, Phase::Exchanging(_))
+    }
+
     pub(super) fn record(&self, reason: Option<Reason>) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
@@ -175,15 +180,18 @@ fn answered(status: Status) -> RpcError {
         Code::Unimplemented => Reason::Unimplemented,
         _ => Reason::Handler,
     });
+    // Only a provider that names its reason promises that; a bare code may be the handler's own.
     let never_ran = matches!(
-        reason,
-        Reason::ProviderLimit
-            | Reason::QueueFull
-            | Reason::Denied
-            | Reason::Draining
-            | Reason::WrongInstance
-            | Reason::Refused
-            | Reason::Unimplemented
+        named,
+        Some(
+            Reason::ProviderLimit
+                | Reason::QueueFull
+                | Reason::Denied
+                | Reason::Draining
+                | Reason::WrongInstance
+                | Reason::Refused
+                | Reason::Unimplemented
+        )
     );
     RpcError::with_status(reason, !never_ran, status)
 }

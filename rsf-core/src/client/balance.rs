@@ -1,6 +1,7 @@
 //! The choice of an endpoint.
 //!
-//! Endpoints that are connected and not broken come first, then the others in order of hope. Among the best tier,
+//! Endpoints that are connected and not broken come first, then the others in order of hope; an ejected one whose time
+//! is over gets one trial. Among the best tier,
 //! *least pending* compares pending calls per weight: of all below 16 endpoints, else of two that are drawn by weight
 //! from an alias table (Vose 1991; "the power of two choices", Mitzenmacher 2001). Ties go by weight, so that an idle
 //! service still spreads its calls as the weights say.
@@ -31,10 +32,11 @@ pub(crate) struct Member {
 /// Order of hope, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
+    /// Its time of ejection is over: one trial is due. Before the well ones, or it would never come back; while the
+    /// trial runs, nobody else sees it as due.
+    Trial,
     /// Connected, and not broken.
     Well,
-    /// Its time of ejection is over: one trial is due. Before the merely unknown, or it would never come back.
-    Trial,
     /// Not connected yet.
     Unknown,
     /// The last attempt to connect failed.
@@ -76,25 +78,27 @@ impl Pool {
             .cloned()
     }
 
-    /// Two candidates by weight; `None` where either is not in the best tier.
+    /// Two candidates by weight; `None` where either is not well.
     fn draw(&self, balance: Balance, now: Instant) -> Option<&Arc<Endpoint>> {
-        let first = &self.members[self.alias.draw()];
-        if tier(&first.endpoint, now) != Tier::Well {
-            return None;
-        }
+        let first = self.drawn(now)?;
         if balance == Balance::Random {
             return Some(&first.endpoint);
         }
-        let second = &self.members[self.alias.draw()];
-        if tier(&second.endpoint, now) != Tier::Well {
-            return None;
-        }
+        let second = self.drawn(now)?;
         let lesser = if load(second).is_less(load(first)) {
             second
         } else {
             first
         };
         Some(&lesser.endpoint)
+    }
+
+    fn drawn(&self, now: Instant) -> Option<&Member> {
+        let member = &self.members[self.alias.draw()];
+        // Only the first of a long list are connected ahead. The others join as soon as it is their turn: this call
+        // goes elsewhere meanwhile, the next ones find the connection.
+        member.endpoint.keep_connected();
+        (tier(&member.endpoint, now) == Tier::Well).then_some(member)
     }
 
     fn scan(&self, balance: Balance, tried: &[Arc<Endpoint>], now: Instant) -> Option<&Arc<Endpoint>> {

@@ -113,6 +113,8 @@ impl NodeBreaker {
         let state = self.state.lock();
         match state.open_until {
             None => Standing::Closed,
+            // Policy has switched breakers off since: nobody stays ejected.
+            Some(_) if !self.group.rules().enabled => Standing::Closed,
             Some(until) if now >= until && !state.trial => Standing::HalfOpen,
             Some(_) => Standing::Open,
         }

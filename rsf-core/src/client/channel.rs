@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -17,7 +18,6 @@ use super::snapshot::ServiceSnapshot;
 use super::stack::{ClientStack, OutboundCall, Stage, client_stack};
 use super::{Client, Shared};
 use crate::call::{Call, CallOptions, RawMessage, Reply};
-use crate::context::Context;
 use crate::error::RpcError;
 use crate::message::Request;
 use crate::metadata::Metadata;
@@ -200,9 +200,11 @@ impl Channel {
             );
             return Err(RpcError::new(Reason::Unimplemented, false, problem));
         }
-        // Timers need the runtime's context, and the caller's executor may be another one.
         let begun = Instant::now();
-        let snapshot = self.0.snapshot(options.timeout).await?;
+        let snapshot = match self.0.snapshot.load_full() {
+            Some(snapshot) => snapshot,
+            None => self.0.first_snapshot(method, &options).await?,
+        };
         let mut call = OutboundCall {
             begun,
             method,
@@ -213,9 +215,10 @@ impl Channel {
                 .request_id
                 .map_or_else(|| RequestId::Number(fastrand::u64(..)), RequestId::Text),
             metadata: options.metadata,
-            parent: Context::current(),
+            parent: options.parent,
             trace: None,
             deadline: begun,
+            given_up: Mutex::default(),
             channel: self.0.clone(),
         };
         self.0.stack.call(&mut call).await
@@ -223,6 +226,25 @@ impl Channel {
 }
 
 impl ChannelState {
+    /// The first snapshot for a call that came before it. A call that fails here has not entered the stack, so it is
+    /// counted here.
+    async fn first_snapshot(
+        &self,
+        method: usize,
+        options: &CallOptions,
+    ) -> Result<Arc<ServiceSnapshot>, RpcError> {
+        let begun = Instant::now();
+        let underway = self.methods[method].metrics.begin();
+        let inherited = options.parent.as_ref().and_then(|parent| parent.remaining());
+        let timeout = options.timeout.into_iter().chain(inherited).min();
+        let result = self.snapshot(timeout).await;
+        match &result {
+            Ok(_) => underway.leave(),
+            Err(error) => underway.end(begun.elapsed(), Some((error.code(), error.reason()))),
+        }
+        result
+    }
+
     /// The snapshot that holds now. Waits only until the control plane has spoken for the first time.
     pub(crate) async fn snapshot(&self, timeout: Option<Duration>) -> Result<Arc<ServiceSnapshot>, RpcError> {
         if let Some(snapshot) = self.snapshot.load_full() {

@@ -69,5 +69,10 @@ fn over(call: &OutboundCall, timeout: Duration, inherited: bool) -> RpcError {
             timeout.as_millis()
         )
     };
-    RpcError::new(Reason::Deadline, true, message)
+    let given_up = std::mem::take(&mut *call.given_up.lock());
+    let error = RpcError::new(Reason::Deadline, given_up.reached, message);
+    match given_up.attempts.last().map(|attempt| attempt.instance.clone()) {
+        Some(instance) => error.at(&instance).with_attempts(given_up.attempts),
+        None => error,
+    }
 }

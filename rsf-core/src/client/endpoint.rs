@@ -111,7 +111,8 @@ impl Endpoint {
 
     /// Begins to connect, unless that has begun.
     pub(super) fn keep_connected(self: &Arc<Self>) {
-        if !self.started.swap(true, Ordering::Relaxed)
+        if !self.started.load(Ordering::Relaxed)
+            && !self.started.swap(true, Ordering::Relaxed)
             && let Some(shared) = self.shared.upgrade()
         {
             shared

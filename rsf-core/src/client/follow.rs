@@ -44,8 +44,9 @@ async fn follow(channel: Weak<ChannelState>, mut sources: Sources) {
     loop {
         let expiring = {
             let Some(channel) = channel.upgrade() else { return };
-            sources.meet_applications(&channel);
-            sources.publish(&channel)
+            let discovery = sources.instances.borrow_and_update().clone();
+            sources.meet_applications(&channel, &discovery);
+            sources.publish(&channel, &discovery)
         };
         if !sources.changed(expiring).await {
             return;
@@ -55,8 +56,8 @@ async fn follow(channel: Weak<ChannelState>, mut sources: Sources) {
 
 impl Sources {
     /// Watches the policies of the applications that provide the service now.
-    fn meet_applications(&mut self, channel: &ChannelState) {
-        let Discovery::Ready(list) = self.instances.borrow().clone() else {
+    fn meet_applications(&mut self, channel: &ChannelState, discovery: &Discovery) {
+        let Discovery::Ready(list) = discovery else {
             return;
         };
         let present: BTreeSet<_> = list
@@ -74,8 +75,7 @@ impl Sources {
     }
 
     /// Builds and publishes a snapshot. Returns whether a rule in it expires.
-    fn publish(&mut self, channel: &ChannelState) -> bool {
-        let discovery = self.instances.borrow_and_update().clone();
+    fn publish(&mut self, channel: &ChannelState, discovery: &Discovery) -> bool {
         let resolution = Resolution {
             fleet: self.fleet.borrow_and_update().clone(),
             applications: self
@@ -90,7 +90,7 @@ impl Sources {
             .unwrap_or_default()
             .as_millis() as u64;
         let previous = channel.snapshot.load_full();
-        let next = ServiceSnapshot::build(channel, &discovery, &resolution, previous.as_deref(), now);
+        let next = ServiceSnapshot::build(channel, discovery, &resolution, previous.as_deref(), now);
         if let Some(next) = next {
             for member in next.pool.members().iter().take(CONNECT_AHEAD) {
                 member.endpoint.keep_connected();

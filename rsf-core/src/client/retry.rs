@@ -28,7 +28,7 @@ impl Retry {
 
 impl Stage for Retry {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        call.snapshot.budget.deposit();
+        call.snapshot.budget.deposit(call.begun);
         Flight::begin(call).await
     }
 }
@@ -43,6 +43,8 @@ struct Flight<'a> {
     timer: Option<Pin<Box<Sleep>>>,
     next: Next,
     last_failure: Option<RpcError>,
+    /// Whether an attempt that has ended can have reached the handler.
+    reached: bool,
 }
 
 /// What the timer stands for.
@@ -66,6 +68,7 @@ impl<'a> Flight<'a> {
             timer: None,
             next: Next::Nothing,
             last_failure: None,
+            reached: false,
         };
         flight.start();
         flight
@@ -115,7 +118,7 @@ impl<'a> Flight<'a> {
             return;
         }
         let metrics = &self.call.channel.shared.metrics;
-        if !self.call.snapshot.budget.withdraw() {
+        if !self.call.snapshot.budget.withdraw(Instant::now()) {
             metrics.retry_budget_exhausted.inc();
             return;
         }
@@ -131,6 +134,7 @@ impl<'a> Flight<'a> {
     fn settle(&mut self, place: usize, error: RpcError) {
         let attempt = self.under_way.remove(place);
         self.ended.push(attempt.record(Some(error.reason())));
+        self.reached |= error.may_have_run();
         if self.next != Next::Start {
             // The timer of an attempt that has ended means nothing any more.
             if place == self.under_way.len() {
@@ -166,7 +170,26 @@ impl<'a> Flight<'a> {
         let error = self.last_failure.take();
         let error =
             error.unwrap_or_else(|| RpcError::new(Reason::NoInstance, false, "no attempt could be made"));
-        error.with_attempts(std::mem::take(&mut self.ended))
+        // The last attempt may have been refused unseen, and an earlier one not.
+        error
+            .or_reached(self.reached)
+            .with_attempts(std::mem::take(&mut self.ended))
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        // Given up with attempts under way, or between two: whoever gave up says what was tried.
+        if self.under_way.is_empty() && self.ended.is_empty() {
+            return;
+        }
+        let mut given_up = self.call.given_up.lock();
+        given_up.attempts = std::mem::take(&mut self.ended);
+        given_up.reached = self.reached;
+        for attempt in &self.under_way {
+            given_up.attempts.push(attempt.record(None));
+            given_up.reached |= attempt.is_sent();
+        }
     }
 }
 
@@ -179,7 +202,11 @@ impl Future for Flight<'_> {
             let mut place = 0;
             while let Some(attempt) = flight.under_way.get_mut(place) {
                 match Pin::new(attempt).poll(cx) {
-                    Poll::Ready(Ok(reply)) => return Poll::Ready(Ok(reply)),
+                    Poll::Ready(Ok(reply)) => {
+                        flight.under_way.clear();
+                        flight.ended.clear();
+                        return Poll::Ready(Ok(reply));
+                    }
                     Poll::Ready(Err(error)) => flight.settle(place, error),
                     Poll::Pending => place += 1,
                 }

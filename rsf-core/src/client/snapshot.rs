@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tower::retry::budget::{Budget as _, TpsBudget};
-
 use super::balance::{Member, Pool};
 use super::breaker::BreakerGroup;
+use super::budget::RetryBudget;
 use super::channel::ChannelState;
 use super::endpoint::Endpoint;
 use crate::control::{Discovery, Instance, InstanceList};
@@ -26,38 +25,6 @@ pub(crate) struct ServiceSnapshot {
     pub(super) breakers: Arc<BreakerGroup>,
     /// Instances that are listed but take no calls, with the reason.
     left_out: Vec<(Arc<str>, &'static str)>,
-}
-
-/// The retry budget of one consumer and service: a share of the calls plus a constant rate, over ten seconds
-/// (Finagle's `RetryBudget`; tower's implementation of it).
-pub(crate) struct RetryBudget {
-    percent: u32,
-    per_second: u32,
-    /// `None` where nothing may be retried.
-    budget: Option<TpsBudget>,
-}
-
-impl RetryBudget {
-    fn new(percent: u32, per_second: u32) -> Self {
-        let window = std::time::Duration::from_secs(10);
-        let budget = (percent > 0 || per_second > 0)
-            .then(|| TpsBudget::new(window, per_second, f64::from(percent).max(0.01) as f32 / 100.0));
-        RetryBudget {
-            percent,
-            per_second,
-            budget,
-        }
-    }
-
-    pub(super) fn deposit(&self) {
-        if let Some(budget) = &self.budget {
-            budget.deposit();
-        }
-    }
-
-    pub(super) fn withdraw(&self) -> bool {
-        self.budget.as_ref().is_some_and(|budget| budget.withdraw())
-    }
 }
 
 impl ServiceSnapshot {
@@ -95,7 +62,7 @@ impl ServiceSnapshot {
         let (percent, per_second) = (service.budget_percent, service.budget_per_second);
         let budget = previous
             .map(|previous| &previous.budget)
-            .filter(|budget| (budget.percent, budget.per_second) == (percent, per_second))
+            .filter(|budget| budget.is(percent, per_second))
             .map_or_else(|| Arc::new(RetryBudget::new(percent, per_second)), Arc::clone);
         let methods = channel
             .methods

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::channel::{ChannelState, MethodState};
@@ -12,7 +13,7 @@ use super::retry::Retry;
 use super::route::Route;
 use super::snapshot::ServiceSnapshot;
 use crate::context::Context;
-use crate::error::RpcError;
+use crate::error::{AttemptRecord, RpcError};
 use crate::metadata::Metadata;
 use crate::policy::MethodPolicy;
 use crate::wire::{Frame, RequestId, TraceParent, UnaryReply};
@@ -39,6 +40,16 @@ pub(crate) struct OutboundCall {
     pub(crate) trace: Option<TraceParent>,
     /// Set by [`Deadline`].
     pub(crate) deadline: Instant,
+    /// What became of the attempts where the call was given up while some were under way.
+    pub(crate) given_up: Mutex<GivenUp>,
+}
+
+/// The attempts of a call that was given up before it had an outcome.
+#[derive(Default)]
+pub(crate) struct GivenUp {
+    pub(crate) attempts: Vec<AttemptRecord>,
+    /// Whether the handler can have run.
+    pub(crate) reached: bool,
 }
 
 impl OutboundCall {

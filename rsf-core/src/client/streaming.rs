@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::breaker::Admission;
 use super::channel::Channel;
+use super::endpoint::Endpoint;
 use crate::outcome::Reason;
 use crate::policy::Balance;
 use crate::wire::Fate;
@@ -47,33 +49,60 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
             let balance: Balance = snapshot.service.balance;
             let endpoint = snapshot.pool.pick(balance, &[], now);
             let endpoint = endpoint.ok_or_else(|| refusal(&snapshot.explain_empty(&state.key)))?;
-            let mut admission = endpoint.breaker.admit(now);
+            let mut pass = Pass::through(endpoint.clone(), now);
             let place = endpoint.enter();
             let connection = match endpoint.connection() {
                 Some(connection) => connection,
                 None => match endpoint.connecting().await {
                     Ok(connection) => connection,
                     Err(error) => {
-                        endpoint.breaker.failed(&mut admission, Instant::now());
+                        pass.failed();
                         return Err(refusal(&format!("{} ({error})", Reason::Connect)));
                     }
                 },
             };
             match Arc::clone(&connection).http(request).await {
                 Ok(response) => {
-                    endpoint.breaker.succeeded(&mut admission);
+                    pass.succeeded();
                     // The place is held until the body has been read to its end or dropped.
                     Ok(response.map(|body| tonic::body::Body::new(HeldBody { body, _place: place })))
                 }
                 Err(error) => {
-                    match error.fate {
-                        Fate::Written => endpoint.breaker.failed(&mut admission, Instant::now()),
-                        Fate::NotWritten | Fate::Refused => endpoint.breaker.release(&mut admission),
+                    if error.fate == Fate::Written {
+                        pass.failed();
                     }
                     Err(refusal(&error.reason))
                 }
             }
         })
+    }
+}
+
+/// A call's pass through its instance's breaker. Dropped unsettled it says nothing, so that a client that goes away
+/// does not keep the one trial of an ejected instance for ever.
+struct Pass {
+    endpoint: Arc<Endpoint>,
+    admission: Admission,
+}
+
+impl Pass {
+    fn through(endpoint: Arc<Endpoint>, now: Instant) -> Pass {
+        let admission = endpoint.breaker.admit(now);
+        Pass { endpoint, admission }
+    }
+
+    fn succeeded(&mut self) {
+        self.endpoint.breaker.succeeded(&mut self.admission);
+    }
+
+    fn failed(&mut self) {
+        self.endpoint.breaker.failed(&mut self.admission, Instant::now());
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.endpoint.breaker.release(&mut self.admission);
     }
 }
 

@@ -17,6 +17,9 @@ use crate::method::service_key;
 use crate::metrics::{MethodMetrics, Metrics};
 use crate::outcome::Reason;
 use crate::policy_book::PolicyBook;
+use crate::status::Status;
+use crate::wire::headers::GRPC;
+use crate::wire::status_header::write_status;
 use crate::wire::{Dispatch, InboundReply, InboundRequest};
 
 /// Everything that one process provides: RSF's services, unchanged tonic services, health and reflection.
@@ -37,6 +40,10 @@ pub struct Provider {
 pub(super) struct HostedMethod {
     pub(super) service: Arc<dyn Service>,
     pub(super) place: usize,
+    /// The service key.
+    key: String,
+    /// The method's name within the service.
+    name: String,
     pub(super) path: String,
     pub(super) limit: MethodLimit,
     pub(super) metrics: MethodMetrics,
@@ -252,8 +259,8 @@ impl Dispatch for Provider {
         let service = path.split('/').nth(1).unwrap_or_default();
         if !BESIDE.contains(&service) && !self.tonic_services.contains(&service) {
             let implementation = crate::wire::headers::implementation(request.headers());
-            let status = tonic::Status::unimplemented(self.unknown(path, implementation));
-            return Box::pin(std::future::ready(status.into_http()));
+            let status = framework_status(Reason::Unimplemented, self.unknown(path, implementation));
+            return Box::pin(std::future::ready(refusal(&status)));
         }
         let mut routes = self.tonic.clone();
         Box::pin(async move {
@@ -263,6 +270,14 @@ impl Dispatch for Provider {
             }
         })
     }
+}
+
+/// A trailers-only answer.
+fn refusal(status: &Status) -> http::Response<tonic::body::Body> {
+    let mut response = http::Response::new(tonic::body::Body::empty());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+    write_status(status, response.headers_mut());
+    response
 }
 
 type Hosted = (Vec<Arc<HostedMethod>>, HashMap<String, Vec<(String, usize)>>);
@@ -291,6 +306,8 @@ fn host(services: &[(String, Arc<dyn Service>)], metrics: &Metrics) -> Result<Ho
             methods.push(Arc::new(HostedMethod {
                 service: service.clone(),
                 place,
+                key: service_key(&descriptor.name, implementation),
+                name: method.name.to_string(),
                 path: method.path.to_string(),
                 limit: MethodLimit::new(),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
@@ -325,11 +342,8 @@ fn follow_policies(
     let (methods, pool) = (methods.to_vec(), pool.clone());
     policies.follow_limits(application, keys, move |service, limits| {
         pool.set(&limits);
-        let prefix = format!("/{}/", service.split(':').next().unwrap_or(service));
-        for method in methods.iter() {
-            if let Some(name) = method.path.strip_prefix(&prefix) {
-                method.limit.set(limits.concurrency.get(name).copied());
-            }
+        for method in methods.iter().filter(|method| method.key == service) {
+            method.limit.set(limits.concurrency.get(&method.name).copied());
         }
     });
 }

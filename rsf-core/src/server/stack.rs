@@ -9,7 +9,9 @@ use super::limits::{Pool, Threshold};
 use super::observe::{Catch, Measure};
 use super::provider::HostedMethod;
 use crate::context::Context;
+use crate::error::REASON;
 use crate::message::{Request, Response};
+use crate::outcome::Reason;
 use crate::status::Status;
 use crate::wire::Frame;
 
@@ -64,6 +66,16 @@ impl Stage for Handler {
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
         let handled = method.service.clone().call(method.place, request);
-        context.scope(handled).await
+        context.scope(handled).await.map_err(own)
     }
+}
+
+/// A handler that passes on the status of a call of its own must not pass on its reason: "refused by the queue" would
+/// tell the caller that this handler never ran. What [`super::service::handle`] says about messages stays.
+fn own(mut status: Status) -> Status {
+    let reason = status.metadata().get(REASON).and_then(Reason::from_name);
+    if !matches!(reason, None | Some(Reason::Malformed | Reason::TooLarge)) {
+        status.metadata_mut().remove_reserved(REASON);
+    }
+    status
 }

@@ -22,6 +22,8 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 /// The headers of a unary request, pseudo-headers apart.
 pub(crate) fn request_headers(request: &UnaryRequest) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
+    // First, so that what follows replaces a trace context that came along with forwarded metadata.
+    request.metadata.write_to(&mut headers);
     headers.insert(TE, TRAILERS);
     headers.insert(CONTENT_TYPE, GRPC);
     let mut set = |name: HeaderName, value: &Option<HeaderValue>| {
@@ -51,7 +53,6 @@ pub(crate) fn request_headers(request: &UnaryRequest) -> HeaderMap {
     if request.previous_attempts > 0 {
         headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(request.previous_attempts));
     }
-    request.metadata.write_to(&mut headers);
     headers
 }
 

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use http::HeaderMap;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::headers::{implementation, request_headers};
 use super::pending::PendingCalls;
-use super::status_header::read_status;
+use super::status_header::{read_status, write_status};
 use super::{
-    ConnectError, Connection, ConnectionState, Dispatch, Fate, InboundRequest, Slot, Target, UnaryReply,
-    UnaryRequest, Wire, WireError,
+    ConnectError, Connection, ConnectionState, Dispatch, Fate, InboundReply, InboundRequest, MAX_MESSAGE_BYTES,
+    Slot, Target, UnaryReply, UnaryRequest, Wire, WireError, too_large,
 };
 use crate::metadata::Metadata;
 use crate::status::Status;
@@ -21,19 +24,28 @@ use crate::status::Status;
 /// Servers by address, and a wire that reaches them.
 #[derive(Clone, Default)]
 pub struct InProcessWire {
-    servers: Arc<Mutex<HashMap<String, Server>>>,
+    servers: Arc<Mutex<HashMap<String, Arc<Server>>>>,
 }
 
-#[derive(Clone)]
 struct Server {
     dispatch: Arc<dyn Dispatch>,
-    state: watch::Sender<ConnectionState>,
+    /// Each connection's life.
+    connections: Mutex<Vec<watch::Sender<ConnectionState>>>,
+}
+
+impl Server {
+    fn enter(&self, state: ConnectionState) {
+        for life in &*self.connections.lock() {
+            advance(life, state);
+        }
+    }
 }
 
 /// A server's place on the wire. Dropping it is the server's sudden death: its connections close.
 pub struct Bound {
     wire: InProcessWire,
     address: String,
+    server: Arc<Server>,
 }
 
 impl InProcessWire {
@@ -44,25 +56,44 @@ impl InProcessWire {
 
     /// Puts a server at `address`, replacing an earlier one.
     pub fn bind(&self, address: &str, dispatch: Arc<dyn Dispatch>) -> Bound {
-        let server = Server {
+        let server = Arc::new(Server {
             dispatch,
-            state: watch::Sender::new(ConnectionState::Ready),
-        };
-        if let Some(old) = self.servers.lock().insert(address.to_owned(), server) {
-            old.state.send_replace(ConnectionState::Closed);
+            connections: Mutex::default(),
+        });
+        if let Some(old) = self.servers.lock().insert(address.to_owned(), server.clone()) {
+            old.enter(ConnectionState::Closed);
         }
         Bound {
             wire: self.clone(),
             address: address.to_owned(),
+            server,
+        }
+    }
+}
+
+impl Bound {
+    /// The server's graceful end: no new connections and calls, the running calls finish.
+    pub fn drain(&self) {
+        self.leave();
+        self.server.enter(ConnectionState::Draining);
+    }
+
+    fn leave(&self) {
+        let mut servers = self.wire.servers.lock();
+        // Somebody else may have been put there since.
+        if servers
+            .get(&self.address)
+            .is_some_and(|server| Arc::ptr_eq(server, &self.server))
+        {
+            servers.remove(&self.address);
         }
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Some(server) = self.wire.servers.lock().remove(&self.address) {
-            server.state.send_replace(ConnectionState::Closed);
-        }
+        self.leave();
+        self.server.enter(ConnectionState::Closed);
     }
 }
 
@@ -70,80 +101,140 @@ impl Wire for InProcessWire {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
         let address = target.address.clone();
         let server = self.servers.lock().get(&*address).cloned();
-        Box::pin(std::future::ready(match server {
-            Some(server) => Ok(Arc::new(InProcessConnection {
-                server,
-                pending: PendingCalls::default(),
-            }) as _),
-            None => Err(ConnectError {
-                address,
-                reason: "no server is bound there in this process".to_owned(),
-            }),
-        }))
+        Box::pin(async move {
+            match server {
+                Some(server) => Ok(Arc::new(InProcessConnection::new(&server, Handle::current())) as _),
+                None => Err(ConnectError {
+                    address,
+                    reason: "no server is bound there in this process".to_owned(),
+                }),
+            }
+        })
     }
 }
 
 struct InProcessConnection {
-    server: Server,
+    dispatch: Arc<dyn Dispatch>,
     pending: PendingCalls,
+    state: watch::Sender<ConnectionState>,
+    /// Where handlers run: the caller's executor may know no timers.
+    runtime: Handle,
 }
 
 impl InProcessConnection {
-    fn is_closed(&self) -> bool {
-        *self.server.state.borrow() == ConnectionState::Closed
+    fn new(server: &Server, runtime: Handle) -> Self {
+        let state = watch::Sender::new(ConnectionState::Ready);
+        let mut connections = server.connections.lock();
+        connections.retain(|life| *life.borrow() != ConnectionState::Closed);
+        connections.push(state.clone());
+        InProcessConnection {
+            dispatch: server.dispatch.clone(),
+            pending: PendingCalls::default(),
+            state,
+            runtime,
+        }
+    }
+
+    fn takes_calls(&self) -> bool {
+        *self.state.borrow() == ConnectionState::Ready
+    }
+
+    /// A connection that drains ends with its last call.
+    fn end_if_drained(&self) {
+        if *self.state.borrow() == ConnectionState::Draining && self.pending.is_empty() {
+            advance(&self.state, ConnectionState::Closed);
+        }
+    }
+}
+
+impl Drop for InProcessConnection {
+    fn drop(&mut self) {
+        advance(&self.state, ConnectionState::Closed);
+    }
+}
+
+/// A connection's life goes one way.
+fn advance(life: &watch::Sender<ConnectionState>, to: ConnectionState) {
+    life.send_if_modified(|state| {
+        let later = match *state {
+            ConnectionState::Ready => to != ConnectionState::Ready,
+            ConnectionState::Draining => to == ConnectionState::Closed,
+            ConnectionState::Closed => false,
+        };
+        if later {
+            *state = to;
+        }
+        later
+    });
+}
+
+fn broken(reason: &str) -> WireError {
+    WireError {
+        fate: Fate::Written,
+        reason: reason.to_owned(),
+    }
+}
+
+fn not_sent() -> WireError {
+    WireError {
+        fate: Fate::NotWritten,
+        reason: "the connection is closing".to_owned(),
     }
 }
 
 impl Connection for InProcessConnection {
     fn send(&self, request: UnaryRequest) -> Slot {
-        let mut state = self.server.state.subscribe();
-        let handled = handle(self.server.dispatch.clone(), request);
-        let closed = self.is_closed();
+        if !self.takes_calls() {
+            return self.pending.insert(std::future::ready(Err(not_sent())));
+        }
+        let mut state = self.state.subscribe();
+        let handled = handle(self.dispatch.clone(), request);
+        let handled = AbortOnDropHandle::new(self.runtime.spawn(handled));
         self.pending.insert(async move {
-            if closed {
-                return Err(WireError {
-                    fate: Fate::NotWritten,
-                    reason: "the server is gone".to_owned(),
-                });
-            }
             tokio::select! {
                 biased;
-                _ = state.wait_for(|state| *state == ConnectionState::Closed) => {
-                    Err(WireError { fate: Fate::Written, reason: "the server went away".to_owned() })
-                }
-                reply = handled => Ok(reply),
+                _ = state.wait_for(|state| *state == ConnectionState::Closed) => Err(broken("the server went away")),
+                reply = handled => reply.map_err(|_| broken("the server's task ended without a reply")),
             }
         })
     }
 
     fn poll(&self, slot: Slot, cx: &mut Context<'_>) -> Poll<Result<UnaryReply, WireError>> {
-        self.pending.poll(slot, cx)
+        let outcome = self.pending.poll(slot, cx);
+        if outcome.is_ready() {
+            self.end_if_drained();
+        }
+        outcome
     }
 
     fn cancel(&self, slot: Slot) {
         self.pending.cancel(slot);
+        self.end_if_drained();
     }
 
     fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.server.state.subscribe()
+        self.state.subscribe()
     }
 
     fn http(
         &self,
         request: http::Request<tonic::body::Body>,
     ) -> BoxFuture<'static, Result<http::Response<tonic::body::Body>, WireError>> {
-        if self.is_closed() {
-            let reason = "the server is gone".to_owned();
-            return Box::pin(std::future::ready(Err(WireError {
-                fate: Fate::NotWritten,
-                reason,
-            })));
+        if !self.takes_calls() {
+            return Box::pin(std::future::ready(Err(not_sent())));
         }
-        let answer = self.server.dispatch.http(request);
-        Box::pin(async move { Ok(answer.await) })
+        let answer = AbortOnDropHandle::new(self.runtime.spawn(self.dispatch.http(request)));
+        Box::pin(async move {
+            answer
+                .await
+                .map_err(|_| broken("the server's task ended without a reply"))
+        })
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        advance(&self.state, ConnectionState::Draining);
+        self.end_if_drained();
+    }
 }
 
 async fn handle(dispatch: Arc<dyn Dispatch>, request: UnaryRequest) -> UnaryReply {
@@ -156,29 +247,40 @@ async fn handle(dispatch: Arc<dyn Dispatch>, request: UnaryRequest) -> UnaryRepl
     let message = if message.len() <= dispatch.max_message_bytes() {
         Ok(message)
     } else {
-        Err(crate::error::framework_status(
-            crate::outcome::Reason::TooLarge,
-            format!(
-                "the message has {} bytes, at most {} are allowed",
-                message.len(),
-                dispatch.max_message_bytes()
-            ),
-        ))
+        Err(too_large(message.len(), dispatch.max_message_bytes()))
     };
     let inbound = InboundRequest {
         message,
         timeout: request.timeout,
         metadata: Metadata::from_headers(headers),
     };
-    let reply = dispatch.unary(method, inbound).await;
+    received(dispatch.unary(method, inbound).await)
+}
+
+/// The reply as it looks after its headers were written and read.
+fn received(reply: InboundReply) -> UnaryReply {
+    let mut headers = HeaderMap::new();
+    let result = match reply.result {
+        Ok(frame) => {
+            reply.metadata.write_to(&mut headers);
+            match frame.message_len() {
+                length if length > MAX_MESSAGE_BYTES => Err(too_large(length, MAX_MESSAGE_BYTES)),
+                _ => Ok(frame.message()),
+            }
+        }
+        Err(status) => {
+            write_status(&status, &mut headers);
+            Err(read_status(&headers).flatten().unwrap_or(status))
+        }
+    };
     UnaryReply {
-        result: reply.result.map(|frame| frame.message()),
-        metadata: reply.metadata,
+        result,
+        metadata: Metadata::from_headers(headers),
     }
 }
 
 /// A method that is not RSF's to handle: a hosted tonic service, or unknown.
-async fn foreign(dispatch: &dyn Dispatch, request: UnaryRequest, headers: http::HeaderMap) -> UnaryReply {
+async fn foreign(dispatch: &dyn Dispatch, request: UnaryRequest, headers: HeaderMap) -> UnaryReply {
     let body = tonic::body::Body::new(http_body_util::Full::new(request.frame.bytes().clone()));
     let mut message = http::Request::new(body);
     *message.method_mut() = http::Method::POST;

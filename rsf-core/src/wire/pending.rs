@@ -42,6 +42,10 @@ impl PendingCalls {
         outcome
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     pub(super) fn cancel(&self, slot: Slot) {
         let cancelled = self.0.lock().try_remove(slot.0);
         // Dropped outside the lock: the peer is told here.

@@ -140,10 +140,7 @@ fn check_prefix(bytes: &[u8], limit: usize) -> Result<(), Status> {
         }
     }
     if length > limit {
-        let problem = format!(
-            "the message has {length} bytes, at most {limit} are allowed; split it, or raise the limit"
-        );
-        return Err(framework_status(Reason::TooLarge, problem));
+        return Err(crate::wire::too_large(length, limit));
     }
     if rest.len() > length {
         return Err(framework_status(

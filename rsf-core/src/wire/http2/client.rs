@@ -233,10 +233,9 @@ fn wire_error(error: &hyper::Error, returned: bool) -> WireError {
 async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryReply, WireError> {
     let (parts, body) = response.into_parts();
     if parts.status != http::StatusCode::OK {
-        let message = format!("the peer answered with HTTP {} and no gRPC status", parts.status);
         let status = read_status(&parts.headers)
             .flatten()
-            .unwrap_or_else(|| Status::new(from_http(parts.status), message));
+            .unwrap_or_else(|| not_grpc(parts.status));
         return Ok(UnaryReply {
             result: Err(status),
             metadata: Metadata::from_headers(parts.headers),
@@ -257,7 +256,13 @@ async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryR
                 metadata: Metadata::new(),
             });
         }
-        Received::Broken(error) => return Err(wire_error(&error, false)),
+        // Headers came, so the peer has looked at the request, whatever the reset says.
+        Received::Broken(error) => {
+            return Err(WireError {
+                fate: Fate::Written,
+                ..wire_error(&error, false)
+            });
+        }
     };
     let status = read_status(trailers.as_ref().unwrap_or(&parts.headers));
     let result = match (status, message) {
@@ -270,6 +275,20 @@ async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryR
         result,
         metadata: merged(parts.headers, trailers),
     })
+}
+
+/// An answer of plain HTTP.
+fn not_grpc(status: http::StatusCode) -> Status {
+    if status == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
+        let advice = format!(
+            "the request's headers are over the peer's limit ({MAX_HEADER_BYTES} bytes in RSF); send less metadata"
+        );
+        return framework_status(Reason::TooLarge, advice);
+    }
+    Status::new(
+        from_http(status),
+        format!("the peer answered with HTTP {status} and no gRPC status"),
+    )
 }
 
 fn malformed(problem: &str) -> Status {

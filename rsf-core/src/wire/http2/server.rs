@@ -133,7 +133,20 @@ async fn answer(dispatch: Arc<dyn Dispatch>, request: Request<Incoming>) -> Resp
         Ok(timeout) => timeout,
         Err(status) => return refusal(&status),
     };
-    let received = receive(body, dispatch.max_message_bytes()).await;
+    let arrived = tokio::time::Instant::now();
+    let receiving = receive(body, dispatch.max_message_bytes());
+    let received = match timeout {
+        // A body that trickles in takes from the call's time, and ends with it.
+        Some(limit) => match tokio::time::timeout(limit, receiving).await {
+            Ok(received) => received,
+            Err(_) => {
+                let problem = "the deadline passed before the whole request had come";
+                return refusal(&framework_status(Reason::Deadline, problem));
+            }
+        },
+        None => receiving.await,
+    };
+    let timeout = timeout.map(|limit| limit.saturating_sub(arrived.elapsed()));
     let message = match received {
         Received::Message(message, _) => Ok(message),
         Received::Nothing(_) => Err(framework_status(
