@@ -5,6 +5,8 @@
 //!    own, with the same members and articles in it to begin with; a real shop would have a database.
 //! 3. [`provide`]: the three of them put into an application. The program `shop-provider` does that.
 //! 4. [`load`]: customers at a steady rate, counted second by second. The program `shop-consumer` does that.
+//!
+//! [`program`] is what the two programs have in common.
 
 pub mod v1 {
     //! Generated from the package `shop.v1`.
@@ -17,6 +19,8 @@ pub mod orders;
 pub mod stock;
 
 pub mod load;
+
+pub mod program;
 
 pub use latency::{InvalidLatency, Latency};
 

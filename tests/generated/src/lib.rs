@@ -20,11 +20,6 @@
     clippy::missing_docs_in_private_items
 )]
 #![deny(rustdoc::all)]
-#![allow(
-    rustdoc::missing_crate_level_docs,
-    rustdoc::private_doc_tests,
-    rustdoc::missing_doc_code_examples
-)]
 
 /// What generated code asks of the crate `rsf`, put together from `rsf-core`.
 pub mod rsf {

@@ -1,11 +1,13 @@
 //! `shop-consumer`: customers of the demo shop, at a steady rate.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use rsf::Application;
 use shop::load::{Customers, MAX_RATE, Mix};
+use shop::program;
 
 /// Calls the demo shop at a steady rate and prints one line a second, and one for all at the end. Where the registry is
 /// is set by RSF_REGISTRY, and so on with the other RSF_* variables.
@@ -38,13 +40,14 @@ enum Calls {
 }
 
 #[tokio::main(flavor = "current_thread")]
-#[allow(clippy::print_stdout, reason = "its output is what the program is for")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter())
-        .init();
+    program::log_to_stderr();
+    program::end_with(run(arguments).await)
+}
+
+#[allow(clippy::print_stdout, reason = "its output is what the program is for")]
+async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let mix = match arguments.calls {
         Calls::All => Mix::Everything,
         Calls::Reads => Mix::OnlyReads,
@@ -52,12 +55,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let stop = stop(arguments.seconds)?;
     let application = Application::connect(&arguments.application).await?;
     let customers = Customers::new(application.consumer(), mix);
+    let mut told = None;
     let total = customers.run(arguments.rate, stop, |second| {
-        if !arguments.quiet {
-            println!("{second}");
+        if arguments.quiet {
+            return;
+        }
+        println!("{second}");
+        if second.last_error.is_some() && second.last_error != told {
+            told.clone_from(&second.last_error);
+            println!("  {}", told.as_deref().unwrap_or_default());
         }
     });
-    println!("total {}", total.await);
+    let total = total.await;
+    println!("total {total}");
+    if let Some(error) = &total.last_error {
+        println!("  {error}");
+    }
     application.shutdown().await;
     Ok(())
 }
@@ -78,8 +91,4 @@ fn stop(seconds: Option<u64>) -> std::io::Result<impl Future<Output = ()>> {
             () = time_is_over => {}
         }
     })
-}
-
-fn filter() -> tracing_subscriber::EnvFilter {
-    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
 }

@@ -1,10 +1,11 @@
 //! `shop-provider`: one instance that provides the members', orders' and stock services.
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use clap::Parser;
 use rsf::Application;
-use shop::Latency;
+use shop::{Latency, program};
 
 /// One instance of the demo shop. Where it registers, listens and so on is set by RSF_REGISTRY, RSF_LISTEN, RSF_INSTANCE
 /// and the other RSF_* variables.
@@ -20,13 +21,14 @@ struct Arguments {
 }
 
 #[tokio::main(flavor = "current_thread")]
-#[allow(clippy::print_stdout, reason = "a demo program tells where it runs")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter())
-        .init();
+    program::log_to_stderr();
+    program::end_with(run(arguments).await)
+}
+
+#[allow(clippy::print_stdout, reason = "a demo program tells where it runs")]
+async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let application = shop::provide(Application::builder(&arguments.application), arguments.latency_ms);
     let application = application.start().await?;
     println!(
@@ -37,8 +39,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     application.run_until_signal().await?;
     Ok(())
-}
-
-fn filter() -> tracing_subscriber::EnvFilter {
-    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
 }
