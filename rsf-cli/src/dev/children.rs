@@ -29,8 +29,11 @@ pub(super) struct Children {
 
 struct Shared {
     pids: std::sync::Mutex<BTreeMap<String, u32>>,
+    /// Ends our own programs, and then the servers that they still say good-bye to.
     end: CancellationToken,
+    end_foreign: CancellationToken,
     tasks: TaskTracker,
+    foreign_tasks: TaskTracker,
     log_folder: PathBuf,
 }
 
@@ -107,6 +110,8 @@ impl Children {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // Ctrl-C in a terminal goes to the whole group; these end last.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| {
@@ -124,6 +129,9 @@ impl Children {
         self.shared.end.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        self.shared.end_foreign.cancel();
+        self.shared.foreign_tasks.close();
+        self.shared.foreign_tasks.wait().await;
     }
 
     fn log(&self, name: &str) -> Result<std::fs::File, Failure> {
@@ -149,7 +157,13 @@ impl Children {
     ) {
         self.lock().extend(child.id().map(|pid| (name.clone(), pid)));
         let children = self.clone();
-        self.shared.tasks.spawn(async move {
+        let foreign = child.stdin.is_none();
+        let tasks = if foreign {
+            &self.shared.foreign_tasks
+        } else {
+            &self.shared.tasks
+        };
+        tasks.spawn(async move {
             loop {
                 if children.live(&name, child).await {
                     return;
@@ -180,6 +194,11 @@ impl Children {
     /// Passes on what a child prints until it dies (`false`) or all shall end (`true`).
     async fn live(&self, name: &str, mut child: Child) -> bool {
         let stdin: Option<ChildStdin> = child.stdin.take();
+        let end = if stdin.is_none() {
+            &self.shared.end_foreign
+        } else {
+            &self.shared.end
+        };
         let mut lines = child.stdout.take().map(|out| BufReader::new(out).lines());
         loop {
             let line = async {
@@ -189,7 +208,7 @@ impl Children {
                 }
             };
             tokio::select! {
-                () = self.shared.end.cancelled() => {
+                () = end.cancelled() => {
                     // The end of its input asks one of ours to end; a foreign server is stopped.
                     let foreign = stdin.is_none();
                     drop(stdin);

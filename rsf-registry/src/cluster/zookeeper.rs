@@ -4,9 +4,10 @@ pub(crate) mod namespace;
 pub(crate) mod watched;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, SessionState};
@@ -158,6 +159,25 @@ fn parse_servers(servers: &str) -> Result<Vec<String>, StoreError> {
     Ok(hosts)
 }
 
+/// The runtime that sessions run on: one thread for the whole process, which no application's end takes away. The
+/// client library panics in every watch whose session is dropped first, and a runtime that ends drops in no order.
+fn sessions() -> Handle {
+    static SESSIONS: OnceLock<Option<Runtime>> = OnceLock::new();
+    let start = || {
+        let mut builder = Builder::new_multi_thread();
+        builder
+            .worker_threads(1)
+            .thread_name("rsf-zookeeper")
+            .enable_all()
+            .build()
+            .ok()
+    };
+    SESSIONS
+        .get_or_init(start)
+        .as_ref()
+        .map_or_else(Handle::current, |runtime| runtime.handle().clone())
+}
+
 /// Opens sessions one after another and publishes each connection, until nobody listens any more.
 async fn keep_session(servers: String, link: watch::Sender<Link>) {
     let mut number = 0;
@@ -166,7 +186,10 @@ async fn keep_session(servers: String, link: watch::Sender<Link>) {
         let connector = Client::connector()
             .with_session_timeout(SESSION_TIMEOUT)
             .with_fail_eagerly();
-        match connector.connect(&servers).await {
+        let hosts = servers.clone();
+        // The client drives its session on the runtime that it was connected on.
+        let connecting = sessions().spawn(async move { connector.connect(&hosts).await });
+        match connecting.await.unwrap_or(Err(Error::SessionExpired)) {
             Ok(client) => {
                 backoff.reset();
                 tracing::info!(servers, session = %client.session_id(), "connected to ZooKeeper");
