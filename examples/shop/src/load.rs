@@ -182,7 +182,7 @@ impl Summary {
     }
 }
 
-/// One line of `key=value` pairs; without the last error, which is long.
+/// One line of `key=value` pairs, with the last error at its end.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per_second = (self.succeeded + self.failed) as f64 / self.elapsed.as_secs_f64().max(0.001);
@@ -194,6 +194,10 @@ impl fmt::Display for Summary {
             self.idempotent_failed,
             f64::from(self.percentile_us(50)) / 1000.0,
             f64::from(self.percentile_us(99)) / 1000.0,
-        )
+        )?;
+        match &self.last_error {
+            Some(error) => write!(f, " last_error={error:?}"),
+            None => Ok(()),
+        }
     }
 }

@@ -55,22 +55,12 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let stop = stop(arguments.seconds)?;
     let application = Application::connect(&arguments.application).await?;
     let customers = Customers::new(application.consumer(), mix);
-    let mut told = None;
     let total = customers.run(arguments.rate, stop, |second| {
-        if arguments.quiet {
-            return;
-        }
-        println!("{second}");
-        if second.last_error.is_some() && second.last_error != told {
-            told.clone_from(&second.last_error);
-            println!("  {}", told.as_deref().unwrap_or_default());
+        if !arguments.quiet {
+            println!("{second}");
         }
     });
-    let total = total.await;
-    println!("total {total}");
-    if let Some(error) = &total.last_error {
-        println!("  {error}");
-    }
+    println!("total {}", total.await);
     application.shutdown().await;
     Ok(())
 }
