@@ -11,5 +11,5 @@ mod provider;
 mod service;
 mod stack;
 
-pub use provider::{Provider, ProviderBuilder, ProviderIdentity};
+pub use provider::{ProvidedService, Provider, ProviderBuilder, ProviderError, ProviderIdentity};
 pub use service::{Service, handle};
