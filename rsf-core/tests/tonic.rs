@@ -15,9 +15,9 @@ use rsf_core::metrics::Metrics;
 use rsf_core::server::{Provider, ProviderIdentity};
 use support::{Echo, Fleet, Kind, Node, Note, Peer, SOON, eventually, note, number};
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::HealthCheckRequest;
 
 const COUNTER: &str = "test.v1.Counter";
 const HEALTH: &str = "grpc.health.v1.Health";
@@ -46,12 +46,24 @@ async fn a_tonic_client_over_a_channel(kind: Kind) {
     assert_eq!(reply.metadata().get("tenant").unwrap(), "north");
     assert_eq!(reply.get_ref().number, 8);
     assert_eq!(reply.get_ref().text, "tester", "the provider is told who calls");
-    let error = client.unary("/test.v1.Counter/Next", number(0).into_request()).await.unwrap_err();
-    assert_eq!((error.code(), error.message()), (Code::NotFound, "no number \u{4f1a}"));
+    let error = client
+        .unary("/test.v1.Counter/Next", number(0).into_request())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::NotFound, "no number \u{4f1a}")
+    );
     assert_eq!(error.metadata().get("hint").unwrap(), "start at one");
-    let error = client.unary("/test.v1.Counter/Nope", number(1).into_request()).await.unwrap_err();
+    let error = client
+        .unary("/test.v1.Counter/Nope", number(1).into_request())
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
-    let stream = client.streaming("/test.v1.Counter/Count", number(1000).into_request()).await.unwrap();
+    let stream = client
+        .streaming("/test.v1.Counter/Count", number(1000).into_request())
+        .await
+        .unwrap();
     let numbers: Vec<u32> = stream.map(|note| note.unwrap().number).collect().await;
     assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
 }
@@ -71,7 +83,8 @@ async fn a_stream_counts_as_pending_until_it_ends(kind: Kind) {
     let pending = || {
         let views = peer.consumer.views();
         let view = views.iter().find(|view| view.service == COUNTER);
-        view.and_then(|view| view.instances.first()).map_or(0, |instance| instance.pending)
+        view.and_then(|view| view.instances.first())
+            .map_or(0, |instance| instance.pending)
     };
     let mut client = Client::new(peer.consumer.tonic_channel(COUNTER));
     let held = Note {
@@ -88,15 +101,25 @@ async fn a_stream_counts_as_pending_until_it_ends(kind: Kind) {
     eventually("the place is free", || pending() == 0).await;
     node.kill();
     eventually("the death is noticed", || {
-        peer.consumer.views().iter().all(|view| view.instances.iter().all(|i| !i.connected))
+        peer.consumer
+            .views()
+            .iter()
+            .all(|view| view.instances.iter().all(|i| !i.connected))
     })
     .await;
-    let error = client.unary("/test.v1.Counter/Next", number(1).into_request()).await.unwrap_err();
+    let error = client
+        .unary("/test.v1.Counter/Next", number(1).into_request())
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert!(error.message().contains("connect"), "{error}");
     node.restart();
     let served = async {
-        while client.unary("/test.v1.Counter/Next", number(1).into_request()).await.is_err() {
+        while client
+            .unary("/test.v1.Counter/Next", number(1).into_request())
+            .await
+            .is_err()
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -115,7 +138,10 @@ async fn health_is_watched_over_a_channel(kind: Kind) {
         let reply = client.check(ask(service)).await.unwrap().into_inner();
         assert_eq!(reply.status(), Serving, "{service}");
     }
-    assert_eq!(client.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        client.check(ask("nobody")).await.unwrap_err().code(),
+        Code::NotFound
+    );
     let mut watch = client.watch(ask(COUNTER)).await.unwrap().into_inner();
     let mut seen = Vec::new();
     for serving in [false, true, false] {
@@ -155,13 +181,27 @@ async fn a_plain_tonic_client_calls_rsfs_port() {
     request.metadata_mut().insert("tenant", "north".parse().unwrap());
     request.set_timeout(SOON);
     let reply = client.unary("/test.v1.Echo/Get", request).await.unwrap();
-    assert_eq!((reply.get_ref().text.as_str(), reply.metadata().get("tenant").unwrap()), ("hello", &"north".parse().unwrap()));
-    let error = client.unary("/test.v1.Echo/Nope", note("").into_request()).await.unwrap_err();
+    assert_eq!(
+        (
+            reply.get_ref().text.as_str(),
+            reply.metadata().get("tenant").unwrap()
+        ),
+        ("hello", &"north".parse().unwrap())
+    );
+    let error = client
+        .unary("/test.v1.Echo/Nope", note("").into_request())
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
     assert!(error.message().contains("test.v1.Echo"), "{error}");
-    let stream = client.streaming("/test.v1.Counter/Count", number(3).into_request()).await.unwrap();
+    let stream = client
+        .streaming("/test.v1.Counter/Count", number(3).into_request())
+        .await
+        .unwrap();
     assert_eq!(stream.count().await, 3);
-    let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
+    let health = HealthClient::new(channel.clone())
+        .check(HealthCheckRequest::default())
+        .await;
     assert_eq!(health.unwrap().into_inner().status(), ServingStatus::Serving);
 }
 
@@ -174,20 +214,26 @@ async fn a_tonic_call_for_somebody_else_is_refused() {
     old.id = "echo/old".into();
     fleet.control.set_instances(COUNTER, vec![old]);
     let mut client = Client::new(fleet.consumer().consumer.tonic_channel(COUNTER));
-    let error = client.unary("/test.v1.Counter/Next", number(1).into_request()).await.unwrap_err();
+    let error = client
+        .unary("/test.v1.Counter/Next", number(1).into_request())
+        .await
+        .unwrap_err();
     assert!(error.message().contains("test/echo/old"), "{error}");
     fleet.control.set_instances(COUNTER, vec![node.instance.clone()]);
     let mut client = Client::new(fleet.consumer().consumer.tonic_channel(COUNTER));
-    client.unary("/test.v1.Counter/Next", number(1).into_request()).await.unwrap();
+    client
+        .unary("/test.v1.Counter/Next", number(1).into_request())
+        .await
+        .unwrap();
 }
 
 /// Lists the services over one version of the reflection service, and fetches the file of the echo service.
 macro_rules! reflect {
     ($version:ident, $channel:expr) => {{
+        use tonic_reflection::pb::$version::ServerReflectionRequest;
         use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
         use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
         use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
-        use tonic_reflection::pb::$version::ServerReflectionRequest;
         let ask = |message_request| ServerReflectionRequest {
             host: String::new(),
             message_request: Some(message_request),
@@ -197,15 +243,28 @@ macro_rules! reflect {
             ask(MessageRequest::FileContainingSymbol("test.v1.Echo".to_owned())),
         ];
         let mut client = ServerReflectionClient::new($channel);
-        let answers = client.server_reflection_info(futures_util::stream::iter(questions)).await.unwrap();
-        let answers: Vec<_> = answers.into_inner().map(|answer| answer.unwrap().message_response).collect().await;
-        let [Some(MessageResponse::ListServicesResponse(list)), Some(MessageResponse::FileDescriptorResponse(file))] =
-            <[_; 2]>::try_from(answers).unwrap()
+        let answers = client
+            .server_reflection_info(futures_util::stream::iter(questions))
+            .await
+            .unwrap();
+        let answers: Vec<_> = answers
+            .into_inner()
+            .map(|answer| answer.unwrap().message_response)
+            .collect()
+            .await;
+        let [
+            Some(MessageResponse::ListServicesResponse(list)),
+            Some(MessageResponse::FileDescriptorResponse(file)),
+        ] = <[_; 2]>::try_from(answers).unwrap()
         else {
             panic!("other answers than asked for");
         };
         let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-        assert_eq!(names.iter().filter(|name| *name == "test.v1.Echo").count(), 1, "{names:?}");
+        assert_eq!(
+            names.iter().filter(|name| *name == "test.v1.Echo").count(),
+            1,
+            "{names:?}"
+        );
         assert_eq!(file.file_descriptor_proto.len(), 1);
     }};
 }
@@ -235,10 +294,19 @@ async fn services_that_cannot_be_hosted_together_are_refused() {
     let (_, health) = tonic_health::server::health_reporter();
     let echo = || -> Arc<Echo> { Echo::plain() };
     let cases = [
-        (Provider::builder().service("", echo()).service("", echo()), "test.v1.Echo"),
-        (Provider::builder().service("a", echo()).service("a", echo()), "test.v1.Echo:a"),
+        (
+            Provider::builder().service("", echo()).service("", echo()),
+            "test.v1.Echo",
+        ),
+        (
+            Provider::builder().service("a", echo()).service("a", echo()),
+            "test.v1.Echo:a",
+        ),
         (Provider::builder().service("a b", echo()), "letters"),
-        (Provider::builder().tonic_service(Counter).tonic_service(Counter), COUNTER),
+        (
+            Provider::builder().tonic_service(Counter).tonic_service(Counter),
+            COUNTER,
+        ),
         (Provider::builder().tonic_service(health), HEALTH),
     ];
     for (builder, named) in cases {

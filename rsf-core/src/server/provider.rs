@@ -274,7 +274,10 @@ impl Dispatch for Provider {
             let status = framework_status(Reason::Unimplemented, self.unknown(path, implementation));
             return Box::pin(std::future::ready(refusal(&status)));
         }
-        let target = request.headers().get(TARGET).and_then(|target| target.to_str().ok());
+        let target = request
+            .headers()
+            .get(TARGET)
+            .and_then(|target| target.to_str().ok());
         if let Err(status) = check_target(self.identity.as_deref(), target) {
             return Box::pin(std::future::ready(refusal(&status)));
         }

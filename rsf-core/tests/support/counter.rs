@@ -39,12 +39,17 @@ impl tonic::server::UnaryService<Note> for Next {
 
     fn call(&mut self, request: tonic::Request<Note>) -> Self::Future {
         Box::pin(async move {
-            let caller = request.metadata().get("rsf-caller").and_then(|value| value.to_str().ok());
+            let caller = request
+                .metadata()
+                .get("rsf-caller")
+                .and_then(|value| value.to_str().ok());
             let text = caller.unwrap_or_default().to_owned();
             let number = request.get_ref().number;
             if number == 0 {
                 let mut status = tonic::Status::not_found("no number \u{4f1a}");
-                status.metadata_mut().insert("hint", "start at one".parse().unwrap());
+                status
+                    .metadata_mut()
+                    .insert("hint", "start at one".parse().unwrap());
                 return Err(status);
             }
             let mut response = tonic::Response::new(Note {
@@ -70,10 +75,14 @@ impl tonic::server::ServerStreamingService<Note> for Count {
     fn call(&mut self, request: tonic::Request<Note>) -> Self::Future {
         Box::pin(async move {
             let until = request.get_ref().number;
-            let numbers = futures_util::stream::iter((0..until).map(|number| Ok(crate::support::number(number))));
+            let numbers =
+                futures_util::stream::iter((0..until).map(|number| Ok(crate::support::number(number))));
             let stream: Notes = match request.get_ref().text.as_str() {
                 // Goes on for ever after the last number.
-                "hold" => Box::pin(futures_util::StreamExt::chain(numbers, futures_util::stream::pending())),
+                "hold" => Box::pin(futures_util::StreamExt::chain(
+                    numbers,
+                    futures_util::stream::pending(),
+                )),
                 _ => Box::pin(numbers),
             };
             Ok(tonic::Response::new(stream))
@@ -133,7 +142,10 @@ where
     ) -> Result<tonic::Streaming<Note>, tonic::Status> {
         self.ready().await?;
         let path = http::uri::PathAndQuery::from_static(path);
-        let response = self.0.server_streaming(request, path, ProstCodec::default()).await?;
+        let response = self
+            .0
+            .server_streaming(request, path, ProstCodec::default())
+            .await?;
         Ok(response.into_inner())
     }
 
