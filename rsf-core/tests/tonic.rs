@@ -1,5 +1,11 @@
 //! Unchanged tonic services and clients, health and reflection, beside RSF's own on one port.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
 mod support;
 
 #[path = "support/counter.rs"]

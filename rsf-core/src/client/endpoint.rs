@@ -130,21 +130,19 @@ impl Endpoint {
         let mut link = self.link.subscribe();
         let before = link.borrow().tries;
         Box::pin(async move {
-            loop {
-                if let Some(connection) = endpoint.connection() {
-                    return Ok(connection);
-                }
-                let gone = |reason: &str| ConnectError {
-                    address: endpoint.instance.address.clone(),
-                    reason: reason.to_owned(),
-                };
-                let ended = link.wait_for(|link| link.tries > before).await;
-                let failure = ended.map_err(|_| gone("the endpoint is gone"))?.failure.clone();
-                match (endpoint.connection(), failure) {
-                    (Some(connection), _) => return Ok(connection),
-                    (None, Some(failure)) => return Err(failure),
-                    (None, None) => return Err(gone("the connection closed as soon as it was made")),
-                }
+            if let Some(connection) = endpoint.connection() {
+                return Ok(connection);
+            }
+            let gone = |reason: &str| ConnectError {
+                address: endpoint.instance.address.clone(),
+                reason: reason.to_owned(),
+            };
+            let ended = link.wait_for(|link| link.tries > before).await;
+            let failure = ended.map_err(|_| gone("the endpoint is gone"))?.failure.clone();
+            match (endpoint.connection(), failure) {
+                (Some(connection), _) => Ok(connection),
+                (None, Some(failure)) => Err(failure),
+                (None, None) => Err(gone("the connection closed as soon as it was made")),
             }
         })
     }

@@ -26,8 +26,8 @@ impl<S: Stage> Stage for Admit<S> {
     async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
         let target = call.context.metadata().get(TARGET.as_str());
         check_target(self.rules.identity.as_deref(), target)?;
-        if let Err(status) = call.message {
-            return Err(status);
+        if let Err(status) = &call.message {
+            return Err(status.clone());
         }
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
