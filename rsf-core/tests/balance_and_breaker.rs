@@ -1,6 +1,12 @@
 //! Which instance a call goes to, what happens to instances that fail, die and come back, and policies that change
 //! meanwhile.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
 mod support;
 
 use std::sync::Arc;

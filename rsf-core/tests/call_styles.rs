@@ -1,5 +1,11 @@
 //! The four ways to use a call, each with success, error, cancel and panic, from every kind of thread.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,6 +1,12 @@
 //! The references that are generated from tables in the code. `UPDATE_DOCS=1 cargo test -p rsf-core --test docs`
 //! rewrites them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
 use std::path::Path;
 
 fn check(name: &str, title: &str, intro: &str, table: &str) {

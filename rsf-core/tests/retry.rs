@@ -1,5 +1,11 @@
 //! What is attempted again, when, where, how often, and whose answer wins.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,11 @@
 //! The provider's side: thresholds, pool and queue, deadlines, panics, identity, and what calls inside calls inherit.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
 mod support;
 
 use std::sync::{Arc, OnceLock};

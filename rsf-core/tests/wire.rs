@@ -1,11 +1,21 @@
-//! What every wire must do, the same suite over each; and what HTTP/2's server makes of broken peers.
+//! What every wire must do, the same suite over each.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
 
 mod support;
+
+#[path = "support/line.rs"]
+mod line;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use line::{Line, connect, read, reason, refused, request, soon};
 use prost::Message as _;
 use rsf_core::context::Context;
 use rsf_core::message::Response;
@@ -13,84 +23,8 @@ use rsf_core::metadata::Metadata;
 use rsf_core::outcome::Reason;
 use rsf_core::server::Provider;
 use rsf_core::status::{Code, Status};
-use rsf_core::wire::{
-    Connection, ConnectionState, Exchange, Fate, Frame, MAX_MESSAGE_BYTES, RequestId, Target, UnaryReply,
-    UnaryRequest, WireError,
-};
-use support::{Echo, Fleet, Kind, Node, Note, SOON, note, number};
-
-/// A provider and one connection to it.
-struct Line {
-    fleet: Fleet,
-    node: Node,
-    connection: Arc<dyn Connection>,
-}
-
-impl Line {
-    async fn to(kind: Kind, echo: Arc<Echo>) -> Line {
-        let fleet = Fleet::new(kind);
-        let node = fleet.provide(echo);
-        let connection = connect(&fleet, &node).await;
-        Line {
-            fleet,
-            node,
-            connection,
-        }
-    }
-
-    fn send(&self, request: UnaryRequest) -> Exchange {
-        Exchange::start(self.connection.clone(), request)
-    }
-
-    async fn ask(&self, message: &Note) -> Result<UnaryReply, WireError> {
-        soon(self.send(request("Get", message))).await
-    }
-
-    /// Proves that the connection still works.
-    async fn lives(&self) {
-        let reply = self.ask(&note("still there")).await.unwrap();
-        assert_eq!(read(&reply).text, "still there");
-    }
-}
-
-async fn connect(fleet: &Fleet, node: &Node) -> Arc<dyn Connection> {
-    let target = Target {
-        address: node.address().into(),
-    };
-    soon(fleet.wire().connect(&target)).await.unwrap()
-}
-
-async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(SOON, future).await.expect("not in time")
-}
-
-fn request(method: &str, message: &Note) -> UnaryRequest {
-    UnaryRequest {
-        path: format!("/test.v1.Echo/{method}").parse().unwrap(),
-        frame: Frame::encode(message).unwrap(),
-        timeout: None,
-        previous_attempts: 0,
-        request_id: RequestId::Number(7),
-        trace: None,
-        caller: None,
-        target: None,
-        implementation: None,
-        metadata: Metadata::new(),
-    }
-}
-
-fn read(reply: &UnaryReply) -> Note {
-    let bytes = reply.result.as_ref().expect("a message").clone();
-    Note::decode(bytes).unwrap()
-}
-
-fn refused(reply: Result<UnaryReply, WireError>) -> Status {
-    reply.unwrap().result.expect_err("a status")
-}
-
-fn reason(status: &Status) -> Option<Reason> {
-    status.metadata().get("rsf-reason").and_then(Reason::from_name)
-}
+use rsf_core::wire::{ConnectionState, Exchange, Fate, Frame, MAX_MESSAGE_BYTES, RequestId, Target};
+use support::{Echo, Fleet, Kind, Note, note, number};
 
 async fn a_message_comes_back(kind: Kind) {
     let line = Line::to(kind, Echo::plain()).await;

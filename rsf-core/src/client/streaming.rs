@@ -12,6 +12,7 @@ use super::endpoint::Endpoint;
 use crate::outcome::Reason;
 use crate::policy::Balance;
 use crate::wire::Fate;
+use crate::wire::headers::{CALLER, TARGET};
 
 /// A `tower::Service` that tonic's generated clients take as their transport:
 /// `GreeterClient::new(app.tonic_channel("greet.v1.Greeter"))`.
@@ -37,7 +38,7 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
         let channel = self.channel.clone();
         Box::pin(async move {
             let state = channel.state();
@@ -61,7 +62,13 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
                     }
                 },
             };
-            match Arc::clone(&connection).http(request).await {
+            if let Some(caller) = &state.shared.caller {
+                request.headers_mut().insert(CALLER, caller.clone());
+            }
+            if let Some(target) = endpoint.target_to_verify() {
+                request.headers_mut().insert(TARGET, target);
+            }
+            match connection.http(request).await {
                 Ok(response) => {
                     pass.succeeded();
                     // The place is held until the body has been read to its end or dropped.

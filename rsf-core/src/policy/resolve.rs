@@ -197,3 +197,173 @@ impl MethodPolicy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Scope;
+
+    fn layer(scope: &str, json: &str) -> Option<Layer> {
+        let scope: Scope = scope.parse().unwrap();
+        Some(Layer {
+            origin: scope.to_string().into(),
+            document: Arc::new(PolicyDocument::parse(&scope, json).unwrap()),
+        })
+    }
+
+    fn get() -> MethodDescriptor {
+        MethodDescriptor::plain("s.v1.S", "Get")
+    }
+
+    /// The timeout, and who set it.
+    fn timeout(method: &MethodDescriptor, resolution: &Resolution) -> (u64, String) {
+        let policy = method_policy(Some(method), "shop", resolution);
+        let origin = policy.origins.get("timeout_ms").map_or("", |origin| origin);
+        (policy.timeout.as_millis() as u64, origin.to_owned())
+    }
+
+    #[test]
+    fn each_layer_beats_the_ones_before_it() {
+        let mut method = get();
+        let mut resolution = Resolution::default();
+        assert_eq!(timeout(&method, &resolution), (3000, String::new()));
+        resolution.fleet = layer("fleet", r#"{"call":{"timeout_ms":1}}"#);
+        assert_eq!(timeout(&method, &resolution), (1, "fleet".into()));
+        for (timeout_ms, name) in [(2, "application/a"), (3, "application/b")] {
+            let json = format!(r#"{{"call":{{"timeout_ms":{timeout_ms}}}}}"#);
+            resolution.applications.extend(layer(name, &json));
+            assert_eq!(timeout(&method, &resolution), (timeout_ms, name.into()));
+        }
+        method.timeout_ms = Some(4);
+        assert_eq!(timeout(&method, &resolution), (4, "proto option".into()));
+        let mut json = r#"{"call":{"timeout_ms":5}}"#.to_owned();
+        resolution.service = layer("service/s.v1.S", &json);
+        assert_eq!(timeout(&method, &resolution), (5, "service/s.v1.S".into()));
+        json.insert_str(
+            1,
+            r#""methods":{"Get":{"timeout_ms":6},"Put":{"timeout_ms":60}},"#,
+        );
+        resolution.service = layer("service/s.v1.S", &json);
+        assert_eq!(
+            timeout(&method, &resolution),
+            (6, "service/s.v1.S method Get".into())
+        );
+        let consumers = r#"{"consumers":{"shop":{"timeout_ms":7},"bank":{"timeout_ms":70}}}"#;
+        resolution.fleet = layer("fleet", consumers);
+        assert_eq!(timeout(&method, &resolution), (7, "fleet consumer shop".into()));
+        json.insert_str(1, r#""consumers":{"shop":{"timeout_ms":8}},"#);
+        resolution.service = layer("service/s.v1.S", &json);
+        assert_eq!(
+            timeout(&method, &resolution),
+            (8, "service/s.v1.S consumer shop".into())
+        );
+    }
+
+    #[test]
+    fn layers_add_up_field_by_field() {
+        let resolution = Resolution {
+            fleet: layer(
+                "fleet",
+                r#"{"call":{"retry":{"attempts":2,"backoff_ms":5},"balance":"random"}}"#,
+            ),
+            service: layer(
+                "service/s.v1.S",
+                r#"{"call":{"retry":{"attempts":4},"timeout_ms":null}}"#,
+            ),
+            ..Resolution::default()
+        };
+        let policy = method_policy(Some(&get()), "shop", &resolution);
+        assert_eq!((policy.attempts, policy.backoff), (4, Duration::from_millis(5)));
+        assert_eq!(
+            (policy.balance, policy.timeout),
+            (Balance::Random, Duration::from_millis(3000))
+        );
+        assert_eq!(&*policy.origins["retry.attempts"], "service/s.v1.S");
+        assert_eq!(&*policy.origins["retry.backoff_ms"], "fleet");
+        assert!(!policy.origins.contains_key("timeout_ms"));
+    }
+
+    #[test]
+    fn idempotence_is_a_fact_of_the_code() {
+        let idempotent = MethodDescriptor {
+            idempotent: true,
+            attempts: Some(5),
+            ..get()
+        };
+        let resolution = Resolution::default();
+        assert!(method_policy(Some(&idempotent), "", &resolution).idempotent);
+        assert_eq!(method_policy(Some(&idempotent), "", &resolution).attempts, 5);
+        assert!(!method_policy(Some(&get()), "", &resolution).idempotent);
+        assert!(PolicyDocument::parse(&Scope::Fleet, r#"{"call":{"idempotent":true}}"#).is_err());
+    }
+
+    #[test]
+    fn provider_limits_add_up_too() {
+        let layers = [
+            layer("fleet", r#"{"provider":{"pool":7,"queue":8}}"#),
+            layer(
+                "application/a",
+                r#"{"provider":{"queue":9,"concurrency":{"Get":1,"Put":2}}}"#,
+            ),
+            layer("service/s.v1.S", r#"{"provider":{"concurrency":{"Get":3}}}"#),
+        ];
+        let limits = provider_limits(layers.iter().flatten());
+        assert_eq!((limits.pool, limits.queue), (7, 9));
+        assert_eq!((limits.concurrency["Get"], limits.concurrency["Put"]), (3, 2));
+    }
+
+    #[test]
+    fn the_built_in_values_are_those_of_the_table() {
+        use crate::policy::fields::{DOCUMENT, Kind};
+        let call = DOCUMENT.iter().find(|field| field.name == "call").unwrap();
+        let Kind::Object(call) = call.kind else {
+            panic!("an object")
+        };
+        let built_in = MethodPolicy::built_in(false);
+        let default = |path: &str| {
+            let mut fields = call;
+            let mut found = "";
+            for name in path.split('.') {
+                let field = fields.iter().find(|field| field.name == name).unwrap();
+                found = field.default;
+                if let Kind::Object(inner) = field.kind {
+                    fields = inner;
+                }
+            }
+            found.to_owned()
+        };
+        let breaker = built_in.node_breaker;
+        for (path, value) in [
+            ("timeout_ms", built_in.timeout.as_millis().to_string()),
+            ("retry.attempts", built_in.attempts.to_string()),
+            ("retry.backoff_ms", built_in.backoff.as_millis().to_string()),
+            (
+                "retry.max_backoff_ms",
+                built_in.max_backoff.as_millis().to_string(),
+            ),
+            ("retry.budget_percent", built_in.budget_percent.to_string()),
+            ("retry.budget_per_second", built_in.budget_per_second.to_string()),
+            ("node_breaker.enabled", breaker.enabled.to_string()),
+            (
+                "node_breaker.consecutive_failures",
+                breaker.consecutive_failures.to_string(),
+            ),
+            (
+                "node_breaker.ejection_ms",
+                breaker.ejection.as_millis().to_string(),
+            ),
+            (
+                "node_breaker.max_ejection_ms",
+                breaker.max_ejection.as_millis().to_string(),
+            ),
+            (
+                "node_breaker.max_ejected_percent",
+                breaker.max_ejected_percent.to_string(),
+            ),
+        ] {
+            assert_eq!(default(path), value, "{path}");
+        }
+        assert_eq!(default("attempt_timeout_ms"), "none");
+        assert_eq!(built_in.attempt_timeout, None);
+    }
+}

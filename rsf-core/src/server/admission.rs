@@ -24,18 +24,11 @@ impl<S> Admit<S> {
 
 impl<S: Stage> Stage for Admit<S> {
     async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        if let (Some(identity), Some(target)) =
-            (&self.rules.identity, call.context.metadata().get(TARGET.as_str()))
-            && identity != target
-        {
-            let problem =
-                format!("this is instance `{identity}`, the call is for `{target}`; the list is out of date");
-            return Err(framework_status(Reason::WrongInstance, problem));
+        let target = call.context.metadata().get(TARGET.as_str());
+        check_target(self.rules.identity.as_deref(), target)?;
+        if let Err(status) = &call.message {
+            return Err(status.clone());
         }
-        let call = InboundCall {
-            message: Ok(call.message?),
-            ..call
-        };
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };
@@ -49,5 +42,17 @@ impl<S: Stage> Stage for Admit<S> {
             Ok(result) => result,
             Err(_) => Err(expired("while the call waited or was handled")),
         }
+    }
+}
+
+/// Refuses what is meant for another instance or namespace.
+pub(super) fn check_target(identity: Option<&str>, target: Option<&str>) -> Result<(), Status> {
+    match (identity, target) {
+        (Some(identity), Some(target)) if identity != target => {
+            let problem =
+                format!("this is instance `{identity}`, the call is for `{target}`; the list is out of date");
+            Err(framework_status(Reason::WrongInstance, problem))
+        }
+        _ => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tonic::server::NamedService;
 
+use super::admission::check_target;
 use super::limits::{MethodLimit, PoolLimits};
 use super::service::Service;
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
@@ -18,9 +19,16 @@ use crate::metrics::{MethodMetrics, Metrics};
 use crate::outcome::Reason;
 use crate::policy_book::PolicyBook;
 use crate::status::Status;
-use crate::wire::headers::GRPC;
+use crate::wire::headers::{GRPC, TARGET};
 use crate::wire::status_header::write_status;
 use crate::wire::{Dispatch, InboundReply, InboundRequest};
+
+/// Services that every provider answers by itself.
+const BESIDE: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 
 /// Everything that one process provides: RSF's services, unchanged tonic services, health and reflection.
 ///
@@ -30,6 +38,8 @@ pub struct Provider {
     /// Path → (implementation, place in `methods`), the default implementation's first.
     paths: HashMap<String, Vec<(String, usize)>>,
     stack: Arc<ServerStack>,
+    /// `namespace/instance`; a call for another one is refused.
+    identity: Option<String>,
     tonic: tonic::service::Routes,
     tonic_services: Vec<&'static str>,
     health: tonic_health::server::HealthReporter,
@@ -81,7 +91,9 @@ pub struct ProviderBuilder {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
     /// The same implementation of a service was added twice.
-    #[error("service `{0}` is provided twice; give one of them another implementation name")]
+    #[error(
+        "service `{0}` is provided twice; give one of them another implementation name (health and reflection are there already)"
+    )]
     Twice(String),
     /// An implementation name that cannot stand in a header.
     #[error("implementation `{0}` of service `{1}`: use letters, digits, `-`, `_`, `.`, at most 64")]
@@ -110,8 +122,11 @@ impl ProviderBuilder {
         S::Response: axum::response::IntoResponse,
         S::Future: Send + 'static,
     {
+        // The router panics on a path that it has already; `build` refuses such a service instead.
+        if !BESIDE.contains(&S::NAME) && !self.tonic_services.contains(&S::NAME) {
+            self.tonic.add_service(service);
+        }
         self.tonic_services.push(S::NAME);
-        self.tonic.add_service(service);
         self
     }
 
@@ -128,6 +143,7 @@ impl ProviderBuilder {
             tonic_services,
         } = self;
         let (methods, paths) = host(&services, metrics)?;
+        check_names(&services, &tonic_services)?;
         let provided: Vec<_> = services
             .iter()
             .map(|(name, service)| provided(name, &**service))
@@ -138,13 +154,14 @@ impl ProviderBuilder {
         let pool = Arc::new(PoolLimits::new());
         follow_policies(&identity.application, &methods, &pool, &services, policies);
         let admit = AdmitRules {
-            identity: identity.target,
+            identity: identity.target.clone(),
             panics: metrics.handler_panics.clone(),
         };
         Ok(Arc::new(Provider {
             methods,
             paths,
             stack: Arc::new(server_stack(admit, pool)),
+            identity: identity.target,
             tonic: tonic.routes().prepare(),
             tonic_services,
             health,
@@ -250,16 +267,18 @@ impl Dispatch for Provider {
         &self,
         request: http::Request<tonic::body::Body>,
     ) -> BoxFuture<'static, http::Response<tonic::body::Body>> {
-        const BESIDE: [&str; 3] = [
-            "grpc.health.v1.Health",
-            "grpc.reflection.v1.ServerReflection",
-            "grpc.reflection.v1alpha.ServerReflection",
-        ];
         let path = request.uri().path();
         let service = path.split('/').nth(1).unwrap_or_default();
         if !BESIDE.contains(&service) && !self.tonic_services.contains(&service) {
             let implementation = crate::wire::headers::implementation(request.headers());
             let status = framework_status(Reason::Unimplemented, self.unknown(path, implementation));
+            return Box::pin(std::future::ready(refusal(&status)));
+        }
+        let target = request
+            .headers()
+            .get(TARGET)
+            .and_then(|target| target.to_str().ok());
+        if let Err(status) = check_target(self.identity.as_deref(), target) {
             return Box::pin(std::future::ready(refusal(&status)));
         }
         let mut routes = self.tonic.clone();
@@ -278,6 +297,17 @@ fn refusal(status: &Status) -> http::Response<tonic::body::Body> {
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
     write_status(status, response.headers_mut());
     response
+}
+
+/// Each name once: RSF's services, tonic's, and what RSF answers itself.
+fn check_names(services: &[(String, Arc<dyn Service>)], tonic: &[&'static str]) -> Result<(), ProviderError> {
+    let own = |name: &str| services.iter().any(|(_, s)| s.descriptor().name == name);
+    for (place, name) in tonic.iter().enumerate() {
+        if own(name) || BESIDE.contains(name) || tonic[..place].contains(name) {
+            return Err(ProviderError::Twice((*name).to_owned()));
+        }
+    }
+    Ok(())
 }
 
 type Hosted = (Vec<Arc<HostedMethod>>, HashMap<String, Vec<(String, usize)>>);

@@ -112,13 +112,7 @@ impl Http2Connection {
             *sender = None;
         }
         if sender.is_none() {
-            self.state.send_if_modified(|state| {
-                let draining = *state == ConnectionState::Ready;
-                if draining {
-                    *state = ConnectionState::Draining;
-                }
-                draining
-            });
+            drains(&self.state);
         }
         sender.clone()
     }
@@ -145,11 +139,16 @@ impl Connection for Http2Connection {
         match self.sender() {
             Some(mut sender) => {
                 let sent = sender.try_send_request(message);
+                let state = self.state.clone();
                 self.pending.insert(async move {
                     match sent.await {
                         Ok(response) => reply(response).await,
                         Err(mut error) => {
                             let returned = error.take_message().is_some();
+                            if returned {
+                                // The first call that comes back tells the others.
+                                drains(&state);
+                            }
                             Err(wire_error(error.error(), returned))
                         }
                     }
@@ -200,6 +199,17 @@ impl Connection for Http2Connection {
         *self.sender.lock() = None;
         let _ = self.sender();
     }
+}
+
+/// Takes no more calls, unless it is gone altogether.
+fn drains(state: &watch::Sender<ConnectionState>) {
+    state.send_if_modified(|state| {
+        let was_ready = *state == ConnectionState::Ready;
+        if was_ready {
+            *state = ConnectionState::Draining;
+        }
+        was_ready
+    });
 }
 
 fn draining() -> WireError {

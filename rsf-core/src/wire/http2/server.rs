@@ -30,6 +30,8 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// Streams at once on a connection, as announced in SETTINGS. Default 4 096.
     pub max_concurrent_streams: u32,
+    /// Time for a new connection to send HTTP/2's preface; one that stays silent takes a place no longer. Default 3 s.
+    pub handshake_timeout: Duration,
     /// Idle time after which a PING is sent. Default 20 s.
     pub keepalive_interval: Duration,
     /// Time without an answer to a PING after which the connection is closed. Default 10 s.
@@ -41,6 +43,7 @@ impl Default for ServerOptions {
         ServerOptions {
             max_connections: 10_000,
             max_concurrent_streams: 4096,
+            handshake_timeout: Duration::from_secs(3),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -88,6 +91,18 @@ async fn serve_connection(
     if let Err(error) = stream.set_nodelay(true) {
         return tracing::debug!(%error, "connection is gone already");
     }
+    let greeted = tokio::time::timeout(options.handshake_timeout, greeted(&stream));
+    match drain.run_until_cancelled(greeted).await {
+        Some(Ok(Ok(true))) => {}
+        Some(Ok(Ok(false))) => {
+            // In HTTP/1.1, because that is what people and load balancers try.
+            let _ = stream.try_write(NO_HTTP2);
+            return;
+        }
+        Some(Ok(Err(error))) => return tracing::debug!(%error, "connection ended before its preface"),
+        Some(Err(_)) => return tracing::debug!("connection closed: no HTTP/2 preface in time"),
+        None => return,
+    }
     let service = hyper::service::service_fn(move |request| {
         let dispatch = dispatch.clone();
         async move { Ok::<_, Infallible>(answer(dispatch, request).await) }
@@ -111,6 +126,27 @@ async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const NO_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+    content-type: text/plain\r\ncontent-length: 70\r\nconnection: close\r\n\r\n\
+    this port speaks gRPC over HTTP/2; for HTTP and JSON use RSF's adapter";
+
+/// Waits for HTTP/2's preface without consuming it. `false` where something else comes.
+async fn greeted(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut start = [0; PREFACE.len()];
+    loop {
+        let came = stream.peek(&mut start).await?;
+        if came == 0 || start[..came] != PREFACE[..came] {
+            return Ok(false);
+        }
+        if came == PREFACE.len() {
+            return Ok(true);
+        }
+        // Half a preface stays readable, so that the socket cannot tell when the other half is there.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
