@@ -44,7 +44,9 @@ impl Children {
         let shared = Shared {
             pids,
             end: CancellationToken::new(),
+            end_foreign: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            foreign_tasks: TaskTracker::new(),
             log_folder,
         };
         Children {
