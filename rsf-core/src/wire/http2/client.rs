@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Uri};
 use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -71,7 +71,11 @@ impl Wire for Http2Wire {
 }
 
 async fn handshake(stream: TcpStream, base: Uri) -> Result<Http2Connection, hyper::Error> {
-    let (sender, driver) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+    let state = watch::Sender::new(ConnectionState::Ready);
+    let tasks = Tasks {
+        _life: Arc::new(Life(state.clone())),
+    };
+    let (sender, driver) = hyper::client::conn::http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -81,13 +85,11 @@ async fn handshake(stream: TcpStream, base: Uri) -> Result<Http2Connection, hype
         .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake::<_, OutBody>(TokioIo::new(stream))
         .await?;
-    let state = watch::Sender::new(ConnectionState::Ready);
-    let life = state.clone();
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "connection ended");
         }
-        life.send_replace(ConnectionState::Closed);
+        drop(tasks);
     });
     Ok(Http2Connection {
         base,
@@ -95,6 +97,34 @@ async fn handshake(stream: TcpStream, base: Uri) -> Result<Http2Connection, hype
         pending: PendingCalls::default(),
         state,
     })
+}
+
+/// Runs hyper's tasks for one connection. Its driver ends as soon as no new calls are taken; the running ones go on in
+/// these tasks, and the connection is closed when the last of them has ended.
+#[derive(Clone)]
+struct Tasks {
+    _life: Arc<Life>,
+}
+
+struct Life(watch::Sender<ConnectionState>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.send_replace(ConnectionState::Closed);
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            task.await;
+            drop(tasks);
+        });
+    }
 }
 
 struct Http2Connection {
