@@ -119,7 +119,6 @@ fn code(reason: Reason) -> Code {
         | Reason::Connect
         | Reason::ConnectionLost
         | Reason::Refused
-        | Reason::Draining
         | Reason::Unavailable
         | Reason::ShutDown => Code::Unavailable,
         Reason::ConsumerLimit | Reason::ProviderLimit | Reason::QueueFull | Reason::TooLarge => {

@@ -30,10 +30,9 @@ pub enum Reason {
     Connect,
     /// The connection broke after the request may have been written.
     ConnectionLost,
-    /// The peer refused the stream before it looked at it (REFUSED_STREAM, above GOAWAY's last id).
+    /// The request provably never reached the peer's handlers: the connection closed before it was written, or the
+    /// peer refused the stream before it looked at it (REFUSED_STREAM, above GOAWAY's last id).
     Refused,
-    /// The instance drains and takes no new calls.
-    Draining,
     /// The address belongs to another instance or namespace than the list says.
     WrongInstance,
     /// `UNAVAILABLE` without a reason: a proxy, a foreign server, or a handler.
@@ -76,8 +75,11 @@ pub enum Retry {
 pub struct Outcome {
     /// What the row is about.
     pub reason: Reason,
-    /// May it be attempted again? Each further attempt takes retry credit.
+    /// May it be attempted again?
     pub retry: Retry,
+    /// Does the further attempt take retry credit? What never reached a provider costs it nothing (gRPC calls such
+    /// retries transparent).
+    pub credit: bool,
     /// Does it count as a failure of the instance?
     pub node_breaker: bool,
     /// Does it count as a failure of the method?
@@ -93,9 +95,11 @@ const fn row(
     method_breaker: bool,
     stored: bool,
 ) -> Outcome {
+    let credit = !matches!(retry, Retry::Never) && !matches!(reason, Reason::Refused);
     Outcome {
         reason,
         retry,
+        credit,
         node_breaker,
         method_breaker,
         stored,
@@ -117,7 +121,6 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::Connect, Retry::Always, true, true, false),
     row(Reason::ConnectionLost, Retry::IfIdempotent, true, true, false),
     row(Reason::Refused, Retry::Always, false, false, false),
-    row(Reason::Draining, Retry::Always, false, false, false),
     row(Reason::WrongInstance, Retry::Always, true, false, false),
     row(Reason::Unavailable, Retry::IfIdempotent, true, true, false),
     row(Reason::DuplicateInProgress, Retry::Never, false, false, false),
@@ -153,7 +156,6 @@ impl Reason {
             Reason::Connect => "connect",
             Reason::ConnectionLost => "connection_lost",
             Reason::Refused => "refused",
-            Reason::Draining => "draining",
             Reason::WrongInstance => "wrong_instance",
             Reason::Unavailable => "unavailable",
             Reason::DuplicateInProgress => "duplicate_in_progress",
@@ -188,8 +190,8 @@ impl fmt::Display for Reason {
 pub fn markdown() -> String {
     let yes = |flag| if flag { "yes" } else { "–" };
     let mut out = String::from(
-        "| reason | attempted again | counts for the node breaker | counts for the method breaker | stored by dedup |\n\
-         |---|---|---|---|---|\n",
+        "| reason | attempted again | takes retry credit | counts for the node breaker | counts for the method breaker | stored by dedup |\n\
+         |---|---|---|---|---|---|\n",
     );
     for row in TABLE {
         let retry = match row.retry {
@@ -198,8 +200,9 @@ pub fn markdown() -> String {
             Retry::IfIdempotent => "if idempotent",
         };
         out.push_str(&format!(
-            "| `{}` | {retry} | {} | {} | {} |\n",
+            "| `{}` | {retry} | {} | {} | {} | {} |\n",
             row.reason,
+            yes(row.credit),
             yes(row.node_breaker),
             yes(row.method_breaker),
             yes(row.stored)

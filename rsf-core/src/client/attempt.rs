@@ -187,7 +187,6 @@ fn answered(status: Status) -> RpcError {
             Reason::ProviderLimit
                 | Reason::QueueFull
                 | Reason::Denied
-                | Reason::Draining
                 | Reason::WrongInstance
                 | Reason::Refused
                 | Reason::Unimplemented
@@ -198,8 +197,8 @@ fn answered(status: Status) -> RpcError {
 
 fn unanswered(error: WireError) -> RpcError {
     let (reason, reached) = match error.fate {
-        Fate::NotWritten => (Reason::Connect, false),
-        Fate::Refused => (Reason::Refused, false),
+        // The connection was closing: no word about the instance, which a new connection may reach.
+        Fate::NotWritten | Fate::Refused => (Reason::Refused, false),
         Fate::Written => (Reason::ConnectionLost, true),
     };
     let message = match error.fate {

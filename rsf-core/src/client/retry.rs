@@ -118,7 +118,7 @@ impl<'a> Flight<'a> {
             return;
         }
         let metrics = &self.call.channel.shared.metrics;
-        if !self.call.snapshot.budget.withdraw(Instant::now()) {
+        if error.reason().outcome().credit && !self.call.snapshot.budget.withdraw(Instant::now()) {
             metrics.retry_budget_exhausted.inc();
             return;
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Uri};
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -173,14 +174,7 @@ impl Connection for Http2Connection {
                 self.pending.insert(async move {
                     match sent.await {
                         Ok(response) => reply(response).await,
-                        Err(mut error) => {
-                            let returned = error.take_message().is_some();
-                            if returned {
-                                // The first call that comes back tells the others.
-                                drains(&state);
-                            }
-                            Err(wire_error(error.error(), returned))
-                        }
+                        Err(error) => Err(not_answered(error, &state)),
                     }
                 })
             }
@@ -213,13 +207,11 @@ impl Connection for Http2Connection {
             parts.uri = self.uri(path);
         }
         let sent = sender.try_send_request(http::Request::from_parts(parts, OutBody::Streaming(body)));
+        let state = self.state.clone();
         Box::pin(async move {
             match sent.await {
                 Ok(response) => Ok(response.map(tonic::body::Body::new)),
-                Err(mut error) => {
-                    let returned = error.take_message().is_some();
-                    Err(wire_error(error.error(), returned))
-                }
+                Err(error) => Err(not_answered(error, &state)),
             }
         })
     }
@@ -247,6 +239,22 @@ fn draining() -> WireError {
         fate: Fate::NotWritten,
         reason: "the connection is closing".to_owned(),
     }
+}
+
+/// A request that got no response. The first one that a GOAWAY turns away tells the others.
+fn not_answered<M>(mut error: TrySendError<M>, state: &watch::Sender<ConnectionState>) -> WireError {
+    let returned = error.take_message().is_some();
+    if returned || says_goaway(error.error()) {
+        drains(state);
+    }
+    wire_error(error.error(), returned)
+}
+
+fn says_goaway(error: &hyper::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(h2::Error::is_go_away)
 }
 
 /// How far a failed request got. When in doubt it counts as written.
