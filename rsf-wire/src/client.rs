@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::hpack::{Headers, Literals};
 use crate::limits::Limits;
+use crate::message::MessageError;
 
 mod connection;
 mod state;
@@ -38,8 +39,9 @@ pub struct Request<'a> {
 pub struct Reply {
     /// Headers, `:status` included.
     pub headers: Headers,
-    /// The body: a message with its prefix, or nothing ([`crate::message::unframe`]).
-    pub body: Bytes,
+    /// The body: a message with its prefix, or nothing ([`crate::message::unframe`]); an error where it is over
+    /// [`Limits::message_bytes`], and its rest was refused.
+    pub body: Result<Bytes, MessageError>,
     /// Trailers; `None` where the peer sent only headers, which then hold the status.
     pub trailers: Option<Headers>,
 }

@@ -47,7 +47,7 @@ impl State {
         };
         if call.headers.is_some() {
             if end {
-                self.answered(stream, slot, Some(headers));
+                self.answered(stream, slot, None, Some(headers));
             } else {
                 let problem = "the reply's trailers do not end it";
                 self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
@@ -60,7 +60,7 @@ impl State {
             Some([b'2'..=b'5', _, _]) => {
                 call.headers = Some(headers);
                 if end {
-                    self.answered(stream, slot, None);
+                    self.answered(stream, slot, None, None);
                 }
             }
             _ => self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, "the reply has no valid :status"),
@@ -88,10 +88,10 @@ impl State {
         }
         let limit = self.limits.message_bytes;
         if !call.body.push(data, limit.saturating_add(PREFIX_BYTES)) {
-            let problem = MessageError::TooLarge { limit }.to_string();
-            self.fail_stream(stream, slot, ErrorCode::CANCEL, &problem);
+            self.out.reset(stream, ErrorCode::CANCEL);
+            self.answered(stream, slot, Some(MessageError::TooLarge { limit }), None);
         } else if end {
-            self.answered(stream, slot, None);
+            self.answered(stream, slot, None, None);
         } else if call.unacknowledged > self.limits.stream_window / 2 {
             let increment = std::mem::take(&mut call.unacknowledged);
             frame::write_window_update(self.out.control(), stream, increment);
@@ -99,8 +99,8 @@ impl State {
         Ok(())
     }
 
-    /// The reply is whole.
-    fn answered(&mut self, stream: u32, slot: usize, trailers: Option<Headers>) {
+    /// The reply is whole, or will not become so.
+    fn answered(&mut self, stream: u32, slot: usize, problem: Option<MessageError>, trailers: Option<Headers>) {
         if self.out.owes(stream) {
             // It came before the request was out; the rest of that interests nobody.
             self.out.reset(stream, ErrorCode::CANCEL);
@@ -110,7 +110,7 @@ impl State {
         };
         let reply = Reply {
             headers: call.headers.take().unwrap_or_default(),
-            body: std::mem::take(&mut call.body).finish(),
+            body: problem.map_or_else(|| Ok(std::mem::take(&mut call.body).finish()), Err),
             trailers,
         };
         self.finish(slot, Ok(reply));
