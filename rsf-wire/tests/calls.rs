@@ -124,7 +124,7 @@ fn request<'a>(path: &'a str, message: &[u8]) -> Request<'a> {
     Request { path, constant: &[], varying: Literals::new(), body: frame(message).unwrap() }
 }
 
-fn message(reply: &rsf_wire::Reply) -> Bytes {
+fn read(reply: &rsf_wire::Reply) -> Bytes {
     unframe(reply.body.as_ref().unwrap()).unwrap().unwrap()
 }
 
@@ -141,7 +141,7 @@ async fn an_echo_comes_back_with_its_varying_headers() {
         assert_eq!(reply.grpc_status(), Some(0));
         assert_eq!(reply.headers.get("echo-grpc-timeout"), Some(text.as_bytes()));
         assert_eq!(reply.headers.get("echo-x-note"), Some(&b"same"[..]));
-        assert_eq!(message(&reply), text);
+        assert_eq!(read(&reply), text);
     }
     assert_eq!(pair.client.pending(), 0);
 }
@@ -169,7 +169,7 @@ async fn a_thousand_calls_at_once_under_a_limit_of_streams() {
             let text = format!("call {i}");
             let path = ["/e/now", "/e/later"][i as usize % 2];
             let reply = client.call(request(path, text.as_bytes())).await.unwrap();
-            assert_eq!(message(&reply), text);
+            assert_eq!(read(&reply), text);
         });
     }
     while let Some(call) = calls.join_next().await {
@@ -189,7 +189,7 @@ async fn bodies_larger_than_every_window_go_through_both_ways() {
         calls.spawn(async move {
             let message = vec![i; 300_000];
             let reply = client.call(request("/e/later", &message)).await.unwrap();
-            assert_eq!(message(&reply), message);
+            assert_eq!(read(&reply), message);
         });
     }
     while let Some(call) = calls.join_next().await {
@@ -237,7 +237,7 @@ async fn a_cancelled_call_that_waited_for_a_stream_is_never_sent() {
     gate.add_permits(1);
     for (slot, text) in [(first, "1"), (third, "3")] {
         let reply = std::future::poll_fn(|cx| pair.client.poll(slot, cx)).await.unwrap();
-        assert_eq!(message(&reply), text);
+        assert_eq!(read(&reply), text);
     }
     assert_eq!(pair.client.pending(), 0);
     pair.running.becomes(0).await;
@@ -255,7 +255,7 @@ async fn draining_finishes_running_calls_and_takes_no_new_ones() {
     assert_eq!(refused.fate, Fate::NotWritten);
     gate.add_permits(1);
     let reply = std::future::poll_fn(|cx| pair.client.poll(running, cx)).await.unwrap();
-    assert_eq!(message(&reply), "kept");
+    assert_eq!(read(&reply), "kept");
     pair.life.wait_for(|life| *life == Life::Closed).await.unwrap();
     pair.served.await.unwrap().unwrap();
 }
@@ -333,7 +333,7 @@ async fn padding_and_continuation_are_read() {
     let trailers = [&[0, 0, 15, 1, 5, 0, 0, 0, 1, 0, 11][..], b"grpc-status", &[1], b"0"].concat();
     let reply = answered_by([SETTINGS, &headers, &data, &trailers].concat()).await.unwrap();
     assert_eq!(reply.grpc_status(), Some(0));
-    assert_eq!(message(&reply), Bytes::from_static(b"a"));
+    assert_eq!(read(&reply), Bytes::from_static(b"a"));
 }
 
 /// Says `bytes` to a server after preface and SETTINGS; what it ends with.

@@ -97,25 +97,33 @@ impl Encoder {
             integer::write(out, 0x20, 5, 0);
             integer::write(out, 0x20, 5, size);
         }
-        if self.memo_generation != self.table.generation() {
-            self.memo.clear();
-        }
+        self.forget_if_moved();
         write_key(constants, &mut self.key);
         match self.memo.iter().find(|(key, _)| **key == *self.key) {
             Some((_, block)) => out.extend_from_slice(block),
             None => {
-                let (start, before) = (out.len(), self.table.generation());
+                let start = out.len();
                 for (name, value) in constants.into_iter().flatten() {
                     self.field(name, value, out);
                 }
-                self.memo_generation = self.table.generation();
                 // What was written while the table moved means something else the next time.
-                if before == self.memo_generation && self.memo.len() < MEMO_ENTRIES {
+                if !self.forget_if_moved() && self.memo.len() < MEMO_ENTRIES {
                     self.memo.push((self.key.as_slice().into(), out[start..].into()));
                 }
             }
         }
         out.extend_from_slice(&varying.0);
+    }
+
+    /// Forgets all blocks where the table has moved since they were written.
+    fn forget_if_moved(&mut self) -> bool {
+        let generation = self.table.generation();
+        let moved = self.memo_generation != generation;
+        if moved {
+            self.memo.clear();
+            self.memo_generation = generation;
+        }
+        moved
     }
 
     fn field(&mut self, name: &str, value: &[u8], out: &mut Vec<u8>) {
