@@ -50,7 +50,11 @@ impl Reply {
     /// `grpc-status`, from the trailers or where there are none from the headers. `None` where it is missing or no
     /// number.
     pub fn grpc_status(&self) -> Option<u32> {
-        let status = self.trailers.as_ref().unwrap_or(&self.headers).get("grpc-status")?;
+        let status = self
+            .trailers
+            .as_ref()
+            .unwrap_or(&self.headers)
+            .get("grpc-status")?;
         std::str::from_utf8(status).ok()?.parse().ok()
     }
 }
@@ -133,7 +137,10 @@ impl Client {
 
     /// Sends a request and waits. Dropping the future cancels the call at the peer.
     pub async fn call(&self, request: Request<'_>) -> Result<Reply, CallError> {
-        let mut pending = Pending { client: self, slot: Some(self.send(request)) };
+        let mut pending = Pending {
+            client: self,
+            slot: Some(self.send(request)),
+        };
         std::future::poll_fn(|cx| pending.poll(cx)).await
     }
 

@@ -166,7 +166,9 @@ pub fn read(buffer: &mut BytesMut, max_payload: u32) -> Result<Option<Frame>, Co
     let length = u32::from_be_bytes([0, a, b, c]);
     let stream = u32::from_be_bytes([s0, s1, s2, s3]) & MAX_31_BITS;
     if length > max_payload {
-        return Err(ConnectionError::size("the frame is larger than SETTINGS_MAX_FRAME_SIZE"));
+        return Err(ConnectionError::size(
+            "the frame is larger than SETTINGS_MAX_FRAME_SIZE",
+        ));
     }
     if buffer.len() < HEAD_BYTES + length as usize {
         return Ok(None);
@@ -198,7 +200,12 @@ fn typed(kind: u8, flags: u8, stream: u32, mut payload: Bytes) -> Result<Frame, 
         kind::DATA => {
             let flow = payload.len() as u32;
             let data = unpad(payload, flags)?;
-            Ok(Frame::Data { stream, data, flow, end })
+            Ok(Frame::Data {
+                stream,
+                data,
+                flow,
+                end,
+            })
         }
         kind::HEADERS => {
             let mut block = unpad(payload, flags)?;
@@ -208,9 +215,18 @@ fn typed(kind: u8, flags: u8, stream: u32, mut payload: Bytes) -> Result<Frame, 
                 }
                 block.advance(5);
             }
-            Ok(Frame::Headers { stream, block, end, complete })
+            Ok(Frame::Headers {
+                stream,
+                block,
+                end,
+                complete,
+            })
         }
-        kind::CONTINUATION => Ok(Frame::Continuation { stream, block: payload, complete }),
+        kind::CONTINUATION => Ok(Frame::Continuation {
+            stream,
+            block: payload,
+            complete,
+        }),
         kind::RST_STREAM => {
             let code = ErrorCode(u32::from_be_bytes(exactly(&payload)?));
             Ok(Frame::Reset { stream, code })
@@ -225,7 +241,10 @@ fn typed(kind: u8, flags: u8, stream: u32, mut payload: Bytes) -> Result<Frame, 
                 return Err(ConnectionError::size("GOAWAY has at least eight bytes"));
             }
             let last = payload.get_u32() & MAX_31_BITS;
-            Ok(Frame::GoAway { last, code: ErrorCode(payload.get_u32()) })
+            Ok(Frame::GoAway {
+                last,
+                code: ErrorCode(payload.get_u32()),
+            })
         }
         kind::WINDOW_UPDATE => {
             let increment = u32::from_be_bytes(exactly(&payload)?) & MAX_31_BITS;
@@ -320,10 +339,25 @@ mod tests {
     #[test]
     fn padding_and_priority_come_off_and_padding_counts_for_flow_control() {
         let data = with_head(kind::DATA, PADDED | END_STREAM, 3, b"\x02ab\0\0");
-        let frame = Frame::Data { stream: 3, data: Bytes::from_static(b"ab"), flow: 5, end: true };
+        let frame = Frame::Data {
+            stream: 3,
+            data: Bytes::from_static(b"ab"),
+            flow: 5,
+            end: true,
+        };
         assert_eq!(one(&data), Ok(Some(frame)));
-        let headers = with_head(kind::HEADERS, PADDED | PRIORITY | END_HEADERS, 5, b"\x01\0\0\0\x03\x10\x82\0");
-        let frame = Frame::Headers { stream: 5, block: Bytes::from_static(b"\x82"), end: false, complete: true };
+        let headers = with_head(
+            kind::HEADERS,
+            PADDED | PRIORITY | END_HEADERS,
+            5,
+            b"\x01\0\0\0\x03\x10\x82\0",
+        );
+        let frame = Frame::Headers {
+            stream: 5,
+            block: Bytes::from_static(b"\x82"),
+            end: false,
+            complete: true,
+        };
         assert_eq!(one(&headers), Ok(Some(frame)));
     }
 
@@ -334,17 +368,29 @@ mod tests {
             (with_head(kind::DATA, 0, 0, b"x"), Code::PROTOCOL_ERROR),
             (with_head(kind::DATA, PADDED, 1, b""), Code::FRAME_SIZE_ERROR),
             (with_head(kind::DATA, PADDED, 1, b"\x05abc"), Code::PROTOCOL_ERROR),
-            (with_head(kind::HEADERS, PRIORITY, 1, b"abc"), Code::FRAME_SIZE_ERROR),
+            (
+                with_head(kind::HEADERS, PRIORITY, 1, b"abc"),
+                Code::FRAME_SIZE_ERROR,
+            ),
             (with_head(kind::PRIORITY, 0, 1, b"abc"), Code::FRAME_SIZE_ERROR),
             (with_head(kind::RST_STREAM, 0, 1, b"abc"), Code::FRAME_SIZE_ERROR),
             (with_head(kind::RST_STREAM, 0, 0, b"abcd"), Code::PROTOCOL_ERROR),
             (with_head(kind::SETTINGS, 0, 1, b""), Code::PROTOCOL_ERROR),
-            (with_head(kind::SETTINGS, ACK, 0, b"abcdef"), Code::FRAME_SIZE_ERROR),
+            (
+                with_head(kind::SETTINGS, ACK, 0, b"abcdef"),
+                Code::FRAME_SIZE_ERROR,
+            ),
             (with_head(kind::PUSH_PROMISE, 0, 1, b"abcd"), Code::PROTOCOL_ERROR),
             (with_head(kind::PING, 0, 0, b"abc"), Code::FRAME_SIZE_ERROR),
             (with_head(kind::GOAWAY, 0, 0, b"abc"), Code::FRAME_SIZE_ERROR),
-            (with_head(kind::WINDOW_UPDATE, 0, 0, b"abc"), Code::FRAME_SIZE_ERROR),
-            (vec![0, 0x40, 1, kind::DATA, 0, 0, 0, 0, 1], Code::FRAME_SIZE_ERROR),
+            (
+                with_head(kind::WINDOW_UPDATE, 0, 0, b"abc"),
+                Code::FRAME_SIZE_ERROR,
+            ),
+            (
+                vec![0, 0x40, 1, kind::DATA, 0, 0, 0, 0, 1],
+                Code::FRAME_SIZE_ERROR,
+            ),
         ] {
             assert_eq!(one(&bytes).map_err(|e| e.code), Err(code), "{bytes:?}");
         }
@@ -358,13 +404,22 @@ mod tests {
         let mut parts = Vec::new();
         while let Some(frame) = read(&mut buffer, 16_384).unwrap() {
             parts.push(match frame {
-                Frame::Headers { block, end, complete, .. } => (block, end, complete),
+                Frame::Headers {
+                    block, end, complete, ..
+                } => (block, end, complete),
                 Frame::Continuation { block, complete, .. } => (block, false, complete),
                 other => panic!("{other:?}"),
             });
         }
         let bytes = Bytes::from_static;
-        assert_eq!(parts, [(bytes(b"abc"), true, false), (bytes(b"def"), false, false), (bytes(b"g"), false, true)]);
+        assert_eq!(
+            parts,
+            [
+                (bytes(b"abc"), true, false),
+                (bytes(b"def"), false, false),
+                (bytes(b"g"), false, true)
+            ]
+        );
     }
 
     proptest! {

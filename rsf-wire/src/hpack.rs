@@ -55,7 +55,10 @@ pub(crate) enum Fault {
 impl Headers {
     /// All fields, pseudo-headers (`:path`) included.
     pub fn iter(&self) -> impl Iterator<Item = &Field> {
-        self.prefix.iter().flat_map(|prefix| prefix.iter()).chain(&self.tail)
+        self.prefix
+            .iter()
+            .flat_map(|prefix| prefix.iter())
+            .chain(&self.tail)
     }
 
     /// The first value of `name`.

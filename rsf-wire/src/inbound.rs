@@ -21,15 +21,33 @@ pub(crate) const DEFAULT_TABLE: u32 = 4096;
 /// What a peer said, ready to act upon.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Headers { stream: u32, headers: Headers, end: bool },
+    Headers {
+        stream: u32,
+        headers: Headers,
+        end: bool,
+    },
     /// `flow` bytes count against the stream's window.
-    Data { stream: u32, data: Bytes, flow: u32, end: bool },
-    Reset { stream: u32, code: ErrorCode },
+    Data {
+        stream: u32,
+        data: Bytes,
+        flow: u32,
+        end: bool,
+    },
+    Reset {
+        stream: u32,
+        code: ErrorCode,
+    },
     Settings(Settings),
     Ping([u8; 8]),
     Pong([u8; 8]),
-    GoAway { last: u32, code: ErrorCode },
-    Window { stream: u32, increment: u32 },
+    GoAway {
+        last: u32,
+        code: ErrorCode,
+    },
+    Window {
+        stream: u32,
+        increment: u32,
+    },
 }
 
 /// The reading side of a connection.
@@ -107,7 +125,9 @@ impl Inbound {
     fn take_preface(&mut self) -> Result<bool, ConnectionError> {
         let begun = self.buffer.len().min(PREFACE.len());
         if self.buffer[..begun] != PREFACE[..begun] {
-            return Err(ConnectionError::protocol("this is no HTTP/2: the client's preface is missing"));
+            return Err(ConnectionError::protocol(
+                "this is no HTTP/2: the client's preface is missing",
+            ));
         }
         if begun < PREFACE.len() {
             return Ok(false);
@@ -125,21 +145,50 @@ impl Inbound {
             return Err(ConnectionError::protocol("the first frame must be SETTINGS"));
         }
         Ok(Some(match frame {
-            Frame::Data { stream, data, flow, end } => {
+            Frame::Data {
+                stream,
+                data,
+                flow,
+                end,
+            } => {
                 self.unacknowledged += flow;
                 if self.unacknowledged > self.window {
                     let reason = "more DATA came than the connection's window allows";
                     return Err(ConnectionError::new(ErrorCode::FLOW_CONTROL_ERROR, reason));
                 }
-                Event::Data { stream, data, flow, end }
+                Event::Data {
+                    stream,
+                    data,
+                    flow,
+                    end,
+                }
             }
-            Frame::Headers { stream, block, end, complete: true } => self.headers(stream, end, &block)?,
-            Frame::Headers { stream, block, end, complete: false } => {
+            Frame::Headers {
+                stream,
+                block,
+                end,
+                complete: true,
+            } => self.headers(stream, end, &block)?,
+            Frame::Headers {
+                stream,
+                block,
+                end,
+                complete: false,
+            } => {
                 let block = BytesMut::from(&block[..]);
-                self.open = Some(OpenBlock { stream, end, block, continuations: 0 });
+                self.open = Some(OpenBlock {
+                    stream,
+                    end,
+                    block,
+                    continuations: 0,
+                });
                 return Ok(None);
             }
-            Frame::Continuation { stream, block, complete } => return self.continued(stream, &block, complete),
+            Frame::Continuation {
+                stream,
+                block,
+                complete,
+            } => return self.continued(stream, &block, complete),
             Frame::Reset { stream, code } => Event::Reset { stream, code },
             Frame::Settings(settings) => {
                 self.awaits_settings = false;
@@ -148,7 +197,10 @@ impl Inbound {
             Frame::Ping(payload) => Event::Ping(payload),
             Frame::Pong(payload) => Event::Pong(payload),
             Frame::GoAway { last, code } => Event::GoAway { last, code },
-            Frame::WindowUpdate { stream: 0, increment: 0 } => {
+            Frame::WindowUpdate {
+                stream: 0,
+                increment: 0,
+            } => {
                 return Err(ConnectionError::protocol("a WINDOW_UPDATE of 0"));
             }
             Frame::WindowUpdate { stream, increment } => Event::Window { stream, increment },
@@ -156,7 +208,12 @@ impl Inbound {
         }))
     }
 
-    fn continued(&mut self, stream: u32, part: &[u8], complete: bool) -> Result<Option<Event>, ConnectionError> {
+    fn continued(
+        &mut self,
+        stream: u32,
+        part: &[u8],
+        complete: bool,
+    ) -> Result<Option<Event>, ConnectionError> {
         let Some(mut open) = self.open.take().filter(|open| open.stream == stream) else {
             return Err(ConnectionError::protocol("CONTINUATION of no header block"));
         };

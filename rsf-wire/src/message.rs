@@ -51,7 +51,10 @@ pub fn unframe(body: &Bytes) -> Result<Option<Bytes>, MessageError> {
     let announced = u32::from_be_bytes([a, b, c, d]) as usize;
     match flag {
         0 if announced == message.len() => Ok(Some(body.slice(PREFIX_BYTES..))),
-        0 => Err(MessageError::Length { announced, came: message.len() }),
+        0 => Err(MessageError::Length {
+            announced,
+            came: message.len(),
+        }),
         1 => Err(MessageError::Compressed),
         _ => Err(MessageError::Prefix),
     }
@@ -86,7 +89,11 @@ impl Gathered {
     }
 
     pub(crate) fn finish(self) -> Bytes {
-        if self.more.is_empty() { self.first } else { self.more.freeze() }
+        if self.more.is_empty() {
+            self.first
+        } else {
+            self.more.freeze()
+        }
     }
 }
 
@@ -102,8 +109,20 @@ mod tests {
         assert_eq!(read(b"\0\0\0"), Err(MessageError::Prefix));
         assert_eq!(read(b"\x07\0\0\0\0"), Err(MessageError::Prefix));
         assert_eq!(read(b"\x01\0\0\0\x01a"), Err(MessageError::Compressed));
-        assert_eq!(read(b"\0\0\0\0\x03ab"), Err(MessageError::Length { announced: 3, came: 2 }));
-        assert_eq!(read(b"\0\0\0\0\x01ab"), Err(MessageError::Length { announced: 1, came: 2 }));
+        assert_eq!(
+            read(b"\0\0\0\0\x03ab"),
+            Err(MessageError::Length {
+                announced: 3,
+                came: 2
+            })
+        );
+        assert_eq!(
+            read(b"\0\0\0\0\x01ab"),
+            Err(MessageError::Length {
+                announced: 1,
+                came: 2
+            })
+        );
     }
 
     #[test]

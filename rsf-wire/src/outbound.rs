@@ -142,7 +142,15 @@ impl Outbound {
             return;
         }
         let in_turn = window > 0 || body.is_empty();
-        self.waiting.insert(stream, Waiting { rest: body, window, in_turn, trailers });
+        self.waiting.insert(
+            stream,
+            Waiting {
+                rest: body,
+                window,
+                in_turn,
+                trailers,
+            },
+        );
         if in_turn {
             self.turns.push_back(stream);
         }
@@ -158,7 +166,9 @@ impl Outbound {
                 self.turns.pop_front();
                 continue;
             };
-            let allowed = self.max_frame.min(waiting.window.min(self.window).max(0) as usize);
+            let allowed = self
+                .max_frame
+                .min(waiting.window.min(self.window).max(0) as usize);
             if allowed == 0 && self.window <= 0 && !waiting.rest.is_empty() {
                 return;
             }

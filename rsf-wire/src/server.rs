@@ -58,7 +58,11 @@ pub enum Response {
 impl Response {
     /// OK, with a message and its prefix ([`crate::message::frame`]).
     pub fn ok(body: Bytes) -> Response {
-        Response::Message { headers: Literals::new(), body, trailers: None }
+        Response::Message {
+            headers: Literals::new(),
+            body,
+            trailers: None,
+        }
     }
 
     /// A gRPC status (its number) with a message for people.

@@ -15,7 +15,11 @@ pub(crate) struct Streams<T> {
 
 impl<T> Default for Streams<T> {
     fn default() -> Self {
-        Streams { ring: Vec::new(), old: HashMap::new(), len: 0 }
+        Streams {
+            ring: Vec::new(),
+            old: HashMap::new(),
+            len: 0,
+        }
     }
 }
 
@@ -110,7 +114,10 @@ mod tests {
         for id in (1..40_001).step_by(2) {
             streams.insert(id, id);
         }
-        assert_eq!((streams.len(), streams.iter().count(), streams.ring.len()), (20_000, 20_000, MOST));
+        assert_eq!(
+            (streams.len(), streams.iter().count(), streams.ring.len()),
+            (20_000, 20_000, MOST)
+        );
         for id in (1..40_001).step_by(2) {
             assert_eq!(streams.remove(id), Some(id));
         }

@@ -1,5 +1,11 @@
 //! Calls between the engine's own two ends, over memory and over deliberately odd peers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed step fails the test"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +81,11 @@ impl Handler for Echo {
                             headers.push(&format!("echo-{name}"), value).unwrap();
                         }
                     }
-                    Response::Message { headers, body, trailers: None }
+                    Response::Message {
+                        headers,
+                        body,
+                        trailers: None,
+                    }
                 }
                 Err(error @ MessageError::TooLarge { .. }) => Response::status(8, &error.to_string()),
                 Err(error) => Response::status(13, &error.to_string()),
@@ -110,10 +120,19 @@ fn pair(buffer: usize, client: Limits, server: Limits, gate: Option<Arc<Semaphor
     let (client, life) = connect(near, client);
     let drain = Arc::new(Notify::new());
     let drained = drain.clone();
-    let handler = Echo { gate, ..Echo::default() };
+    let handler = Echo {
+        gate,
+        ..Echo::default()
+    };
     let running = handler.running.clone();
     let served = tokio::spawn(async move { serve(far, Arc::new(handler), server, drained.notified()).await });
-    Pair { client, life, drain, running, served }
+    Pair {
+        client,
+        life,
+        drain,
+        running,
+        served,
+    }
 }
 
 fn default_pair() -> Pair {
@@ -121,7 +140,12 @@ fn default_pair() -> Pair {
 }
 
 fn request<'a>(path: &'a str, message: &[u8]) -> Request<'a> {
-    Request { path, constant: &[], varying: Literals::new(), body: frame(message).unwrap() }
+    Request {
+        path,
+        constant: &[],
+        varying: Literals::new(),
+        body: frame(message).unwrap(),
+    }
 }
 
 fn read(reply: &rsf_wire::Reply) -> Bytes {
@@ -137,7 +161,16 @@ async fn an_echo_comes_back_with_its_varying_headers() {
         varying.push("grpc-timeout", text.as_bytes()).unwrap();
         let constant: &[(&str, &[u8])] = &[("x-note", b"same")];
         let body = frame(text.as_bytes()).unwrap();
-        let reply = pair.client.call(Request { path, constant, varying, body }).await.unwrap();
+        let reply = pair
+            .client
+            .call(Request {
+                path,
+                constant,
+                varying,
+                body,
+            })
+            .await
+            .unwrap();
         assert_eq!(reply.grpc_status(), Some(0));
         assert_eq!(reply.headers.get("echo-grpc-timeout"), Some(text.as_bytes()));
         assert_eq!(reply.headers.get("echo-x-note"), Some(&b"same"[..]));
@@ -157,7 +190,10 @@ async fn unknown_paths_and_panics_are_answered() {
 
 #[tokio::test]
 async fn a_thousand_calls_at_once_under_a_limit_of_streams() {
-    let server = Limits { concurrent_streams: 7, ..Limits::default() };
+    let server = Limits {
+        concurrent_streams: 7,
+        ..Limits::default()
+    };
     let pair = pair(512, Limits::default(), server, None);
     // Until its SETTINGS came a peer is taken to admit 100; what is over its real limit it would refuse.
     pair.client.call(request("/e/now", b"x")).await.unwrap();
@@ -180,7 +216,11 @@ async fn a_thousand_calls_at_once_under_a_limit_of_streams() {
 
 #[tokio::test]
 async fn bodies_larger_than_every_window_go_through_both_ways() {
-    let small = Limits { stream_window: 1000, unwritten_bytes: 2000, ..Limits::default() };
+    let small = Limits {
+        stream_window: 1000,
+        unwritten_bytes: 2000,
+        ..Limits::default()
+    };
     let pair = pair(4096, small.clone(), small, None);
     let client = Arc::new(pair.client);
     let mut calls = tokio::task::JoinSet::new();
@@ -199,9 +239,16 @@ async fn bodies_larger_than_every_window_go_through_both_ways() {
 
 #[tokio::test]
 async fn messages_over_the_limits_are_refused_on_either_side() {
-    let client = Limits { message_bytes: 1000, ..Limits::default() };
+    let client = Limits {
+        message_bytes: 1000,
+        ..Limits::default()
+    };
     let pair = pair(64 * 1024, client, Limits::default(), None);
-    let reply = pair.client.call(request("/e/now", &vec![0; (1 << 20) + 1])).await.unwrap();
+    let reply = pair
+        .client
+        .call(request("/e/now", &vec![0; (1 << 20) + 1]))
+        .await
+        .unwrap();
     assert_eq!(reply.grpc_status(), Some(8));
     let reply = pair.client.call(request("/e/now", &[0; 1001])).await.unwrap();
     assert_eq!(reply.body, Err(MessageError::TooLarge { limit: 1000 }));
@@ -225,7 +272,10 @@ async fn a_cancelled_call_frees_its_slot_and_stops_its_handler() {
 #[tokio::test]
 async fn a_cancelled_call_that_waited_for_a_stream_is_never_sent() {
     let gate = Arc::new(Semaphore::new(0));
-    let server = Limits { concurrent_streams: 1, ..Limits::default() };
+    let server = Limits {
+        concurrent_streams: 1,
+        ..Limits::default()
+    };
     let pair = pair(64 * 1024, Limits::default(), server, Some(gate.clone()));
     // The first call learns the limit of one stream.
     pair.client.call(request("/e/now", b"x")).await.unwrap();
@@ -236,7 +286,9 @@ async fn a_cancelled_call_that_waited_for_a_stream_is_never_sent() {
     pair.client.cancel(second);
     gate.add_permits(1);
     for (slot, text) in [(first, "1"), (third, "3")] {
-        let reply = std::future::poll_fn(|cx| pair.client.poll(slot, cx)).await.unwrap();
+        let reply = std::future::poll_fn(|cx| pair.client.poll(slot, cx))
+            .await
+            .unwrap();
         assert_eq!(read(&reply), text);
     }
     assert_eq!(pair.client.pending(), 0);
@@ -246,7 +298,12 @@ async fn a_cancelled_call_that_waited_for_a_stream_is_never_sent() {
 #[tokio::test]
 async fn draining_finishes_running_calls_and_takes_no_new_ones() {
     let gate = Arc::new(Semaphore::new(0));
-    let mut pair = pair(64 * 1024, Limits::default(), Limits::default(), Some(gate.clone()));
+    let mut pair = pair(
+        64 * 1024,
+        Limits::default(),
+        Limits::default(),
+        Some(gate.clone()),
+    );
     let running = pair.client.send(request("/e/gate", b"kept"));
     pair.running.becomes(1).await;
     pair.drain.notify_one();
@@ -254,7 +311,9 @@ async fn draining_finishes_running_calls_and_takes_no_new_ones() {
     let refused = pair.client.call(request("/e/now", b"x")).await.unwrap_err();
     assert_eq!(refused.fate, Fate::NotWritten);
     gate.add_permits(1);
-    let reply = std::future::poll_fn(|cx| pair.client.poll(running, cx)).await.unwrap();
+    let reply = std::future::poll_fn(|cx| pair.client.poll(running, cx))
+        .await
+        .unwrap();
     assert_eq!(read(&reply), "kept");
     pair.life.wait_for(|life| *life == Life::Closed).await.unwrap();
     pair.served.await.unwrap().unwrap();
@@ -263,11 +322,20 @@ async fn draining_finishes_running_calls_and_takes_no_new_ones() {
 #[tokio::test]
 async fn closing_finishes_running_calls() {
     let gate = Arc::new(Semaphore::new(0));
-    let mut pair = pair(64 * 1024, Limits::default(), Limits::default(), Some(gate.clone()));
+    let mut pair = pair(
+        64 * 1024,
+        Limits::default(),
+        Limits::default(),
+        Some(gate.clone()),
+    );
     let running = pair.client.send(request("/e/gate", b"kept"));
     pair.client.close();
     gate.add_permits(1);
-    assert!(std::future::poll_fn(|cx| pair.client.poll(running, cx)).await.is_ok());
+    assert!(
+        std::future::poll_fn(|cx| pair.client.poll(running, cx))
+            .await
+            .is_ok()
+    );
     pair.life.wait_for(|life| *life == Life::Closed).await.unwrap();
     pair.served.await.unwrap().unwrap();
 }
@@ -290,10 +358,18 @@ async fn the_fate_tells_what_was_written() {
     tokio::task::yield_now().await;
     let unwritten = client.send(request("/e/now", b"x"));
     drop(far);
-    let fate = async |slot| std::future::poll_fn(|cx| client.poll(slot, cx)).await.unwrap_err().fate;
+    let fate = async |slot| {
+        std::future::poll_fn(|cx| client.poll(slot, cx))
+            .await
+            .unwrap_err()
+            .fate
+    };
     assert_eq!(fate(written).await, Fate::Written);
     assert_eq!(fate(unwritten).await, Fate::NotWritten);
-    assert_eq!(client.call(request("/e/now", b"x")).await.unwrap_err().fate, Fate::NotWritten);
+    assert_eq!(
+        client.call(request("/e/now", b"x")).await.unwrap_err().fate,
+        Fate::NotWritten
+    );
 }
 
 /// Plays a server by hand: swallows what the client says, says `bytes`, and returns the client's outcome.
@@ -304,7 +380,10 @@ async fn answered_by(bytes: Vec<u8>) -> Result<rsf_wire::Reply, rsf_wire::CallEr
     let mut said = [0; 120];
     far.read_exact(&mut said).await.unwrap();
     far.write_all(&bytes).await.unwrap();
-    let outcome = tokio::time::timeout(Duration::from_secs(10), std::future::poll_fn(|cx| client.poll(slot, cx)));
+    let outcome = tokio::time::timeout(
+        Duration::from_secs(10),
+        std::future::poll_fn(|cx| client.poll(slot, cx)),
+    );
     outcome.await.expect("the call must end")
 }
 
@@ -315,7 +394,10 @@ async fn refusals_and_broken_servers_end_the_call_with_the_right_fate() {
     for (frames, fate) in [
         (&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7][..], Fate::Refused),
         (&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2], Fate::Written),
-        (&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Fate::Refused),
+        (
+            &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            Fate::Refused,
+        ),
         (&[0, 0, 1, 1, 4, 0, 0, 0, 1, 0xfe], Fate::Written),
         (&[0, 0, 1, 0, 0, 0, 0, 0, 1, 0], Fate::Written),
         (&[0, 0, 1, 1, 4, 0, 0, 0, 9, 0x88], Fate::Written),
@@ -328,10 +410,22 @@ async fn refusals_and_broken_servers_end_the_call_with_the_right_fate() {
 
 #[tokio::test]
 async fn padding_and_continuation_are_read() {
-    let headers = [&[0, 0, 3, 1, 8, 0, 0, 0, 1, 1, 0x88, 0][..], &[0, 0, 0, 9, 4, 0, 0, 0, 1]].concat();
+    let headers = [
+        &[0, 0, 3, 1, 8, 0, 0, 0, 1, 1, 0x88, 0][..],
+        &[0, 0, 0, 9, 4, 0, 0, 0, 1],
+    ]
+    .concat();
     let data = [&[0, 0, 9, 0, 8, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1][..], b"a", &[0, 0]].concat();
-    let trailers = [&[0, 0, 15, 1, 5, 0, 0, 0, 1, 0, 11][..], b"grpc-status", &[1], b"0"].concat();
-    let reply = answered_by([SETTINGS, &headers, &data, &trailers].concat()).await.unwrap();
+    let trailers = [
+        &[0, 0, 15, 1, 5, 0, 0, 0, 1, 0, 11][..],
+        b"grpc-status",
+        &[1],
+        b"0",
+    ]
+    .concat();
+    let reply = answered_by([SETTINGS, &headers, &data, &trailers].concat())
+        .await
+        .unwrap();
     assert_eq!(reply.grpc_status(), Some(0));
     assert_eq!(read(&reply), Bytes::from_static(b"a"));
 }
@@ -344,7 +438,13 @@ async fn served(bytes: &[u8]) -> Result<(), rsf_wire::client::Ended> {
     near.write_all(bytes).await.unwrap();
     near.shutdown().await.unwrap();
     let reader = tokio::spawn(async move { near.read_to_end(&mut Vec::new()).await });
-    let ended = serve(far, Arc::new(Echo::default()), Limits::default(), std::future::pending()).await;
+    let ended = serve(
+        far,
+        Arc::new(Echo::default()),
+        Limits::default(),
+        std::future::pending(),
+    )
+    .await;
     reader.await.unwrap().unwrap();
     ended
 }

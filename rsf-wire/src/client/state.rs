@@ -112,7 +112,10 @@ impl State {
             self.calls[slot].queued = Some(Box::new(queued));
             self.queue.push_back((slot, self.next_call));
         } else {
-            self.finish(slot, Err(not_written("too many calls wait for a stream of this connection")));
+            self.finish(
+                slot,
+                Err(not_written("too many calls wait for a stream of this connection")),
+            );
         }
         slot
     }
@@ -120,7 +123,10 @@ impl State {
     pub(super) fn poll(&mut self, slot: usize, cx: &mut Context<'_>) -> Poll<Result<Reply, CallError>> {
         let Some(call) = self.calls.get_mut(slot) else {
             let reason = "this slot holds no call".into();
-            return Poll::Ready(Err(CallError { fate: Fate::Written, reason }));
+            return Poll::Ready(Err(CallError {
+                fate: Fate::Written,
+                reason,
+            }));
         };
         match call.outcome.take() {
             Some(outcome) => {
@@ -206,8 +212,15 @@ impl State {
         for (_, call) in &mut self.calls {
             if call.outcome.is_none() {
                 let unwritten = call.stream == 0 || call.begins >= written.total;
-                let fate = if unwritten { Fate::NotWritten } else { Fate::Written };
-                call.outcome = Some(Err(CallError { fate, reason: reason.clone() }));
+                let fate = if unwritten {
+                    Fate::NotWritten
+                } else {
+                    Fate::Written
+                };
+                call.outcome = Some(Err(CallError {
+                    fate,
+                    reason: reason.clone(),
+                }));
                 self.wakers.extend(call.waker.take());
             }
         }
@@ -234,7 +247,8 @@ impl State {
             ("te", b"trailers"),
             ("content-type", b"application/grpc"),
         ];
-        self.out.request(stream, &constant, request.constant, &request.varying, false);
+        self.out
+            .request(stream, &constant, request.constant, &request.varying, false);
         self.out.body(stream, request.body, 0, None);
     }
 
@@ -280,10 +294,15 @@ impl State {
         if stream % 2 == 1 && stream < self.next_stream {
             return Ok(());
         }
-        Err(ConnectionError::protocol("a frame of a stream that was never opened"))
+        Err(ConnectionError::protocol(
+            "a frame of a stream that was never opened",
+        ))
     }
 }
 
 fn not_written(reason: &str) -> CallError {
-    CallError { fate: Fate::NotWritten, reason: reason.into() }
+    CallError {
+        fate: Fate::NotWritten,
+        reason: reason.into(),
+    }
 }

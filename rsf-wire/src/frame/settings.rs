@@ -12,7 +12,10 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 
 /// The settings of one SETTINGS frame; `None` where it does not name them. The last value of several counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the settings are HTTP/2's own, RFC 9113 section 6.5.2")]
+#[allow(
+    missing_docs,
+    reason = "the settings are HTTP/2's own, RFC 9113 section 6.5.2"
+)]
 pub struct Settings {
     pub header_table_size: Option<u32>,
     pub enable_push: Option<bool>,
@@ -32,7 +35,9 @@ impl Settings {
             match u16::from_be_bytes([n0, n1]) {
                 HEADER_TABLE_SIZE => settings.header_table_size = Some(value),
                 ENABLE_PUSH if value > 1 => {
-                    return Err(ConnectionError::protocol("SETTINGS_ENABLE_PUSH is neither 0 nor 1"));
+                    return Err(ConnectionError::protocol(
+                        "SETTINGS_ENABLE_PUSH is neither 0 nor 1",
+                    ));
                 }
                 ENABLE_PUSH => settings.enable_push = Some(value == 1),
                 MAX_CONCURRENT_STREAMS => settings.max_concurrent_streams = Some(value),
@@ -42,7 +47,9 @@ impl Settings {
                 }
                 INITIAL_WINDOW_SIZE => settings.initial_window_size = Some(value),
                 MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => {
-                    return Err(ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE is out of range"));
+                    return Err(ConnectionError::protocol(
+                        "SETTINGS_MAX_FRAME_SIZE is out of range",
+                    ));
                 }
                 MAX_FRAME_SIZE => settings.max_frame_size = Some(value),
                 _ => {}
@@ -92,7 +99,10 @@ mod tests {
 
     #[test]
     fn what_is_announced_is_read_back() {
-        let limits = Limits { stream_window: 77_777, ..Limits::default() };
+        let limits = Limits {
+            stream_window: 77_777,
+            ..Limits::default()
+        };
         let mut out = Vec::new();
         Settings::write(&limits, true, &mut out);
         let settings = Settings::read(&out[9..]).unwrap();

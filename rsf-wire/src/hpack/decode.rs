@@ -115,7 +115,11 @@ impl Decoder {
         };
         let (fields, size) = (known.fields.clone(), known.size);
         if prefix_end == block.len() {
-            return Ok(Headers { prefix: Some(fields), tail: Vec::new(), fault: None });
+            return Ok(Headers {
+                prefix: Some(fields),
+                tail: Vec::new(),
+                fault: None,
+            });
         }
         self.decode_from(block, prefix_end, Some(fields), size)
     }
@@ -127,7 +131,10 @@ impl Decoder {
         prefix: Option<Arc<[Field]>>,
         size: usize,
     ) -> Result<Headers, DecodeError> {
-        let mut list = List { size, ..List::default() };
+        let mut list = List {
+            size,
+            ..List::default()
+        };
         let mut at = start;
         let mut may_resize = start == 0;
         while let Some(&first) = block.get(at) {
@@ -148,11 +155,21 @@ impl Decoder {
             };
             list.push(field, self.max_list);
         }
-        Ok(Headers { prefix, tail: list.fields, fault: list.fault })
+        Ok(Headers {
+            prefix,
+            tail: list.fields,
+            fault: list.fault,
+        })
     }
 
     /// A literal field, entering the table where the block says so.
-    fn literal(&mut self, block: &Bytes, at: &mut usize, first: u8, list: &mut List) -> Result<Field, DecodeError> {
+    fn literal(
+        &mut self,
+        block: &Bytes,
+        at: &mut usize,
+        first: u8,
+        list: &mut List,
+    ) -> Result<Field, DecodeError> {
         let indexed = first & 0x40 != 0;
         let index = integer::read(block, at, if indexed { 6 } else { 4 }).ok_or(DecodeError::Truncated)?;
         let name = if index == 0 {

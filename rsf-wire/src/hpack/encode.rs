@@ -35,7 +35,9 @@ impl Literals {
     /// Adds a field.
     pub fn push(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
         if !is_name(name.as_bytes()) || !is_value(value) {
-            return Err(InvalidField { name: name.to_owned() });
+            return Err(InvalidField {
+                name: name.to_owned(),
+            });
         }
         self.0.push(0);
         integer::write(&mut self.0, 0, 7, name.len());
@@ -60,10 +62,13 @@ pub struct Encoder {
     table: Table,
     /// The table's new size, to be said at the next block's beginning.
     resized: Option<usize>,
-    memo: Vec<(Box<[u8]>, Box<[u8]>)>,
+    memo: Vec<Remembered>,
     memo_generation: u64,
     key: Vec<u8>,
 }
+
+/// A set of constants as [`write_key`] writes it, and its block.
+type Remembered = (Box<[u8]>, Box<[u8]>);
 
 impl Encoder {
     /// An encoder for a peer with a table of `table_bytes` (4 096 until its SETTINGS say otherwise).
@@ -127,7 +132,9 @@ impl Encoder {
     }
 
     fn field(&mut self, name: &str, value: &[u8], out: &mut Vec<u8>) {
-        let known = STATIC.iter().position(|(n, v)| *n == name && v.as_bytes() == value);
+        let known = STATIC
+            .iter()
+            .position(|(n, v)| *n == name && v.as_bytes() == value);
         let index = known.map_or_else(|| self.table.find(name.as_bytes(), value), |place| place + 1);
         if index > 0 {
             return integer::write(out, 0x80, 7, index);
@@ -136,7 +143,11 @@ impl Encoder {
             name: Bytes::copy_from_slice(name.as_bytes()),
             value: Bytes::copy_from_slice(value),
         };
-        let (pattern, bits) = if self.table.has_room(&field) { (0x40, 6) } else { (0, 4) };
+        let (pattern, bits) = if self.table.has_room(&field) {
+            (0x40, 6)
+        } else {
+            (0, 4)
+        };
         match STATIC.iter().position(|(n, _)| *n == name) {
             Some(place) => integer::write(out, pattern, bits, place + 1),
             None => {
@@ -205,7 +216,13 @@ mod tests {
 
     #[test]
     fn invalid_fields_are_refused() {
-        for (name, value) in [("A", "1"), ("", "1"), ("a b", "1"), ("a", "line\nbreak"), ("a", "\0")] {
+        for (name, value) in [
+            ("A", "1"),
+            ("", "1"),
+            ("a b", "1"),
+            ("a", "line\nbreak"),
+            ("a", "\0"),
+        ] {
             assert!(Literals::new().push(name, value.as_bytes()).is_err(), "{name:?}");
         }
     }

@@ -102,7 +102,8 @@ fn next(bits: u64) -> Option<(u8, u32)> {
     }
     (QUICK as usize + 1..=LONGEST).find_map(|length| {
         let offset = ((bits >> (64 - length)) as u32).checked_sub(CODE.first[length])?;
-        (offset < CODE.count[length]).then(|| (CODE.symbols[CODE.start[length] + offset as usize], length as u32))
+        (offset < CODE.count[length])
+            .then(|| (CODE.symbols[CODE.start[length] + offset as usize], length as u32))
     })
 }
 
@@ -133,8 +134,14 @@ mod tests {
     #[test]
     fn the_code_is_the_one_of_rfc_7541() {
         assert_eq!(CODE.first[30], 0x3fff_fffc);
-        assert_eq!(encode(b"www.example.com"), *b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff");
-        assert_eq!(decode(b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff").unwrap(), b"www.example.com");
+        assert_eq!(
+            encode(b"www.example.com"),
+            *b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff"
+        );
+        assert_eq!(
+            decode(b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff").unwrap(),
+            b"www.example.com"
+        );
     }
 
     #[test]

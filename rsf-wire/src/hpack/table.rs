@@ -84,7 +84,12 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(max: usize) -> Self {
-        Table { fields: VecDeque::new(), size: 0, max, generation: 0 }
+        Table {
+            fields: VecDeque::new(),
+            size: 0,
+            max,
+            generation: 0,
+        }
     }
 
     /// The field of an index, static or dynamic; `None` where there is none.
@@ -122,7 +127,10 @@ impl Table {
 
     /// The dynamic index of a field; 0 where it is not there.
     pub(super) fn find(&self, name: &[u8], value: &[u8]) -> usize {
-        let place = self.fields.iter().position(|f| f.name == name && f.value == value);
+        let place = self
+            .fields
+            .iter()
+            .position(|f| f.name == name && f.value == value);
         place.map_or(0, |place| place + STATIC.len() + 1)
     }
 

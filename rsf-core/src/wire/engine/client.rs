@@ -129,7 +129,9 @@ impl Connection for EngineConnection {
                 fate: Fate::NotWritten,
                 reason,
             };
-            let body = http_body_util::Limited::new(body, MAX_MESSAGE_BYTES).collect().await;
+            let body = http_body_util::Limited::new(body, MAX_MESSAGE_BYTES)
+                .collect()
+                .await;
             let body = body.map_err(|e| not_written(format!("the request broke off: {e}")))?;
             let request = Request {
                 path: parts.uri.path(),
@@ -174,9 +176,14 @@ fn reply(reply: Reply) -> UnaryReply {
         None if http_status != b"200" => {
             let number = std::str::from_utf8(http_status).unwrap_or_default();
             let code = number.parse().map_or(crate::status::Code::Unknown, from_http);
-            Status::new(code, format!("the peer answered with HTTP {number} and no gRPC status"))
+            Status::new(
+                code,
+                format!("the peer answered with HTTP {number} and no gRPC status"),
+            )
         }
-        None => message(&reply.body).err().unwrap_or_else(|| malformed("the reply has no grpc-status")),
+        None => message(&reply.body)
+            .err()
+            .unwrap_or_else(|| malformed("the reply has no grpc-status")),
     };
     UnaryReply {
         result: Err(status),
@@ -194,15 +201,22 @@ pub(super) fn bad_message(error: &MessageError) -> Status {
     match error {
         MessageError::TooLarge { limit } => framework_status(
             Reason::TooLarge,
-            format!("the message is too large, at most {limit} bytes are allowed; split it, or raise the limit"),
+            format!(
+                "the message is too large, at most {limit} bytes are allowed; split it, or raise the limit"
+            ),
         ),
         MessageError::Compressed => framework_status(Reason::Unimplemented, error.to_string()),
-        MessageError::Length { .. } | MessageError::Prefix => framework_status(Reason::Malformed, error.to_string()),
+        MessageError::Length { .. } | MessageError::Prefix => {
+            framework_status(Reason::Malformed, error.to_string())
+        }
     }
 }
 
 fn malformed(problem: &str) -> Status {
-    framework_status(Reason::Malformed, format!("{problem}; is the peer a gRPC server?"))
+    framework_status(
+        Reason::Malformed,
+        format!("{problem}; is the peer a gRPC server?"),
+    )
 }
 
 fn http_response(reply: Reply) -> http::Response<tonic::body::Body> {

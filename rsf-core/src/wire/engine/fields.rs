@@ -52,7 +52,11 @@ pub(super) fn varying(request: &UnaryRequest) -> Literals {
     if let Some(timeout) = request.timeout {
         push(&mut literals, &GRPC_TIMEOUT, write_timeout(timeout).as_bytes());
     }
-    push(&mut literals, &REQUEST_ID, request.request_id.to_string().as_bytes());
+    push(
+        &mut literals,
+        &REQUEST_ID,
+        request.request_id.to_string().as_bytes(),
+    );
     if let Some(trace) = request.trace {
         push(&mut literals, &TRACEPARENT, trace.to_string().as_bytes());
     }

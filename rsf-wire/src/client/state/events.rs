@@ -12,7 +12,12 @@ impl State {
     pub(in crate::client) fn apply(&mut self, event: Event) -> Result<(), ConnectionError> {
         match event {
             Event::Headers { stream, headers, end } => self.headers(stream, headers, end),
-            Event::Data { stream, data, flow, end } => self.data(stream, data, flow, end),
+            Event::Data {
+                stream,
+                data,
+                flow,
+                end,
+            } => self.data(stream, data, flow, end),
             Event::Reset { stream, code } => self.was_reset(stream, code),
             Event::Settings(settings) => self.settings(&settings),
             Event::Ping(payload) => {
@@ -63,7 +68,12 @@ impl State {
                     self.answered(stream, slot, None, None);
                 }
             }
-            _ => self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, "the reply has no valid :status"),
+            _ => self.fail_stream(
+                stream,
+                slot,
+                ErrorCode::PROTOCOL_ERROR,
+                "the reply has no valid :status",
+            ),
         }
         Ok(())
     }
@@ -100,7 +110,13 @@ impl State {
     }
 
     /// The reply is whole, or will not become so.
-    fn answered(&mut self, stream: u32, slot: usize, problem: Option<MessageError>, trailers: Option<Headers>) {
+    fn answered(
+        &mut self,
+        stream: u32,
+        slot: usize,
+        problem: Option<MessageError>,
+        trailers: Option<Headers>,
+    ) {
         if self.out.owes(stream) {
             // It came before the request was out; the rest of that interests nobody.
             self.out.reset(stream, ErrorCode::CANCEL);
@@ -155,10 +171,20 @@ impl State {
         for (stream, slot) in above {
             self.out.forget(stream);
             let reason = format!("the peer is going away ({code}) and did not look at this call").into();
-            self.finish(slot, Err(CallError { fate: Fate::Refused, reason }));
+            self.finish(
+                slot,
+                Err(CallError {
+                    fate: Fate::Refused,
+                    reason,
+                }),
+            );
         }
         for (slot, number) in std::mem::take(&mut self.queue) {
-            if self.calls.get(slot).is_some_and(|call| call.number == number && call.stream == 0) {
+            if self
+                .calls
+                .get(slot)
+                .is_some_and(|call| call.number == number && call.stream == 0)
+            {
                 self.finish(slot, Err(not_written("the peer is going away")));
             }
         }
@@ -169,7 +195,12 @@ impl State {
             return Ok(());
         };
         if let Some(&mut slot) = self.streams.get_mut(stream) {
-            self.fail_stream(stream, slot, code, "the peer raised the call's window beyond reason");
+            self.fail_stream(
+                stream,
+                slot,
+                code,
+                "the peer raised the call's window beyond reason",
+            );
         }
         Ok(())
     }

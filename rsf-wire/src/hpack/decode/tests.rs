@@ -13,15 +13,23 @@ fn hex(text: &str) -> Bytes {
 
 fn pairs(headers: &Headers) -> Vec<(String, String)> {
     let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-    headers.iter().map(|field| (text(&field.name), text(&field.value))).collect()
+    headers
+        .iter()
+        .map(|field| (text(&field.name), text(&field.value)))
+        .collect()
 }
 
 fn owned(list: &[(&str, &str)]) -> Vec<(String, String)> {
-    list.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+    list.iter()
+        .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
+/// A block, its fields, and the table's size after it.
+type Step<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
+
 /// Decodes a series of blocks with one decoder; after each the table has the given size.
-fn series(max_table: u32, blocks: &[(&str, &[(&str, &str)], usize)]) {
+fn series(max_table: u32, blocks: &[Step<'_>]) {
     let mut decoder = Decoder::new(max_table, 16_384);
     for (block, fields, size) in blocks {
         assert_eq!(pairs(&decoder.decode(&hex(block)).unwrap()), owned(fields));
@@ -55,26 +63,55 @@ const PRIVATE: (&str, &str) = ("cache-control", "private");
 
 #[test]
 fn representations_c_2() {
-    series(4096, &[
-        ("400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572", &[("custom-key", "custom-header")], 55),
-        ("040c 2f73 616d 706c 652f 7061 7468", &[(":path", "/sample/path")], 55),
-        ("1008 7061 7373 776f 7264 0673 6563 7265 74", &[("password", "secret")], 55),
-        ("82", &[(":method", "GET")], 55),
-    ]);
+    series(
+        4096,
+        &[
+            (
+                "400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572",
+                &[("custom-key", "custom-header")],
+                55,
+            ),
+            (
+                "040c 2f73 616d 706c 652f 7061 7468",
+                &[(":path", "/sample/path")],
+                55,
+            ),
+            (
+                "1008 7061 7373 776f 7264 0673 6563 7265 74",
+                &[("password", "secret")],
+                55,
+            ),
+            ("82", &[(":method", "GET")], 55),
+        ],
+    );
 }
 
 #[test]
 fn requests_c_3_and_c_4_plain_and_huffman() {
-    series(4096, &[
-        ("8286 8441 0f77 7777 2e65 7861 6d70 6c65 2e63 6f6d", FIRST, 57),
-        ("8286 84be 5808 6e6f 2d63 6163 6865", SECOND, 110),
-        ("8287 85bf 400a 6375 7374 6f6d 2d6b 6579 0c63 7573 746f 6d2d 7661 6c75 65", THIRD, 164),
-    ]);
-    series(4096, &[
-        ("8286 8441 8cf1 e3c2 e5f2 3a6b a0ab 90f4 ff", FIRST, 57),
-        ("8286 84be 5886 a8eb 1064 9cbf", SECOND, 110),
-        ("8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf", THIRD, 164),
-    ]);
+    series(
+        4096,
+        &[
+            ("8286 8441 0f77 7777 2e65 7861 6d70 6c65 2e63 6f6d", FIRST, 57),
+            ("8286 84be 5808 6e6f 2d63 6163 6865", SECOND, 110),
+            (
+                "8287 85bf 400a 6375 7374 6f6d 2d6b 6579 0c63 7573 746f 6d2d 7661 6c75 65",
+                THIRD,
+                164,
+            ),
+        ],
+    );
+    series(
+        4096,
+        &[
+            ("8286 8441 8cf1 e3c2 e5f2 3a6b a0ab 90f4 ff", FIRST, 57),
+            ("8286 84be 5886 a8eb 1064 9cbf", SECOND, 110),
+            (
+                "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
+                THIRD,
+                164,
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -82,8 +119,18 @@ fn responses_c_5_and_c_6_with_eviction() {
     let first = [(":status", "302"), PRIVATE, DATE, LOCATION];
     let second = [(":status", "307"), PRIVATE, DATE, LOCATION];
     let late = ("date", "Mon, 21 Oct 2013 20:13:22 GMT");
-    let cookie = ("set-cookie", "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1");
-    let third = [(":status", "200"), PRIVATE, late, LOCATION, ("content-encoding", "gzip"), cookie];
+    let cookie = (
+        "set-cookie",
+        "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
+    );
+    let third = [
+        (":status", "200"),
+        PRIVATE,
+        late,
+        LOCATION,
+        ("content-encoding", "gzip"),
+        cookie,
+    ];
     series(256, &[
         (
             "4803 3330 3258 0770 7269 7661 7465 611d 4d6f 6e2c 2032 3120 4f63 7420 3230 3133 2032 303a 3133 3a32 3120
@@ -129,7 +176,11 @@ fn hostile_blocks_are_refused() {
         ("3fe2 1f", DecodeError::TableSize),
         ("8220", DecodeError::TableSize),
     ] {
-        assert_eq!(Decoder::new(4096, 16_384).decode(&hex(block)).unwrap_err(), error, "{block}");
+        assert_eq!(
+            Decoder::new(4096, 16_384).decode(&hex(block)).unwrap_err(),
+            error,
+            "{block}"
+        );
     }
 }
 
@@ -142,7 +193,10 @@ fn a_list_over_its_limit_is_not_stored_and_the_table_stays_in_step() {
     let headers = decoder.decode(&Bytes::from(block)).unwrap();
     assert_eq!(headers.fault(), Some(Fault::TooLarge));
     assert_eq!(headers.iter().count(), 1);
-    assert_eq!(decoder.decode(&hex("be")).unwrap().get("a"), Some(&[b'x'; 100][..]));
+    assert_eq!(
+        decoder.decode(&hex("be")).unwrap().get("a"),
+        Some(&[b'x'; 100][..])
+    );
 }
 
 #[test]
