@@ -236,6 +236,9 @@ fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
 }
 
 proptest! {
+    // Each case is many blocks.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn what_is_encoded_is_decoded(
         constants in proptest::collection::vec(fields(), 4),
