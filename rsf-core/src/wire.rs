@@ -27,6 +27,9 @@ pub(crate) mod status_header;
 pub mod http2;
 pub mod in_process;
 
+#[cfg(feature = "engine-spike")]
+pub mod engine;
+
 /// Bytes of a message at most, by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of all headers of a request or reply at most.

@@ -366,6 +366,21 @@ macro_rules! conformance {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() { super::$case(super::Kind::InProcess).await })*
         }
+        #[cfg(feature = "engine-spike")]
+        mod engine {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(super::Kind::Engine).await })*
+        }
+        #[cfg(feature = "engine-spike")]
+        mod engine_to_http2 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(super::Kind::EngineToHttp2).await })*
+        }
+        #[cfg(feature = "engine-spike")]
+        mod http2_to_engine {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(super::Kind::Http2ToEngine).await })*
+        }
     };
 }
 

@@ -23,6 +23,13 @@ use super::{ECHO, GET, Note, PUT, SOON, descriptor, eventually};
 /// Which wire a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// RSF's own engine, at both ends or at one.
+    #[cfg(feature = "engine-spike")]
+    Engine,
+    #[cfg(feature = "engine-spike")]
+    EngineToHttp2,
+    #[cfg(feature = "engine-spike")]
+    Http2ToEngine,
     Http2,
     InProcess,
 }
@@ -72,6 +79,10 @@ impl Fleet {
         match self.kind {
             Kind::Http2 => Arc::new(Http2Wire::new()),
             Kind::InProcess => Arc::new(self.in_process.clone()),
+            #[cfg(feature = "engine-spike")]
+            Kind::Engine | Kind::EngineToHttp2 => Arc::new(rsf_core::wire::engine::EngineWire::new()),
+            #[cfg(feature = "engine-spike")]
+            Kind::Http2ToEngine => Arc::new(Http2Wire::new()),
         }
     }
 
@@ -90,7 +101,7 @@ impl Fleet {
     /// Starts a provider without listing it.
     pub fn start(&self, builder: ProviderBuilder, change: impl FnOnce(&mut Instance)) -> Node {
         let place = self.next.fetch_add(1, Ordering::Relaxed);
-        let listening = (self.kind == Kind::Http2).then(Listening::new);
+        let listening = (self.kind != Kind::InProcess).then(Listening::new);
         let address = match &listening {
             Some(listening) => listening.address.clone(),
             None => format!("node-{place}:1"),
@@ -113,6 +124,7 @@ impl Fleet {
             provider,
             registry,
             _policies: policies,
+            kind: self.kind,
             fleet_wire: self.in_process.clone(),
             running: None,
         };
@@ -206,6 +218,7 @@ pub struct Node {
     pub provider: Arc<Provider>,
     pub registry: prometheus::Registry,
     _policies: Arc<PolicyBook>,
+    kind: Kind,
     fleet_wire: InProcessWire,
     running: Option<Running>,
 }
@@ -259,7 +272,7 @@ impl Node {
         let dispatch: Arc<dyn Dispatch> = self.provider.clone();
         self.running = Some(match listening {
             None => Running::InProcess(self.fleet_wire.bind(self.address(), dispatch)),
-            Some(listening) => listening.serve(dispatch),
+            Some(listening) => listening.serve(self.kind, dispatch),
         });
     }
 }
@@ -290,7 +303,7 @@ impl Listening {
     }
 
     /// On a runtime of its own: dropping it is the death of the process.
-    fn serve(self, dispatch: Arc<dyn Dispatch>) -> Running {
+    fn serve(self, kind: Kind, dispatch: Arc<dyn Dispatch>) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -300,7 +313,14 @@ impl Listening {
         let stop = drain.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(self.socket).unwrap();
-            serve(listener, dispatch, ServerOptions::default(), stop).await;
+            let options = ServerOptions::default();
+            match kind {
+                #[cfg(feature = "engine-spike")]
+                Kind::Engine | Kind::Http2ToEngine => {
+                    rsf_core::wire::engine::serve(listener, dispatch, options, stop).await;
+                }
+                _ => serve(listener, dispatch, options, stop).await,
+            }
         });
         Running::Http2 {
             drain,

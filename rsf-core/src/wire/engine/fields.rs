@@ -1,0 +1,84 @@
+//! Headers between the engine's fields and `http`'s maps.
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
+use rsf_wire::{Headers, Literals};
+
+use crate::metadata::Metadata;
+use crate::wire::UnaryRequest;
+use crate::wire::headers::{REQUEST_ID, TRACEPARENT};
+use crate::wire::status_header::{GRPC_STATUS, GRPC_TIMEOUT, PREVIOUS_ATTEMPTS, write_timeout};
+
+/// All fields but HTTP's own (pseudo-headers, content type, `te`), and without `skip`.
+pub(super) fn copy(headers: &Headers, skip: Option<&HeaderName>, map: &mut HeaderMap) {
+    for field in headers.iter() {
+        if field.name.starts_with(b":") || skip.is_some_and(|skip| field.name == skip.as_str()) {
+            continue;
+        }
+        // The engine refuses what is no header; what `http` refuses beyond that is nobody's.
+        if let Ok(name) = HeaderName::from_bytes(&field.name)
+            && name != CONTENT_TYPE
+            && name != TE
+            && let Ok(value) = HeaderValue::from_maybe_shared(field.value.clone())
+        {
+            map.append(name, value);
+        }
+    }
+}
+
+/// Headers and trailers of a reply that is OK.
+pub(super) fn metadata(headers: &Headers, trailers: Option<&Headers>) -> Metadata {
+    let mut map = HeaderMap::new();
+    copy(headers, Some(&GRPC_STATUS), &mut map);
+    if let Some(trailers) = trailers {
+        copy(trailers, Some(&GRPC_STATUS), &mut map);
+    }
+    Metadata::from_headers(map)
+}
+
+/// A map's fields, HTTP's own apart.
+pub(super) fn literals(map: &HeaderMap) -> Literals {
+    let mut literals = Literals::new();
+    for (name, value) in map {
+        if name != CONTENT_TYPE && name != TE {
+            push(&mut literals, name, value.as_bytes());
+        }
+    }
+    literals
+}
+
+/// What varies from call to call.
+pub(super) fn varying(request: &UnaryRequest) -> Literals {
+    let mut literals = Literals::with_capacity(192);
+    if let Some(timeout) = request.timeout {
+        push(&mut literals, &GRPC_TIMEOUT, write_timeout(timeout).as_bytes());
+    }
+    push(
+        &mut literals,
+        &REQUEST_ID,
+        request.request_id.to_string().as_bytes(),
+    );
+    if let Some(trace) = request.trace {
+        push(&mut literals, &TRACEPARENT, trace.to_string().as_bytes());
+    }
+    if request.previous_attempts > 0 {
+        let attempts = request.previous_attempts.to_string();
+        push(&mut literals, &PREVIOUS_ATTEMPTS, attempts.as_bytes());
+    }
+    if !request.metadata.is_empty() {
+        let mut map = HeaderMap::new();
+        request.metadata.write_to(&mut map);
+        if request.trace.is_some() {
+            map.remove(&TRACEPARENT);
+        }
+        for (name, value) in &map {
+            push(&mut literals, name, value.as_bytes());
+        }
+    }
+    literals
+}
+
+fn push(literals: &mut Literals, name: &HeaderName, value: &[u8]) {
+    // `http`'s names and values are all valid in HTTP/2.
+    let pushed = literals.push(name.as_str(), value);
+    debug_assert!(pushed.is_ok(), "{name}");
+}

@@ -1,0 +1,180 @@
+//! The accept loop, and each connection's requests handed to a [`Dispatch`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http_body_util::BodyExt as _;
+use rsf_wire::message::{MessageError, unframe};
+use rsf_wire::server::Handling;
+use rsf_wire::{Call, Handler, Limits, Literals, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::client::bad_message;
+use super::fields;
+use crate::error::framework_status;
+use crate::metadata::Metadata;
+use crate::outcome::Reason;
+use crate::status::{Code, Status};
+use crate::wire::headers::{GRPC, implementation};
+use crate::wire::http2::ServerOptions;
+use crate::wire::status_header::{GRPC_ENCODING, read_timeout, write_status};
+use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
+
+/// Serves as [`crate::wire::http2::serve`] does; keepalive is not there yet.
+pub async fn serve(
+    listener: TcpListener,
+    dispatch: Arc<dyn Dispatch>,
+    options: ServerOptions,
+    drain: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(options.max_connections));
+    let connections = TaskTracker::new();
+    let handler = Arc::new(Dispatching(dispatch));
+    while let Some(Ok(place)) = drain.run_until_cancelled(places.clone().acquire_owned()).await {
+        let stream = match drain.run_until_cancelled(listener.accept()).await {
+            None => break,
+            Some(Ok((stream, _))) => stream,
+            Some(Err(error)) => {
+                // Out of file descriptors, or a connection that died in the backlog: the loop must live on.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let serving = serve_connection(stream, handler.clone(), &options, drain.clone());
+        connections.spawn(async move {
+            serving.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+fn serve_connection(
+    stream: TcpStream,
+    handler: Arc<Dispatching>,
+    options: &ServerOptions,
+    drain: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let limits = Limits {
+        concurrent_streams: options.max_concurrent_streams,
+        header_list_bytes: MAX_HEADER_BYTES,
+        ..Limits::default()
+    };
+    async move {
+        if let Err(error) = stream.set_nodelay(true) {
+            return tracing::debug!(%error, "connection is gone already");
+        }
+        let served = rsf_wire::serve(stream, handler, limits, drain.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// The engine's handler in front of a [`Dispatch`].
+struct Dispatching(Arc<dyn Dispatch>);
+
+impl Handler for Dispatching {
+    fn call(&self, call: Call) -> Option<Handling> {
+        let mut headers = HeaderMap::with_capacity(12);
+        fields::copy(&call.headers, None, &mut headers);
+        let Some(method) = self.0.method(call.path(), implementation(&headers)) else {
+            return Some(Box::pin(foreign(self.0.clone(), call, headers)));
+        };
+        let timeout = match read_timeout(&headers) {
+            Ok(timeout) => timeout,
+            Err(status) => return Some(Box::pin(std::future::ready(refusal(&status)))),
+        };
+        let request = InboundRequest {
+            message: message(call.body),
+            timeout,
+            metadata: Metadata::from_headers(headers),
+        };
+        let handled = self.0.unary(method, request);
+        Some(Box::pin(async move { response(handled.await) }))
+    }
+
+    fn max_message_bytes(&self) -> usize {
+        self.0.max_message_bytes()
+    }
+}
+
+fn message(body: Result<Bytes, MessageError>) -> Result<Bytes, Status> {
+    match body.and_then(|body| unframe(&body)) {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(framework_status(
+            Reason::Malformed,
+            "a unary call came without a message",
+        )),
+        Err(error) => Err(bad_message(&error)),
+    }
+}
+
+fn response(reply: InboundReply) -> Response {
+    let frame = match reply.result {
+        Ok(frame) => frame,
+        Err(status) => return refusal(&status),
+    };
+    let mut headers = Literals::new();
+    if !reply.metadata.is_empty() {
+        let mut map = HeaderMap::new();
+        reply.metadata.write_to(&mut map);
+        headers = fields::literals(&map);
+    }
+    Response::Message {
+        headers,
+        body: frame.bytes().clone(),
+        trailers: None,
+    }
+}
+
+fn refusal(status: &Status) -> Response {
+    let mut trailers = HeaderMap::new();
+    if status.code() == Code::Unimplemented {
+        trailers.insert(GRPC_ENCODING, HeaderValue::from_static("identity"));
+    }
+    write_status(status, &mut trailers);
+    Response::Status(fields::literals(&trailers))
+}
+
+/// A request that is not RSF's to handle: a hosted tonic service, or unknown. Answered whole.
+async fn foreign(dispatch: Arc<dyn Dispatch>, call: Call, mut headers: HeaderMap) -> Response {
+    headers.insert(CONTENT_TYPE, GRPC);
+    let path = call.path().parse::<http::Uri>();
+    let (body, path) = match (call.body, path) {
+        (Ok(body), Ok(path)) => (body, path),
+        (Err(error), _) => return refusal(&bad_message(&error)),
+        (_, Err(_)) => return refusal(&Status::unimplemented("the request's path is none")),
+    };
+    let mut request = http::Request::new(tonic::body::Body::new(http_body_util::Full::new(body)));
+    *request.method_mut() = http::Method::POST;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.uri_mut() = path;
+    *request.headers_mut() = headers;
+    let (parts, body) = dispatch.http(request).await.into_parts();
+    if parts.status != http::StatusCode::OK {
+        return Response::Http(parts.status.as_u16());
+    }
+    let collected = match body.collect().await {
+        Ok(collected) => collected,
+        Err(error) => return refusal(&Status::internal(format!("the reply broke off: {error}"))),
+    };
+    let trailers = collected.trailers().map(fields::literals);
+    let (headers, body) = (fields::literals(&parts.headers), collected.to_bytes());
+    match trailers {
+        Some(trailers) => Response::Message {
+            headers,
+            body,
+            trailers: Some(trailers),
+        },
+        None => Response::Status(headers),
+    }
+}

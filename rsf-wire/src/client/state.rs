@@ -1,0 +1,308 @@
+//! What callers and the connection share: pending calls, open streams, and the output.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+
+use super::{CallError, Fate, Life, Reply, Request};
+use crate::frame::{ConnectionError, ErrorCode, MAX_31_BITS};
+use crate::hpack::{Headers, Literals};
+use crate::limits::Limits;
+use crate::message::Gathered;
+use crate::outbound::{Outbound, Writing};
+use crate::streams::Streams;
+
+mod events;
+
+/// Streams that a peer is taken to admit until it says how many.
+const STREAMS_BEFORE_SETTINGS: u32 = 100;
+
+pub(super) struct State {
+    pub(super) out: Outbound,
+    authority: Box<str>,
+    limits: Limits,
+    calls: Slab<Call>,
+    /// The slot of each open stream.
+    streams: Streams<usize>,
+    /// Calls that wait for a stream: slot, and the call's number, for the slot may be another's by then.
+    queue: VecDeque<(usize, u64)>,
+    next_call: u64,
+    next_stream: u32,
+    admitted: u32,
+    life: Life,
+    abandoned: bool,
+    /// The connection's future, where it sleeps.
+    sleeper: Option<Waker>,
+    /// Callers whose calls finished.
+    wakers: Vec<Waker>,
+}
+
+struct Call {
+    number: u64,
+    /// 0 while it waits for a stream.
+    stream: u32,
+    /// Where its HEADERS stand in all that goes out.
+    begins: u64,
+    queued: Option<Box<Queued>>,
+    waker: Option<Waker>,
+    headers: Option<Headers>,
+    body: Gathered,
+    /// Bytes that count against the stream's window.
+    unacknowledged: u32,
+    outcome: Option<Result<Reply, CallError>>,
+}
+
+/// A request that waits for a stream.
+struct Queued {
+    path: Box<str>,
+    constant: Vec<(Box<str>, Box<[u8]>)>,
+    varying: Literals,
+    body: bytes::Bytes,
+}
+
+impl State {
+    pub(super) fn new(authority: &str, limits: Limits) -> Self {
+        State {
+            out: Outbound::new(&limits, false),
+            authority: authority.into(),
+            limits,
+            calls: Slab::new(),
+            streams: Streams::default(),
+            queue: VecDeque::new(),
+            next_call: 0,
+            next_stream: 1,
+            admitted: STREAMS_BEFORE_SETTINGS,
+            life: Life::Ready,
+            abandoned: false,
+            sleeper: None,
+            wakers: Vec::new(),
+        }
+    }
+
+    pub(super) fn send(&mut self, request: Request<'_>) -> usize {
+        self.next_call += 1;
+        let slot = self.calls.insert(Call {
+            number: self.next_call,
+            stream: 0,
+            begins: 0,
+            queued: None,
+            waker: None,
+            headers: None,
+            body: Gathered::default(),
+            unacknowledged: 0,
+            outcome: None,
+        });
+        if self.next_stream > MAX_31_BITS {
+            self.life = self.life.max(Life::Draining);
+        }
+        if self.life > Life::Ready {
+            self.finish(slot, Err(not_written("the connection is closing")));
+        } else if self.queue.is_empty() && self.may_open() {
+            self.open(slot, request);
+        } else if self.queue.len() < self.limits.queued_calls {
+            let own = |(name, value): &(&str, &[u8])| ((*name).into(), (*value).into());
+            let queued = Queued {
+                path: request.path.into(),
+                constant: request.constant.iter().map(own).collect(),
+                varying: request.varying,
+                body: request.body,
+            };
+            self.calls[slot].queued = Some(Box::new(queued));
+            self.queue.push_back((slot, self.next_call));
+        } else {
+            self.finish(
+                slot,
+                Err(not_written("too many calls wait for a stream of this connection")),
+            );
+        }
+        slot
+    }
+
+    pub(super) fn poll(&mut self, slot: usize, cx: &mut Context<'_>) -> Poll<Result<Reply, CallError>> {
+        let Some(call) = self.calls.get_mut(slot) else {
+            let reason = "this slot holds no call".into();
+            return Poll::Ready(Err(CallError {
+                fate: Fate::Written,
+                reason,
+            }));
+        };
+        match call.outcome.take() {
+            Some(outcome) => {
+                self.calls.remove(slot);
+                Poll::Ready(outcome)
+            }
+            None => {
+                match &mut call.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(super) fn cancel(&mut self, slot: usize) {
+        let Some(call) = self.calls.try_remove(slot) else {
+            return;
+        };
+        if call.outcome.is_none() && call.stream != 0 {
+            self.streams.remove(call.stream);
+            self.out.reset(call.stream, ErrorCode::CANCEL);
+            self.open_queued();
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.life = self.life.max(Life::Draining);
+    }
+
+    /// Nobody can ask for any outcome any more.
+    pub(super) fn abandon(&mut self) {
+        self.close();
+        self.abandoned = true;
+    }
+
+    pub(super) fn life(&self) -> Life {
+        self.life
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(super) fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether the connection has nothing left to do.
+    pub(super) fn is_finished(&self) -> bool {
+        let idle = self.streams.len() == 0 && self.calls.iter().all(|(_, call)| call.outcome.is_some());
+        self.life > Life::Ready && (self.abandoned || idle)
+    }
+
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakers)
+    }
+
+    /// The connection's waker, where it sleeps and has something to do.
+    pub(super) fn wake_connection(&mut self) -> Option<Waker> {
+        if self.out.is_empty() && self.life == Life::Ready {
+            return None;
+        }
+        self.sleeper.take()
+    }
+
+    pub(super) fn sleep(&mut self, waker: &Waker) {
+        self.sleeper = Some(waker.clone());
+    }
+
+    /// The output was taken: there is room again.
+    pub(super) fn output_taken(&mut self) {
+        self.out.pump();
+        self.open_queued();
+    }
+
+    /// The connection is gone: all that is pending fails. `written` says how far the output got.
+    pub(super) fn end(&mut self, reason: &Arc<str>, written: &Writing) {
+        self.life = Life::Closed;
+        self.queue.clear();
+        self.streams = Streams::default();
+        for (_, call) in &mut self.calls {
+            if call.outcome.is_none() {
+                let unwritten = call.stream == 0 || call.begins >= written.total;
+                let fate = if unwritten {
+                    Fate::NotWritten
+                } else {
+                    Fate::Written
+                };
+                call.outcome = Some(Err(CallError {
+                    fate,
+                    reason: reason.clone(),
+                }));
+                self.wakers.extend(call.waker.take());
+            }
+        }
+    }
+
+    fn may_open(&self) -> bool {
+        self.streams.len() < self.admitted as usize && !self.out.is_full() && self.next_stream <= MAX_31_BITS
+    }
+
+    fn open(&mut self, slot: usize, request: Request<'_>) {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        let Some(call) = self.calls.get_mut(slot) else {
+            return;
+        };
+        call.stream = stream;
+        call.begins = self.out.position();
+        self.streams.insert(stream, slot);
+        let constant: [(&str, &[u8]); 6] = [
+            (":method", b"POST"),
+            (":scheme", b"http"),
+            (":path", request.path.as_bytes()),
+            (":authority", self.authority.as_bytes()),
+            ("te", b"trailers"),
+            ("content-type", b"application/grpc"),
+        ];
+        self.out
+            .request(stream, &constant, request.constant, &request.varying, false);
+        self.out.body(stream, request.body, 0, None);
+    }
+
+    /// Opens streams for calls that wait, as far as peer and buffer allow.
+    fn open_queued(&mut self) {
+        while self.may_open()
+            && let Some((slot, number)) = self.queue.pop_front()
+        {
+            let waiting = self.calls.get_mut(slot).filter(|call| call.number == number);
+            let Some(queued) = waiting.and_then(|call| call.queued.take()) else {
+                continue;
+            };
+            let constant: Vec<(&str, &[u8])> = queued.constant.iter().map(|(n, v)| (&**n, &**v)).collect();
+            let request = Request {
+                path: &queued.path,
+                constant: &constant,
+                varying: queued.varying,
+                body: queued.body,
+            };
+            self.open(slot, request);
+        }
+    }
+
+    fn finish(&mut self, slot: usize, outcome: Result<Reply, CallError>) {
+        if let Some(call) = self.calls.get_mut(slot) {
+            call.outcome = Some(outcome);
+            self.wakers.extend(call.waker.take());
+            if call.stream != 0 {
+                self.streams.remove(call.stream);
+            }
+        }
+    }
+
+    /// The stream is broken, and the connection is not: the peer and the caller are told.
+    fn fail_stream(&mut self, stream: u32, slot: usize, code: ErrorCode, reason: &str) {
+        self.out.reset(stream, code);
+        let (fate, reason) = (Fate::Written, reason.into());
+        self.finish(slot, Err(CallError { fate, reason }));
+    }
+
+    /// A frame of a stream that is not open: ignored where it was open once, an error where it never was.
+    fn check_was_open(&self, stream: u32) -> Result<(), ConnectionError> {
+        if stream % 2 == 1 && stream < self.next_stream {
+            return Ok(());
+        }
+        Err(ConnectionError::protocol(
+            "a frame of a stream that was never opened",
+        ))
+    }
+}
+
+fn not_written(reason: &str) -> CallError {
+    CallError {
+        fate: Fate::NotWritten,
+        reason: reason.into(),
+    }
+}

@@ -1,0 +1,207 @@
+//! What the peer says, applied to the calls.
+
+use bytes::Bytes;
+
+use super::{CallError, Fate, Life, Reply, State, not_written};
+use crate::frame::{self, ConnectionError, ErrorCode, Settings};
+use crate::hpack::{Fault, Headers};
+use crate::inbound::Event;
+use crate::message::{MessageError, PREFIX_BYTES};
+
+impl State {
+    pub(in crate::client) fn apply(&mut self, event: Event) -> Result<(), ConnectionError> {
+        match event {
+            Event::Headers { stream, headers, end } => self.headers(stream, headers, end),
+            Event::Data {
+                stream,
+                data,
+                flow,
+                end,
+            } => self.data(stream, data, flow, end),
+            Event::Reset { stream, code } => self.was_reset(stream, code),
+            Event::Settings(settings) => self.settings(&settings),
+            Event::Ping(payload) => {
+                frame::write_ping(self.out.control(), true, payload);
+                Ok(())
+            }
+            Event::Pong(_) => Ok(()),
+            Event::GoAway { last, code } => {
+                self.go_away(last, code);
+                Ok(())
+            }
+            Event::Window { stream: 0, increment } => self.out.raise_connection(increment),
+            Event::Window { stream, increment } => self.window(stream, increment),
+        }
+    }
+
+    fn headers(&mut self, stream: u32, headers: Headers, end: bool) -> Result<(), ConnectionError> {
+        let Some(&mut slot) = self.streams.get_mut(stream) else {
+            return self.check_was_open(stream);
+        };
+        let problem = match headers.fault() {
+            Some(Fault::TooLarge) => Some("the reply's headers are larger than is allowed"),
+            Some(Fault::Malformed) => Some("the reply's headers are malformed"),
+            None => None,
+        };
+        if let Some(problem) = problem {
+            self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
+            return Ok(());
+        }
+        let Some(call) = self.calls.get_mut(slot) else {
+            return Ok(());
+        };
+        if call.headers.is_some() {
+            if end {
+                self.answered(stream, slot, None, Some(headers));
+            } else {
+                let problem = "the reply's trailers do not end it";
+                self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
+            }
+            return Ok(());
+        }
+        match headers.get(":status") {
+            // An interim response: the real one follows.
+            Some([b'1', _, _]) if !end => {}
+            Some([b'2'..=b'5', _, _]) => {
+                call.headers = Some(headers);
+                if end {
+                    self.answered(stream, slot, None, None);
+                }
+            }
+            _ => self.fail_stream(
+                stream,
+                slot,
+                ErrorCode::PROTOCOL_ERROR,
+                "the reply has no valid :status",
+            ),
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, stream: u32, data: Bytes, flow: u32, end: bool) -> Result<(), ConnectionError> {
+        let Some(&mut slot) = self.streams.get_mut(stream) else {
+            return self.check_was_open(stream);
+        };
+        let Some(call) = self.calls.get_mut(slot) else {
+            return Ok(());
+        };
+        if call.headers.is_none() {
+            let problem = "the reply's body comes before its headers";
+            self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
+            return Ok(());
+        }
+        call.unacknowledged += flow;
+        if call.unacknowledged > self.limits.tolerated_window() {
+            let problem = "the reply's body passes the stream's window";
+            self.fail_stream(stream, slot, ErrorCode::FLOW_CONTROL_ERROR, problem);
+            return Ok(());
+        }
+        let limit = self.limits.message_bytes;
+        if !call.body.push(data, limit.saturating_add(PREFIX_BYTES)) {
+            self.out.reset(stream, ErrorCode::CANCEL);
+            self.answered(stream, slot, Some(MessageError::TooLarge { limit }), None);
+        } else if end {
+            self.answered(stream, slot, None, None);
+        } else if call.unacknowledged > self.limits.stream_window / 2 {
+            let increment = std::mem::take(&mut call.unacknowledged);
+            frame::write_window_update(self.out.control(), stream, increment);
+        }
+        Ok(())
+    }
+
+    /// The reply is whole, or will not become so.
+    fn answered(
+        &mut self,
+        stream: u32,
+        slot: usize,
+        problem: Option<MessageError>,
+        trailers: Option<Headers>,
+    ) {
+        if self.out.owes(stream) {
+            // It came before the request was out; the rest of that interests nobody.
+            self.out.reset(stream, ErrorCode::CANCEL);
+        }
+        let Some(call) = self.calls.get_mut(slot) else {
+            return;
+        };
+        let reply = Reply {
+            headers: call.headers.take().unwrap_or_default(),
+            body: problem.map_or_else(|| Ok(std::mem::take(&mut call.body).finish()), Err),
+            trailers,
+        };
+        self.finish(slot, Ok(reply));
+        self.open_queued();
+    }
+
+    fn was_reset(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
+        let Some(&mut slot) = self.streams.get_mut(stream) else {
+            return self.check_was_open(stream);
+        };
+        self.out.forget(stream);
+        let refused = code == ErrorCode::REFUSED_STREAM;
+        let fate = if refused { Fate::Refused } else { Fate::Written };
+        let reason = format!("the peer reset the call: {code}").into();
+        self.finish(slot, Err(CallError { fate, reason }));
+        self.open_queued();
+        Ok(())
+    }
+
+    fn settings(&mut self, settings: &Settings) -> Result<(), ConnectionError> {
+        if settings.enable_push == Some(true) {
+            return Err(ConnectionError::protocol("a server must not enable push"));
+        }
+        self.out.settings(settings)?;
+        if let Some(streams) = settings.max_concurrent_streams {
+            self.admitted = streams;
+        } else if self.admitted == super::STREAMS_BEFORE_SETTINGS {
+            self.admitted = u32::MAX;
+        }
+        self.open_queued();
+        Ok(())
+    }
+
+    fn go_away(&mut self, last: u32, code: ErrorCode) {
+        self.life = self.life.max(Life::Draining);
+        let above: Vec<(u32, usize)> = self
+            .streams
+            .iter()
+            .filter(|(stream, _)| *stream > last)
+            .map(|(stream, slot)| (stream, *slot))
+            .collect();
+        for (stream, slot) in above {
+            self.out.forget(stream);
+            let reason = format!("the peer is going away ({code}) and did not look at this call").into();
+            self.finish(
+                slot,
+                Err(CallError {
+                    fate: Fate::Refused,
+                    reason,
+                }),
+            );
+        }
+        for (slot, number) in std::mem::take(&mut self.queue) {
+            if self
+                .calls
+                .get(slot)
+                .is_some_and(|call| call.number == number && call.stream == 0)
+            {
+                self.finish(slot, Err(not_written("the peer is going away")));
+            }
+        }
+    }
+
+    fn window(&mut self, stream: u32, increment: u32) -> Result<(), ConnectionError> {
+        let Err(code) = self.out.raise_stream(stream, increment) else {
+            return Ok(());
+        };
+        if let Some(&mut slot) = self.streams.get_mut(stream) {
+            self.fail_stream(
+                stream,
+                slot,
+                code,
+                "the peer raised the call's window beyond reason",
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! Reading header blocks, with a memo for the part that repeats.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::table::Table;
+use super::{Fault, Field, Headers, huffman, integer, is_name, is_value};
+
+/// Beginnings that are remembered at once.
+const MEMO_ENTRIES: usize = 32;
+/// Bytes of a beginning at most: longer ones are rare and cost more to compare.
+const MEMO_BYTES: usize = 64;
+
+/// A block that breaks HPACK; the table is out of step from here on, so the connection must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A number or string goes past the block's end, or a number is absurdly large.
+    #[error("the header block ends early, or holds a number that is too large")]
+    Truncated,
+    /// An index that neither table has.
+    #[error("the header block names index {0}, which is in no table")]
+    NoSuchIndex(usize),
+    /// A string that is no Huffman code.
+    #[error("the header block holds a broken Huffman code")]
+    Huffman,
+    /// A table size above the announced one, or not at the block's beginning.
+    #[error("the header block sets a table size that it must not")]
+    TableSize,
+}
+
+/// Decodes the blocks of one direction of a connection, in the order in which they came.
+#[derive(Debug)]
+pub struct Decoder {
+    table: Table,
+    /// What we announced as the table's size.
+    max_table: usize,
+    max_list: usize,
+    memo: Vec<Remembered>,
+    /// The table's generation that `memo` holds for.
+    memo_generation: u64,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    bytes: Box<[u8]>,
+    fields: Arc<[Field]>,
+    size: usize,
+}
+
+/// Fields as they are decoded, bounded.
+#[derive(Default)]
+struct List {
+    fields: Vec<Field>,
+    size: usize,
+    fault: Option<Fault>,
+}
+
+impl List {
+    /// Beyond the limit fields are counted and dropped: a block of a few bytes can name the same large one often.
+    fn push(&mut self, field: Field, max: usize) {
+        self.size = self.size.saturating_add(field.size());
+        if self.size > max {
+            self.fault = Some(Fault::TooLarge);
+        } else {
+            self.fields.push(field);
+        }
+    }
+}
+
+impl Decoder {
+    /// A decoder with an announced table size, for lists of at most `max_list` bytes.
+    pub fn new(max_table: u32, max_list: u32) -> Self {
+        Decoder {
+            table: Table::new(max_table as usize),
+            max_table: max_table as usize,
+            max_list: max_list as usize,
+            memo: Vec::new(),
+            memo_generation: 0,
+        }
+    }
+
+    /// Decodes a whole block.
+    pub fn decode(&mut self, block: &Bytes) -> Result<Headers, DecodeError> {
+        let prefix_end = indexed_prefix(block);
+        let generation = self.table.generation();
+        if generation != self.memo_generation {
+            // The table moved. Nothing is remembered in this round: a table that moves with every block is not worth
+            // remembering for.
+            self.memo.clear();
+            self.memo_generation = generation;
+            return self.decode_from(block, 0, None, 0);
+        }
+        if prefix_end == 0 || prefix_end > MEMO_BYTES {
+            return self.decode_from(block, 0, None, 0);
+        }
+        let bytes = &block[..prefix_end];
+        let known = match self.memo.iter().find(|known| *known.bytes == *bytes) {
+            Some(known) => known,
+            None => {
+                let prefix = self.decode_from(&block.slice(..prefix_end), 0, None, 0)?;
+                if prefix.fault.is_some() {
+                    return self.decode_from(block, 0, None, 0);
+                }
+                if self.memo.len() == MEMO_ENTRIES {
+                    self.memo.remove(0);
+                }
+                self.memo.push(Remembered {
+                    bytes: bytes.into(),
+                    size: prefix.tail.iter().map(Field::size).sum(),
+                    fields: prefix.tail.into(),
+                });
+                &self.memo[self.memo.len() - 1]
+            }
+        };
+        let (fields, size) = (known.fields.clone(), known.size);
+        if prefix_end == block.len() {
+            return Ok(Headers {
+                prefix: Some(fields),
+                tail: Vec::new(),
+                fault: None,
+            });
+        }
+        self.decode_from(block, prefix_end, Some(fields), size)
+    }
+
+    fn decode_from(
+        &mut self,
+        block: &Bytes,
+        start: usize,
+        prefix: Option<Arc<[Field]>>,
+        size: usize,
+    ) -> Result<Headers, DecodeError> {
+        let mut list = List {
+            size,
+            ..List::default()
+        };
+        let mut at = start;
+        let mut may_resize = start == 0;
+        while let Some(&first) = block.get(at) {
+            if first & 0xe0 == 0x20 {
+                let max = integer::read(block, &mut at, 5).ok_or(DecodeError::Truncated)?;
+                if !may_resize || max > self.max_table {
+                    return Err(DecodeError::TableSize);
+                }
+                self.table.resize(max);
+                continue;
+            }
+            may_resize = false;
+            let field = if first & 0x80 != 0 {
+                let index = integer::read(block, &mut at, 7).ok_or(DecodeError::Truncated)?;
+                self.table.get(index).ok_or(DecodeError::NoSuchIndex(index))?
+            } else {
+                self.literal(block, &mut at, first, &mut list)?
+            };
+            list.push(field, self.max_list);
+        }
+        Ok(Headers {
+            prefix,
+            tail: list.fields,
+            fault: list.fault,
+        })
+    }
+
+    /// A literal field, entering the table where the block says so.
+    fn literal(
+        &mut self,
+        block: &Bytes,
+        at: &mut usize,
+        first: u8,
+        list: &mut List,
+    ) -> Result<Field, DecodeError> {
+        let indexed = first & 0x40 != 0;
+        let index = integer::read(block, at, if indexed { 6 } else { 4 }).ok_or(DecodeError::Truncated)?;
+        let name = if index == 0 {
+            string(block, at)?
+        } else {
+            self.table.get(index).ok_or(DecodeError::NoSuchIndex(index))?.name
+        };
+        let value = string(block, at)?;
+        if !(is_value(&value) && (index > 0 || is_name(&name))) {
+            list.fault = list.fault.or(Some(Fault::Malformed));
+        }
+        if indexed {
+            // Copied: a slice would keep the whole read buffer alive for as long as the table remembers.
+            let (name, value) = (Bytes::copy_from_slice(&name), Bytes::copy_from_slice(&value));
+            self.table.insert(Field { name, value });
+        }
+        Ok(Field { name, value })
+    }
+}
+
+/// Where the run of fully indexed fields at the block's beginning ends.
+fn indexed_prefix(block: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(first) = block.get(at)
+        && first & 0x80 != 0
+    {
+        let mut end = at;
+        if integer::read(block, &mut end, 7).is_none() {
+            break;
+        }
+        at = end;
+    }
+    at
+}
+
+fn string(block: &Bytes, at: &mut usize) -> Result<Bytes, DecodeError> {
+    let packed = block.get(*at).is_some_and(|first| first & 0x80 != 0);
+    let length = integer::read(block, at, 7).ok_or(DecodeError::Truncated)?;
+    let end = at.checked_add(length).filter(|end| *end <= block.len());
+    let end = end.ok_or(DecodeError::Truncated)?;
+    let start = std::mem::replace(at, end);
+    if packed {
+        let text = huffman::decode(&block[start..end]).ok_or(DecodeError::Huffman)?;
+        return Ok(Bytes::from(text));
+    }
+    Ok(block.slice(start..end))
+}
+
+#[cfg(test)]
+mod tests;

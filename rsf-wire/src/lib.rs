@@ -1,0 +1,40 @@
+//! A spike of RSF's own gRPC engine: unary calls over HTTP/2, in both roles, over any byte stream.
+//!
+//! **One call's path.** [`Client::send`] writes HEADERS and DATA into the connection's one output buffer and leaves a
+//! [`Slot`] behind → the connection's future ([`ClientConnection`]) writes what has gathered → the peer's
+//! [`serve`] reads frames ([`frame`]), decodes the header block ([`hpack`]), polls the [`Handler`] in place and spawns
+//! it only when it is pending → the reply's HEADERS, DATA and trailers gather in the server's buffer → the client's
+//! connection fills the slot and wakes whoever polls it.
+//!
+//! - [`limits`]: what a peer may ask for.
+//! - [`frame`]: HTTP/2 frames, read and written; nothing that a peer sends panics.
+//! - [`hpack`]: header blocks. What stays from call to call is indexed and decoded once; what varies stands at the end
+//!   as unindexed literals.
+//! - [`message`]: gRPC's length-prefixed message.
+//! - [`client`], [`server`]: the two roles.
+//!
+//! It knows nothing of governance: no retries, deadlines, routes or names. A caller that loses interest cancels; a
+//! timeout is a header like others.
+//!
+//! What it does not do yet: streaming (one message each way), TLS, keepalive PINGs of its own, compression,
+//! a time budget for handlers that are polled in place, and writing large bodies without copying them once.
+//! It also rests where a peer keeps a body half sent: how long is for the caller to bound.
+
+pub mod limits;
+
+pub mod frame;
+pub mod hpack;
+pub mod message;
+
+mod inbound;
+mod outbound;
+mod streams;
+
+pub mod client;
+pub mod server;
+
+pub use client::{CallError, Client, ClientConnection, Fate, Life, Reply, Request, Slot};
+pub use frame::{ConnectionError, ErrorCode};
+pub use hpack::{Headers, Literals};
+pub use limits::Limits;
+pub use server::{Call, Handler, Response, serve};

@@ -1,0 +1,53 @@
+//! What a peer may ask for, and what is announced to it.
+
+/// The limits of one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a frame's payload at most, announced: 16 384 (the protocol's least, and the default) to 16 777 215.
+    pub frame_bytes: u32,
+    /// Bytes of all headers of a request or reply, counted as HPACK does (32 more a field). Default 16 KiB. A block
+    /// that takes more than twice that on the wire ends the connection.
+    pub header_list_bytes: u32,
+    /// Bytes of a reply's message at most (client). Default 4 MiB. A server asks its handler.
+    pub message_bytes: usize,
+    /// Streams at once that a server admits, announced. Default 4 096.
+    pub concurrent_streams: u32,
+    /// Calls that wait at a client until the peer admits more streams. Default 65 536.
+    pub queued_calls: usize,
+    /// Bytes that may be under way on one stream before the reader asks for more. Default 1 MiB.
+    pub stream_window: u32,
+    /// The same of a whole connection. Default 4 MiB.
+    pub connection_window: u32,
+    /// Bytes of unfinished messages that a connection holds; streams beyond are refused. Default 64 MiB.
+    pub buffered_bytes: usize,
+    /// Bytes of output that wait for the socket before bodies wait too; at twice that reading rests. Default 256 KiB.
+    pub unwritten_bytes: usize,
+    /// Streams that the peer may reset before their reply beyond those that it lets finish, before the connection is
+    /// ended (the "rapid reset" attack). Default 1 000.
+    pub early_resets: u32,
+}
+
+impl Limits {
+    /// Bytes of one stream that a peer may have under way. Never under HTTP/2's own default: the peer may have sent
+    /// before it heard of us.
+    pub(crate) fn tolerated_window(&self) -> u32 {
+        self.stream_window.max(crate::inbound::DEFAULT_WINDOW)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            frame_bytes: 16_384,
+            header_list_bytes: 16 * 1024,
+            message_bytes: 4 * 1024 * 1024,
+            concurrent_streams: 4096,
+            queued_calls: 65_536,
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
+            buffered_bytes: 64 << 20,
+            unwritten_bytes: 256 * 1024,
+            early_resets: 1000,
+        }
+    }
+}

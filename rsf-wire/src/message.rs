@@ -1,0 +1,137 @@
+//! gRPC's message: five bytes of prefix (compression flag, length), then the message; and bodies as they gather.
+
+use bytes::{Bytes, BytesMut};
+
+/// Bytes of gRPC's prefix.
+pub const PREFIX_BYTES: usize = 5;
+
+/// Why a body is no single gRPC message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The limit is the reader's.
+    #[error("the message has more than the {limit} bytes that are allowed; split it, or raise the limit")]
+    TooLarge {
+        /// Bytes that are allowed.
+        limit: usize,
+    },
+    /// Compression is not supported.
+    #[error("the message is compressed; send grpc-encoding identity")]
+    Compressed,
+    /// The body's length and the prefix do not agree.
+    #[error("gRPC's prefix announces {announced} bytes, {came} came")]
+    Length {
+        /// What the prefix says.
+        announced: usize,
+        /// What stands behind it.
+        came: usize,
+    },
+    /// The body ends within the prefix, or its flag is neither 0 nor 1.
+    #[error("the body does not begin with gRPC's five-byte prefix")]
+    Prefix,
+}
+
+/// Puts gRPC's prefix before a message. `None` where it is larger than 4 GiB, which the prefix cannot say.
+pub fn frame(message: &[u8]) -> Option<Bytes> {
+    let length = u32::try_from(message.len()).ok()?;
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    out.extend_from_slice(&[0]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(message);
+    Some(out.freeze())
+}
+
+/// Takes the prefix off a body that holds one message; `None` where the body is empty.
+pub fn unframe(body: &Bytes) -> Result<Option<Bytes>, MessageError> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let Some((&[flag, a, b, c, d], message)) = body.split_first_chunk::<PREFIX_BYTES>() else {
+        return Err(MessageError::Prefix);
+    };
+    let announced = u32::from_be_bytes([a, b, c, d]) as usize;
+    match flag {
+        0 if announced == message.len() => Ok(Some(body.slice(PREFIX_BYTES..))),
+        0 => Err(MessageError::Length {
+            announced,
+            came: message.len(),
+        }),
+        1 => Err(MessageError::Compressed),
+        _ => Err(MessageError::Prefix),
+    }
+}
+
+/// A body that comes in pieces. One that comes in a single piece is not copied.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Gathered {
+    /// Adds a piece; `false`, and nothing added, where the body would pass `limit`.
+    pub(crate) fn push(&mut self, piece: Bytes, limit: usize) -> bool {
+        if self.len() + piece.len() > limit {
+            return false;
+        }
+        if self.more.is_empty() && self.first.is_empty() {
+            self.first = piece;
+        } else {
+            if self.more.is_empty() {
+                self.more.extend_from_slice(&std::mem::take(&mut self.first));
+            }
+            self.more.extend_from_slice(&piece);
+        }
+        true
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.first.len() + self.more.len()
+    }
+
+    pub(crate) fn finish(self) -> Bytes {
+        if self.more.is_empty() {
+            self.first
+        } else {
+            self.more.freeze()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_comes_out_and_all_else_is_named() {
+        let read = |bytes: &'static [u8]| unframe(&Bytes::from_static(bytes));
+        assert_eq!(read(b"\0\0\0\0\x02ab"), Ok(Some(Bytes::from_static(b"ab"))));
+        assert_eq!(read(b""), Ok(None));
+        assert_eq!(read(b"\0\0\0"), Err(MessageError::Prefix));
+        assert_eq!(read(b"\x07\0\0\0\0"), Err(MessageError::Prefix));
+        assert_eq!(read(b"\x01\0\0\0\x01a"), Err(MessageError::Compressed));
+        assert_eq!(
+            read(b"\0\0\0\0\x03ab"),
+            Err(MessageError::Length {
+                announced: 3,
+                came: 2
+            })
+        );
+        assert_eq!(
+            read(b"\0\0\0\0\x01ab"),
+            Err(MessageError::Length {
+                announced: 1,
+                came: 2
+            })
+        );
+    }
+
+    #[test]
+    fn pieces_gather_up_to_the_limit() {
+        let mut body = Gathered::default();
+        assert!(body.push(Bytes::from_static(b"ab"), 5));
+        assert!(body.push(Bytes::new(), 5));
+        assert!(body.push(Bytes::from_static(b"cde"), 5));
+        assert!(!body.push(Bytes::from_static(b"f"), 5));
+        assert_eq!(body.finish(), "abcde");
+    }
+}

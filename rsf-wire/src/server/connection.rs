@@ -1,0 +1,237 @@
+//! One connection of a server: reads, hands requests over, writes what has gathered.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::running::{Replies, Running};
+use super::{Handler, Response};
+use crate::client::Ended;
+use crate::frame::{self, ConnectionError, ErrorCode, MAX_31_BITS};
+use crate::hpack::Headers;
+use crate::inbound::{Event, Inbound};
+use crate::limits::Limits;
+use crate::message::Gathered;
+use crate::outbound::{Outbound, Writing};
+use crate::streams::Streams;
+
+mod requests;
+
+/// What the PING between the two GOAWAYs carries.
+const DRAIN_PING: [u8; 8] = *b"rsfdrain";
+pub(super) struct ServerConnection<S, H: ?Sized, D> {
+    io: S,
+    handler: Arc<H>,
+    limits: Limits,
+    drain: D,
+    draining: Draining,
+    inbound: Inbound,
+    out: Outbound,
+    writing: Writing,
+    streams: Streams<Stream>,
+    /// The greatest stream that the peer opened.
+    last: u32,
+    replies: Arc<Replies>,
+    finished: Vec<(u32, Response)>,
+    /// Bytes of unfinished bodies.
+    buffered: usize,
+    early_resets: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    /// The first GOAWAY and the PING are out: requests on their way are still taken.
+    Announced,
+    /// The second is: streams above this one are ignored.
+    Above(u32),
+}
+
+/// A request under way.
+struct Stream {
+    stage: Stage,
+    /// What the peer added to the stream's window before there was anything to send.
+    credit: i64,
+    /// Whether the request has ended.
+    ended: bool,
+}
+
+enum Stage {
+    Receiving {
+        headers: Headers,
+        body: Gathered,
+        unacknowledged: u32,
+    },
+    Running {
+        _task: Running,
+    },
+}
+
+impl<S, H, D> ServerConnection<S, H, D>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Handler + ?Sized,
+    D: Future<Output = ()> + Unpin,
+{
+    pub(super) fn new(io: S, handler: Arc<H>, limits: Limits, drain: D) -> Self {
+        ServerConnection {
+            io,
+            handler,
+            drain,
+            draining: Draining::No,
+            inbound: Inbound::new(&limits, true),
+            out: Outbound::new(&limits, true),
+            writing: Writing::default(),
+            streams: Streams::default(),
+            last: 0,
+            replies: Arc::default(),
+            finished: Vec::new(),
+            buffered: 0,
+            early_resets: 0,
+            limits,
+        }
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        loop {
+            self.poll_drain(cx);
+            let mut progress = self.take_replies(cx);
+            if !self.out.is_flooded() {
+                match self.inbound.poll_read(&mut self.io, cx) {
+                    Poll::Ready(Ok(true)) => {
+                        self.take_in(cx)?;
+                        progress = true;
+                    }
+                    Poll::Ready(Ok(false)) => return Poll::Ready(self.at_end()),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => {}
+                }
+            }
+            if self.writing.is_done() {
+                if self.out.is_empty() {
+                    if self.is_drained() {
+                        return Pin::new(&mut self.io).poll_shutdown(cx).map_err(Ended::from);
+                    }
+                    if progress {
+                        continue;
+                    }
+                    return Poll::Pending;
+                }
+                self.out.take(&mut self.writing.bytes);
+                self.out.pump();
+            }
+            match self.writing.poll(&mut self.io, cx) {
+                Poll::Ready(written) => written?,
+                Poll::Pending if progress => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) {
+        if self.draining == Draining::No && Pin::new(&mut self.drain).poll(cx).is_ready() {
+            self.draining = Draining::Announced;
+            let out = self.out.control();
+            frame::write_go_away(out, MAX_31_BITS, ErrorCode::NO_ERROR, "");
+            frame::write_ping(out, false, DRAIN_PING);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        matches!(self.draining, Draining::Above(_)) && self.streams.len() == 0 && self.out.waiting() == 0
+    }
+
+    fn take_replies(&mut self, cx: &Context<'_>) -> bool {
+        let mut finished = std::mem::take(&mut self.finished);
+        self.replies.take(&mut finished, cx);
+        let some = !finished.is_empty();
+        for (stream, response) in finished.drain(..) {
+            self.reply(stream, response);
+        }
+        self.finished = finished;
+        some
+    }
+
+    fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        while let Some(event) = self.inbound.next()? {
+            self.apply(event, cx)?;
+        }
+        let increment = self.inbound.window_increment();
+        if increment > 0 {
+            frame::write_window_update(self.out.control(), 0, increment);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: Event, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        match event {
+            Event::Headers { stream, headers, end } => self.headers(stream, headers, end, cx),
+            Event::Data {
+                stream,
+                data,
+                flow,
+                end,
+            } => self.data(stream, data, flow, end, cx),
+            Event::Reset { stream, .. } => {
+                self.check_was_open(stream)?;
+                self.out.forget(stream);
+                match self.remove(stream) {
+                    Some(_) => self.count_early_reset(),
+                    None => Ok(()),
+                }
+            }
+            Event::Settings(settings) => self.out.settings(&settings),
+            Event::Ping(payload) => {
+                frame::write_ping(self.out.control(), true, payload);
+                Ok(())
+            }
+            Event::Pong(payload) => {
+                if payload == DRAIN_PING && self.draining == Draining::Announced {
+                    self.draining = Draining::Above(self.last);
+                    frame::write_go_away(self.out.control(), self.last, ErrorCode::NO_ERROR, "");
+                }
+                Ok(())
+            }
+            // A client that goes away opens no streams any more, and closes when it has its replies.
+            Event::GoAway { .. } => Ok(()),
+            Event::Window { stream: 0, increment } => self.out.raise_connection(increment),
+            Event::Window { stream, increment } => self.window(stream, increment),
+        }
+    }
+
+    fn at_end(&self) -> Result<(), Ended> {
+        match self.streams.len() {
+            0 => Ok(()),
+            _ => Err(Ended::Closed),
+        }
+    }
+
+    /// Tells a peer that broke the protocol so, as far as the socket takes it at once.
+    fn accuse(&mut self, error: &ConnectionError, cx: &mut Context<'_>) {
+        // In the middle of a frame there is no room for another.
+        if self.writing.is_done() {
+            frame::write_go_away(self.out.control(), self.last, error.code, error.reason);
+            self.out.take(&mut self.writing.bytes);
+        }
+        let _ = self.writing.poll(&mut self.io, cx);
+    }
+}
+
+impl<S, H, D> Future for ServerConnection<S, H, D>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Handler + ?Sized,
+    D: Future<Output = ()> + Unpin,
+{
+    type Output = Result<(), Ended>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(self.drive(cx));
+        if let Err(Ended::Protocol(error)) = &outcome {
+            self.accuse(error, cx);
+        }
+        Poll::Ready(outcome)
+    }
+}

@@ -1,0 +1,252 @@
+//! What requests become: streams, calls of the handler, replies, and the end of streams that break a rule.
+
+use std::task::Context;
+
+use bytes::Bytes;
+
+use super::{Draining, ServerConnection, Stage, Stream};
+use crate::frame::{self, ConnectionError, ErrorCode, MAX_31_BITS};
+use crate::hpack::{Fault, Headers, Literals};
+use crate::message::{Gathered, MessageError, PREFIX_BYTES};
+use crate::outbound::Trailers;
+use crate::server::running::start;
+use crate::server::{Call, Handler, Response};
+
+const GRPC: (&str, &[u8]) = ("content-type", b"application/grpc");
+const HEADERS: &[(&str, &[u8])] = &[(":status", b"200"), GRPC];
+const OK: &[(&str, &[u8])] = &[("grpc-status", b"0")];
+
+impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
+    pub(super) fn headers(
+        &mut self,
+        stream: u32,
+        headers: Headers,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ConnectionError> {
+        if stream <= self.last {
+            return self.trailers(stream, end, cx);
+        }
+        if stream.is_multiple_of(2) {
+            return Err(ConnectionError::protocol(
+                "a client opens streams with odd numbers",
+            ));
+        }
+        if matches!(self.draining, Draining::Above(_)) {
+            return Ok(());
+        }
+        self.last = stream;
+        match headers.fault() {
+            Some(Fault::TooLarge) => return self.refuse(stream, 431, end),
+            Some(Fault::Malformed) => return self.fail(stream, ErrorCode::PROTOCOL_ERROR),
+            None => {}
+        }
+        if self.streams.len() + self.out.waiting() >= self.limits.concurrent_streams as usize {
+            return self.fail(stream, ErrorCode::REFUSED_STREAM);
+        }
+        if headers.get(":path").is_none() {
+            return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
+        }
+        if headers.get(":method") != Some(b"POST") {
+            return self.refuse(stream, 405, end);
+        }
+        let content_type = headers.get("content-type").unwrap_or_default();
+        if !content_type.starts_with(GRPC.1) {
+            return self.refuse(stream, 415, end);
+        }
+        let stage = Stage::Receiving {
+            headers,
+            body: Gathered::default(),
+            unacknowledged: 0,
+        };
+        self.streams.insert(
+            stream,
+            Stream {
+                stage,
+                credit: 0,
+                ended: end,
+            },
+        );
+        if end {
+            self.dispatch(stream, None, cx);
+        }
+        Ok(())
+    }
+
+    /// HEADERS of a stream that is open: a request's trailers, which say nothing in gRPC.
+    fn trailers(&mut self, stream: u32, end: bool, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        self.data(stream, Bytes::new(), 0, end, cx)?;
+        if !end && self.streams.get_mut(stream).is_some() {
+            return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
+        }
+        Ok(())
+    }
+
+    pub(super) fn data(
+        &mut self,
+        stream: u32,
+        data: Bytes,
+        flow: u32,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ConnectionError> {
+        let Some(open) = self.streams.get_mut(stream) else {
+            return self.check_was_open(stream);
+        };
+        if open.ended {
+            return self.fail(stream, ErrorCode::STREAM_CLOSED);
+        }
+        open.ended = end;
+        let Stage::Receiving {
+            body, unacknowledged, ..
+        } = &mut open.stage
+        else {
+            // Answered early, for its size: the rest passes by.
+            return Ok(());
+        };
+        *unacknowledged += flow;
+        if *unacknowledged > self.limits.tolerated_window() {
+            return self.fail(stream, ErrorCode::FLOW_CONTROL_ERROR);
+        }
+        if !end && *unacknowledged > self.limits.stream_window / 2 {
+            let increment = std::mem::take(unacknowledged);
+            frame::write_window_update(self.out.control(), stream, increment);
+        }
+        let length = data.len();
+        let limit = self.handler.max_message_bytes();
+        if !body.push(data, limit.saturating_add(PREFIX_BYTES)) {
+            self.dispatch(stream, Some(MessageError::TooLarge { limit }), cx);
+            return Ok(());
+        }
+        self.buffered += length;
+        if end {
+            self.dispatch(stream, None, cx);
+        } else if self.buffered > self.limits.buffered_bytes {
+            return self.fail(stream, ErrorCode::REFUSED_STREAM);
+        }
+        Ok(())
+    }
+
+    /// The request is whole, or will not become so.
+    fn dispatch(&mut self, stream: u32, problem: Option<MessageError>, cx: &mut Context<'_>) {
+        let Some(open) = self.remove(stream) else {
+            return;
+        };
+        let Stage::Receiving { headers, body, .. } = open.stage else {
+            return;
+        };
+        let body = problem.map_or_else(|| Ok(body.finish()), Err);
+        match start(&*self.handler, Call { headers, body }, stream, &self.replies, cx) {
+            Ok(response) => self.send(stream, response, open.credit, open.ended),
+            Err(task) => self.streams.insert(
+                stream,
+                Stream {
+                    stage: Stage::Running { _task: task },
+                    ..open
+                },
+            ),
+        }
+    }
+
+    /// A task finished. Where the stream is gone it was cancelled in the same moment.
+    pub(super) fn reply(&mut self, stream: u32, response: Response) {
+        if let Some(open) = self.streams.remove(stream) {
+            self.send(stream, response, open.credit, open.ended);
+        }
+    }
+
+    fn send(&mut self, stream: u32, response: Response, credit: i64, ended: bool) {
+        let none = Literals::new();
+        match response {
+            Response::Message {
+                headers,
+                body,
+                trailers,
+            } => {
+                self.out.headers(stream, HEADERS, &headers, false);
+                let trailers = match trailers {
+                    None => Trailers {
+                        constant: OK,
+                        varying: none,
+                    },
+                    Some(varying) => Trailers {
+                        constant: &[],
+                        varying,
+                    },
+                };
+                self.out.body(stream, body, credit, Some(trailers));
+            }
+            Response::Status(trailers) => self.out.headers(stream, HEADERS, &trailers, true),
+            Response::Http(status) => {
+                let status = status.to_string();
+                self.out
+                    .headers(stream, &[(":status", status.as_bytes())], &none, true);
+            }
+        }
+        if !ended && !self.out.owes(stream) {
+            frame::write_reset(self.out.control(), stream, ErrorCode::NO_ERROR);
+        }
+        self.early_resets = self.early_resets.saturating_sub(1);
+    }
+
+    /// Answers a request that is not even looked at.
+    fn refuse(&mut self, stream: u32, status: u16, ended: bool) -> Result<(), ConnectionError> {
+        self.send(stream, Response::Http(status), 0, ended);
+        self.count_early_reset()
+    }
+
+    /// Ends a stream that is broken or too much. Peers that make us do so all the time are as bad as those that reset
+    /// streams themselves.
+    fn fail(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
+        self.remove(stream);
+        self.out.reset(stream, code);
+        self.count_early_reset()
+    }
+
+    pub(super) fn count_early_reset(&mut self) -> Result<(), ConnectionError> {
+        self.early_resets += 1;
+        if self.early_resets > self.limits.early_resets {
+            let reason = "too many streams were reset before their reply";
+            return Err(ConnectionError::new(ErrorCode::ENHANCE_YOUR_CALM, reason));
+        }
+        Ok(())
+    }
+
+    pub(super) fn window(&mut self, stream: u32, increment: u32) -> Result<(), ConnectionError> {
+        let mut outcome = self.out.raise_stream(stream, increment);
+        match self.streams.get_mut(stream) {
+            Some(open) => {
+                open.credit += i64::from(increment);
+                if increment == 0 {
+                    outcome = Err(ErrorCode::PROTOCOL_ERROR);
+                } else if open.credit > i64::from(MAX_31_BITS) {
+                    outcome = Err(ErrorCode::FLOW_CONTROL_ERROR);
+                }
+            }
+            None => self.check_was_open(stream)?,
+        }
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(code) => self.fail(stream, code),
+        }
+    }
+
+    pub(super) fn remove(&mut self, stream: u32) -> Option<Stream> {
+        let removed = self.streams.remove(stream)?;
+        if let Stage::Receiving { body, .. } = &removed.stage {
+            self.buffered = self.buffered.saturating_sub(body.len());
+        }
+        Some(removed)
+    }
+
+    /// A frame of a stream that is not open: ignored where it was open once, an error where it never was.
+    pub(super) fn check_was_open(&self, stream: u32) -> Result<(), ConnectionError> {
+        let ignored = matches!(self.draining, Draining::Above(_));
+        if stream % 2 == 1 && (stream <= self.last || ignored) {
+            return Ok(());
+        }
+        Err(ConnectionError::protocol(
+            "a frame of a stream that was never opened",
+        ))
+    }
+}

@@ -1,0 +1,86 @@
+//! Handlers: polled once in place, then as tasks whose replies come back by a list.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use super::{Call, Handler, Handling, Response};
+
+const UNIMPLEMENTED: u32 = 12;
+const INTERNAL: u32 = 13;
+
+/// A handler that runs as a task; dropping this cancels it.
+pub(super) struct Running(AbortHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Replies of tasks that finished, until the connection takes them.
+#[derive(Default)]
+pub(super) struct Replies(Mutex<Finished>);
+
+#[derive(Default)]
+struct Finished {
+    replies: Vec<(u32, Response)>,
+    sleeper: Option<Waker>,
+}
+
+impl Replies {
+    /// Takes all replies into `into`; where there are none the connection is woken when one comes.
+    pub(super) fn take(&self, into: &mut Vec<(u32, Response)>, cx: &Context<'_>) {
+        let mut finished = self.0.lock();
+        into.append(&mut finished.replies);
+        match &mut finished.sleeper {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    fn push(&self, stream: u32, response: Response) {
+        let mut finished = self.0.lock();
+        finished.replies.push((stream, response));
+        let sleeper = finished.sleeper.take();
+        drop(finished);
+        if let Some(waker) = sleeper {
+            waker.wake();
+        }
+    }
+}
+
+/// Starts a handler: its response, or the task that it became.
+pub(super) fn start<H: Handler + ?Sized>(
+    handler: &H,
+    call: Call,
+    stream: u32,
+    replies: &Arc<Replies>,
+    cx: &mut Context<'_>,
+) -> Result<Response, Running> {
+    let mut handling = match catch_unwind(AssertUnwindSafe(|| handler.call(call))) {
+        Ok(Some(handling)) => handling,
+        Ok(None) => return Ok(Response::status(UNIMPLEMENTED, "this server has no such method")),
+        Err(_) => return Ok(panicked()),
+    };
+    if let Poll::Ready(response) = poll_caught(&mut handling, cx) {
+        return Ok(response);
+    }
+    let replies = replies.clone();
+    let task = tokio::spawn(async move {
+        let response = std::future::poll_fn(|cx| poll_caught(&mut handling, cx)).await;
+        replies.push(stream, response);
+    });
+    Err(Running(task.abort_handle()))
+}
+
+fn poll_caught(handling: &mut Handling, cx: &mut Context<'_>) -> Poll<Response> {
+    catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(cx))).unwrap_or_else(|_| Poll::Ready(panicked()))
+}
+
+fn panicked() -> Response {
+    Response::status(INTERNAL, "the handler panicked")
+}
