@@ -34,8 +34,14 @@ fn shares_are(echoes: &[Arc<Echo>], weights: &[u32], tolerance: f64) {
     let all: u32 = counts.iter().sum();
     let total: u32 = weights.iter().sum();
     for (count, weight) in counts.iter().zip(weights) {
-        let (share, wanted) = (f64::from(*count) / f64::from(all), f64::from(*weight) / f64::from(total));
-        assert!((share - wanted).abs() <= tolerance, "{counts:?} of weights {weights:?}");
+        let (share, wanted) = (
+            f64::from(*count) / f64::from(all),
+            f64::from(*weight) / f64::from(total),
+        );
+        assert!(
+            (share - wanted).abs() <= tolerance,
+            "{counts:?} of weights {weights:?}"
+        );
     }
 }
 
@@ -64,7 +70,9 @@ async fn weights_hold_under_load_and_in_long_lists() {
         let weights: Vec<u32> = (0..count).map(|place| 100 * (1 + place % 3)).collect();
         let slow: Vec<_> = weights.iter().map(|_| Echo::slow(ms(50))).collect();
         let nodes = weights.iter().zip(&slow);
-        let _nodes: Vec<_> = nodes.map(|(weight, echo)| fleet.provide_as(|i| i.weight = *weight, echo.clone())).collect();
+        let _nodes: Vec<_> = nodes
+            .map(|(weight, echo)| fleet.provide_as(|i| i.weight = *weight, echo.clone()))
+            .collect();
         let peer = fleet.consumer();
         // Of a long list the rest is connected when it is their turn.
         for _ in 0..400 {
@@ -82,7 +90,10 @@ async fn weights_hold_under_load_and_in_long_lists() {
         for (place, echo) in slow.iter().enumerate() {
             let share = f64::from(echo.counts().began - before[place]) / 12_000.0;
             let wanted = f64::from(weights[place]) / f64::from(total);
-            assert!((share / wanted - 1.0).abs() < 0.15, "{place} of {count}: {share} instead of {wanted}");
+            assert!(
+                (share / wanted - 1.0).abs() < 0.15,
+                "{place} of {count}: {share} instead of {wanted}"
+            );
         }
     }
 }
@@ -137,12 +148,18 @@ async fn instances_that_may_take_no_calls_take_none_and_the_error_says_why() {
     let mut nodes = vec![
         fleet.provide(echoes[0].clone()),
         fleet.provide_as(|instance| instance.zone = "north".into(), echoes[1].clone()),
-        fleet.provide_as(|instance| drop(instance.tags.insert("canary".into(), "yes".into())), echoes[2].clone()),
+        fleet.provide_as(
+            |instance| drop(instance.tags.insert("canary".into(), "yes".into())),
+            echoes[2].clone(),
+        ),
         fleet.provide_as(|instance| instance.draining = true, echoes[3].clone()),
     ];
     let peer = fleet.consumer();
     let error = peer.get(note("")).await.unwrap_err();
-    assert_eq!((error.reason(), error.may_have_run()), (Reason::NoInstance, false));
+    assert_eq!(
+        (error.reason(), error.may_have_run()),
+        (Reason::NoInstance, false)
+    );
     for why in [
         "echo/1 has weight 0",
         "echo/2 is disabled by policy",
@@ -161,9 +178,17 @@ async fn instances_that_may_take_no_calls_take_none_and_the_error_says_why() {
     fleet.list(Vec::clear);
     eventually("the list is empty", || peer.channel.view().instances.is_empty()).await;
     let error = peer.get(note("")).await.unwrap_err();
-    assert!(error.message().contains("no instance of `test.v1.Echo` is registered"), "{error}");
+    assert!(
+        error
+            .message()
+            .contains("no instance of `test.v1.Echo` is registered"),
+        "{error}"
+    );
     let unknown = peer.channel.implementation("gold");
-    let error = unknown.call::<support::Note>(0, note("").into()).await.unwrap_err();
+    let error = unknown
+        .call::<support::Note>(0, note("").into())
+        .await
+        .unwrap_err();
     assert!(error.message().contains("test.v1.Echo:gold"), "{error}");
 }
 
@@ -200,7 +225,9 @@ fn sick() -> (Arc<Echo>, Arc<AtomicBool>) {
 fn breaker_of(peer: &Peer, node: &Node) -> &'static str {
     let view = peer.channel.view();
     let mut instances = view.instances.iter();
-    instances.find(|i| i.instance == *node.instance.id).map_or("absent", |i| i.breaker)
+    instances
+        .find(|i| i.instance == *node.instance.id)
+        .map_or("absent", |i| i.breaker)
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,15 +275,28 @@ async fn a_failing_instance_is_ejected_and_comes_back_among_healthy_ones() {
 #[tokio::test(start_paused = true)]
 async fn at_most_the_share_is_ejected_and_the_rest_serves() {
     let fleet = Fleet::in_test();
-    fleet.service_policy(1, r#"{"call":{"node_breaker":{"max_ejected_percent":50},"retry":{"attempts":1}}}"#);
+    fleet.service_policy(
+        1,
+        r#"{"call":{"node_breaker":{"max_ejected_percent":50},"retry":{"attempts":1}}}"#,
+    );
     let sicks: Vec<_> = (0..4).map(|_| sick()).collect();
-    let _nodes: Vec<_> = sicks.iter().map(|(echo, _)| fleet.provide(echo.clone())).collect();
+    let _nodes: Vec<_> = sicks
+        .iter()
+        .map(|(echo, _)| fleet.provide(echo.clone()))
+        .collect();
     let peer = fleet.consumer();
     peer.connected(4).await;
     for _ in 0..200 {
         peer.get(note("")).await.unwrap_err();
     }
-    let open = || peer.channel.view().instances.iter().filter(|i| i.breaker == "open").count();
+    let open = || {
+        peer.channel
+            .view()
+            .instances
+            .iter()
+            .filter(|i| i.breaker == "open")
+            .count()
+    };
     assert_eq!(open(), 2);
     let all: u32 = sicks.iter().map(|(echo, _)| echo.counts().began).sum();
     assert_eq!(all, 200, "each call was tried");
@@ -289,7 +329,10 @@ async fn a_killed_server_is_avoided_and_used_again_after_its_restart(kind: Kind)
     let peer = fleet.consumer();
     peer.connected(2).await;
     nodes[0].kill();
-    eventually("the death is noticed", || peer.channel.view().instances.iter().any(|i| !i.connected)).await;
+    eventually("the death is noticed", || {
+        peer.channel.view().instances.iter().any(|i| !i.connected)
+    })
+    .await;
     let before = echoes[0].counts().began;
     for _ in 0..100 {
         peer.put(note("")).await.unwrap();
@@ -360,7 +403,10 @@ async fn a_changed_timeout_and_weight_hold_without_restart_and_are_acknowledged(
     peer.connected(2).await;
     let scope = format!("service/{ECHO}");
     let id = &nodes[0].instance.id;
-    fleet.service_policy(7, &format!(r#"{{"instances":[{{"instance":"{id}","weight":0}}]}}"#));
+    fleet.service_policy(
+        7,
+        &format!(r#"{{"instances":[{{"instance":"{id}","weight":0}}]}}"#),
+    );
     eventually("the weight holds", || peer.channel.view().instances.len() == 1).await;
     for _ in 0..50 {
         peer.get(note("")).await.unwrap();
@@ -370,13 +416,21 @@ async fn a_changed_timeout_and_weight_hold_without_restart_and_are_acknowledged(
     fleet.list(|instances| instances.clear());
     let _silent = fleet.provide(silent);
     for (revision, timeout) in [(8, 40), (9, 400), (10, 100)] {
-        fleet.service_policy(revision, &format!(r#"{{"methods":{{"Get":{{"timeout_ms":{timeout}}}}}}}"#));
+        fleet.service_policy(
+            revision,
+            &format!(r#"{{"methods":{{"Get":{{"timeout_ms":{timeout}}}}}}}"#),
+        );
         peer.governed(|policy| policy.timeout == ms(timeout)).await;
         peer.connected(1).await;
         let begun = tokio::time::Instant::now();
         let error = peer.get(note("")).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Deadline);
-        assert!(error.message().contains(&format!("within {timeout} ms (timeout set by service/{ECHO}@{revision}")), "{error}");
+        assert!(
+            error.message().contains(&format!(
+                "within {timeout} ms (timeout set by service/{ECHO}@{revision}"
+            )),
+            "{error}"
+        );
         assert!(begun.elapsed() < ms(timeout + 5), "{:?}", begun.elapsed());
         assert_eq!(fleet.acknowledged(&scope), Some((revision, None)));
     }
@@ -399,7 +453,11 @@ async fn a_bad_policy_is_refused_and_the_last_good_one_stays() {
     ];
     for (revision, (document, problem)) in (2..).zip(bad) {
         fleet.service_policy(revision, document);
-        let answered = || fleet.acknowledged(&scope).is_some_and(|(acknowledged, _)| acknowledged == revision);
+        let answered = || {
+            fleet
+                .acknowledged(&scope)
+                .is_some_and(|(acknowledged, _)| acknowledged == revision)
+        };
         eventually("the refusal is acknowledged", answered).await;
         let refusal = fleet.acknowledged(&scope).unwrap().1.unwrap();
         assert!(refusal.contains(problem), "{refusal}");
@@ -435,7 +493,8 @@ async fn the_balance_changes_live() {
     };
     assert!(share(1000).await < 0.25);
     fleet.service_policy(1, r#"{"call":{"balance":"random"}}"#);
-    peer.governed(|policy| policy.balance == rsf_core::policy::Balance::Random).await;
+    peer.governed(|policy| policy.balance == rsf_core::policy::Balance::Random)
+        .await;
     let random = share(2000).await;
     assert!((random - 0.5).abs() < 0.06, "{random}");
 }
@@ -448,7 +507,11 @@ async fn an_applications_policy_reaches_the_consumers_of_its_services() {
     let _node = fleet.provide_as(|instance| instance.application = "late".into(), Echo::plain());
     peer.governed(|policy| policy.timeout == ms(77)).await;
     let scope = Scope::Application("late".to_owned());
-    fleet.control.set_policy(&scope, 2, r#"{"call":{"timeout_ms":78},"consumers":{"tester":{"timeout_ms":79}}}"#);
+    fleet.control.set_policy(
+        &scope,
+        2,
+        r#"{"call":{"timeout_ms":78},"consumers":{"tester":{"timeout_ms":79}}}"#,
+    );
     peer.governed(|policy| policy.timeout == ms(79)).await;
 }
 
@@ -470,7 +533,10 @@ async fn callback_threads_change_live() {
             running.add_permits(1);
         });
     }
-    eventually("four callbacks run by default", || begun.load(Ordering::SeqCst) == 4).await;
+    eventually("four callbacks run by default", || {
+        begun.load(Ordering::SeqCst) == 4
+    })
+    .await;
     fleet.policy("fleet", 1, r#"{"callback_threads":6}"#);
     eventually("six callbacks run", || begun.load(Ordering::SeqCst) == 6).await;
     drop(release);

@@ -36,7 +36,12 @@ fn the_table_says_what_may_be_attempted_again() {
     for row in TABLE {
         let allowed = |reached, idempotent| RpcError::new(row.reason, reached, "").is_retryable(idempotent);
         let (both, idempotent_only, never) = ([true; 4], [false, true, false, true], [false; 4]);
-        let found = [allowed(false, false), allowed(false, true), allowed(true, false), allowed(true, true)];
+        let found = [
+            allowed(false, false),
+            allowed(false, true),
+            allowed(true, false),
+            allowed(true, true),
+        ];
         match row.retry {
             Retry::Never => assert_eq!(found, never, "{}", row.reason),
             Retry::IfIdempotent => assert_eq!(found, idempotent_only, "{}", row.reason),
@@ -63,7 +68,13 @@ async fn only_idempotent_methods_follow_an_unavailable() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_handler_says_on_purpose_is_final() {
-    for code in [Code::NotFound, Code::ResourceExhausted, Code::Aborted, Code::Internal, Code::DeadlineExceeded] {
+    for code in [
+        Code::NotFound,
+        Code::ResourceExhausted,
+        Code::Aborted,
+        Code::Internal,
+        Code::DeadlineExceeded,
+    ] {
         let fleet = Fleet::in_test();
         let _node = fleet.provide(Echo::failing(Status::new(code, "")));
         let found = attempts(&fleet.consumer()).await;
@@ -110,7 +121,9 @@ async fn a_full_queue_sends_even_a_put_elsewhere() {
     // Filled by another consumer, so that ours sees two idle instances.
     let other = fleet.consumer();
     let held = other.put(note("")).timeout(ms(60_000)).start();
-    busy.seen().until("the pool is full", |counts| counts.began == 1).await;
+    busy.seen()
+        .until("the pool is full", |counts| counts.began == 1)
+        .await;
     let _node = fleet.provide(free.clone());
     fleet.service_policy(1, r#"{"call":{"retry":{"budget_percent":100}}}"#);
     let peer = fleet.consumer();
@@ -139,13 +152,19 @@ async fn a_lost_connection_is_final_for_a_put_and_not_for_a_get() {
             true => peer.get(note("")).start(),
             false => peer.put(note("")).start(),
         };
-        dying.seen().until("the handler began", |counts| counts.began == 1).await;
+        dying
+            .seen()
+            .until("the handler began", |counts| counts.began == 1)
+            .await;
         node.kill();
         match call.await {
             Ok(_) => assert!(idempotent),
             Err(error) => {
                 assert!(!idempotent, "{error}");
-                assert_eq!((error.reason(), error.may_have_run()), (Reason::ConnectionLost, true));
+                assert_eq!(
+                    (error.reason(), error.may_have_run()),
+                    (Reason::ConnectionLost, true)
+                );
                 assert_eq!(error.attempts().len(), 1);
             }
         }
@@ -161,15 +180,25 @@ async fn an_earlier_attempt_that_got_through_is_not_forgotten() {
     let peer = fleet.consumer();
     peer.connected(1).await;
     let call = peer.get(note("")).start();
-    dying.seen().until("the handler began", |counts| counts.began == 1).await;
+    dying
+        .seen()
+        .until("the handler began", |counts| counts.began == 1)
+        .await;
     node.kill();
     let error = call.await.unwrap_err();
     let reasons: Vec<_> = error.attempts().iter().map(|attempt| attempt.reason).collect();
     assert_eq!(
         reasons,
-        [Some(Reason::ConnectionLost), Some(Reason::Connect), Some(Reason::Connect)]
+        [
+            Some(Reason::ConnectionLost),
+            Some(Reason::Connect),
+            Some(Reason::Connect)
+        ]
     );
-    assert!(error.may_have_run(), "the first attempt reached the handler: {error}");
+    assert!(
+        error.may_have_run(),
+        "the first attempt reached the handler: {error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,14 +210,20 @@ async fn a_late_first_success_wins_and_the_loser_is_cancelled() {
         tokio::time::sleep(ms([300, 2500, 2500][place as usize])).await;
         Ok(Response::new(support::number(place)))
     });
-    let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone()), fleet.provide(echo.clone())];
+    let _nodes = [
+        fleet.provide(echo.clone()),
+        fleet.provide(echo.clone()),
+        fleet.provide(echo.clone()),
+    ];
     let peer = fleet.consumer();
     peer.connected(3).await;
     let begun = Instant::now();
     let reply = peer.get(note("")).await.unwrap();
     assert_eq!(reply.into_inner().number, 0, "the first attempt's answer");
     assert_eq!(begun.elapsed().as_millis() / 10, 30);
-    echo.seen().until("the losers were dropped", |counts| counts.dropped == 2).await;
+    echo.seen()
+        .until("the losers were dropped", |counts| counts.dropped == 2)
+        .await;
     assert_eq!((echo.counts().began, echo.counts().ended), (3, 1));
     assert_eq!(peer.metrics.retries.get(), 2);
 }
@@ -208,7 +243,9 @@ async fn a_faster_second_attempt_wins_and_the_first_is_cancelled() {
     let begun = Instant::now();
     assert_eq!(peer.get(note("")).await.unwrap().into_inner().number, 1);
     assert_eq!(begun.elapsed().as_millis() / 10, 15);
-    echo.seen().until("the first was dropped", |counts| counts.dropped == 1).await;
+    echo.seen()
+        .until("the first was dropped", |counts| counts.dropped == 1)
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,7 +274,10 @@ async fn a_failure_wins_only_when_no_attempt_is_left() {
     });
     let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
     let peer = fleet.consumer();
-    assert_eq!(peer.get(note("")).await.unwrap().into_inner().text, "late but good");
+    assert_eq!(
+        peer.get(note("")).await.unwrap().into_inner().text,
+        "late but good"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,8 +298,14 @@ async fn the_budget_bounds_attempts_when_everything_fails() {
     let attempts = f64::from(echo.counts().began);
     // The reserve of ten a second fills one window of ten seconds ahead.
     let most = f64::from(calls) * 1.2 + 10.0 * (seconds + 10.0);
-    assert!(attempts <= most, "{attempts} attempts of {calls} calls in {seconds} s, at most {most}");
-    assert!(attempts >= f64::from(calls) * 1.15, "{attempts} attempts: the budget gives no credit");
+    assert!(
+        attempts <= most,
+        "{attempts} attempts of {calls} calls in {seconds} s, at most {most}"
+    );
+    assert!(
+        attempts >= f64::from(calls) * 1.15,
+        "{attempts} attempts: the budget gives no credit"
+    );
     assert_eq!(peer.metrics.retries.get(), u64::from(echo.counts().began - calls));
     assert!(peer.metrics.retry_budget_exhausted.get() > 0);
 }
@@ -267,7 +313,10 @@ async fn the_budget_bounds_attempts_when_everything_fails() {
 #[tokio::test(start_paused = true)]
 async fn no_budget_no_retry() {
     let fleet = Fleet::in_test();
-    fleet.service_policy(1, r#"{"call":{"retry":{"budget_percent":0,"budget_per_second":0}}}"#);
+    fleet.service_policy(
+        1,
+        r#"{"call":{"retry":{"budget_percent":0,"budget_per_second":0}}}"#,
+    );
     let echo = unavailable();
     let _node = fleet.provide(echo.clone());
     let peer = fleet.consumer();
@@ -311,7 +360,10 @@ async fn pauses_grow_up_to_their_limit_and_are_jittered() {
     }
     for (sum, most) in sums.into_iter().zip([100.0, 150.0, 150.0]) {
         let mean = sum.as_secs_f64() * 1000.0 / f64::from(rounds);
-        assert!((mean - most / 2.0).abs() < most * 0.12, "mean {mean} ms of at most {most}");
+        assert!(
+            (mean - most / 2.0).abs() < most * 0.12,
+            "mean {mean} ms of at most {most}"
+        );
     }
 }
 
@@ -343,8 +395,18 @@ async fn a_single_instance_is_tried_again_itself() {
     peer.get(note("")).await.unwrap();
     assert_eq!(echo.counts().began, 2);
     assert_eq!(peer.metrics.retries.get(), 1);
-    assert_eq!(counted(&peer.registry, "rpc_client_call_duration_seconds", "UNAVAILABLE"), 0);
-    assert_eq!(counted(&peer.registry, "rpc_client_call_duration_seconds", "test.v1.Echo/Get"), 1);
+    assert_eq!(
+        counted(&peer.registry, "rpc_client_call_duration_seconds", "UNAVAILABLE"),
+        0
+    );
+    assert_eq!(
+        counted(
+            &peer.registry,
+            "rpc_client_call_duration_seconds",
+            "test.v1.Echo/Get"
+        ),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -382,7 +444,9 @@ async fn a_deadline_over_a_silent_handler_names_the_instance() {
     assert_eq!(error.attempts().len(), 1);
     assert_eq!(error.instance(), Some(&*node.instance.id));
     assert!(error.may_have_run());
-    echo.seen().until("the handler was dropped", |counts| counts.dropped == 1).await;
+    echo.seen()
+        .until("the handler was dropped", |counts| counts.dropped == 1)
+        .await;
 }
 
 /// A network that swallows every packet.
@@ -429,7 +493,15 @@ async fn a_timed_out_attempt_counts_once_against_its_instance() {
         calls += 1;
         assert!(calls < 200);
     }
-    let open = || peer.channel.view().instances.iter().filter(|i| i.breaker == "open").count() == 1;
+    let open = || {
+        peer.channel
+            .view()
+            .instances
+            .iter()
+            .filter(|i| i.breaker == "open")
+            .count()
+            == 1
+    };
     eventually("the hung instance is ejected", open).await;
     for _ in 0..50 {
         peer.get(note("")).await.unwrap();

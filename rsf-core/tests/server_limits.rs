@@ -61,7 +61,10 @@ async fn the_pool_runs_so_many_the_queue_holds_so_many_and_the_next_is_refused()
     assert_eq!(echo.counts().began, 2, "two run, three wait");
     let begun = Instant::now();
     let error = peer.put(note("")).await.unwrap_err();
-    assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, Reason::QueueFull));
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::ResourceExhausted, Reason::QueueFull)
+    );
     assert!(!error.may_have_run());
     assert!(error.message().contains("provider.queue"), "{error}");
     assert!(begun.elapsed() < ms(2), "refused at once");
@@ -70,7 +73,9 @@ async fn the_pool_runs_so_many_the_queue_holds_so_many_and_the_next_is_refused()
     for (place, call) in calls.drain(..2).enumerate() {
         assert_eq!(call.await.unwrap().into_inner().number, place as u32);
     }
-    echo.seen().until("the next two run", |counts| counts.began == 4).await;
+    echo.seen()
+        .until("the next two run", |counts| counts.began == 4)
+        .await;
     let waits = peer.put(note("")).start();
     // A waiting call that is given up frees its place in the queue.
     calls.push(peer.put(note("")).start());
@@ -107,7 +112,11 @@ async fn pool_and_queue_change_live() {
     tokio::time::sleep(ms(5)).await;
     gate.add_permits(3);
     tokio::time::sleep(ms(5)).await;
-    assert_eq!((echo.counts().began, echo.counts().ended), (4, 3), "the pool is reached by shrinking");
+    assert_eq!(
+        (echo.counts().began, echo.counts().ended),
+        (4, 3),
+        "the pool is reached by shrinking"
+    );
     gate.add_permits(3);
     for call in calls {
         call.await.unwrap();
@@ -122,12 +131,24 @@ async fn a_threshold_refuses_one_method_and_spares_the_other() {
     let (echo, gate) = gated();
     let (node, peer) = alone(&fleet, &echo).await;
     let puts: Vec<_> = (0..2).map(|_| peer.put(note("")).start()).collect();
-    echo.seen().until("both puts run", |counts| counts.began == 2).await;
+    echo.seen()
+        .until("both puts run", |counts| counts.began == 2)
+        .await;
     let error = peer.put(note("")).await.unwrap_err();
-    assert_eq!((error.reason(), error.may_have_run()), (Reason::ProviderLimit, false));
-    assert!(error.message().contains("/test.v1.Echo/Put has 2 calls under way"), "{error}");
+    assert_eq!(
+        (error.reason(), error.may_have_run()),
+        (Reason::ProviderLimit, false)
+    );
+    assert!(
+        error
+            .message()
+            .contains("/test.v1.Echo/Put has 2 calls under way"),
+        "{error}"
+    );
     let get = peer.get(note("")).start();
-    echo.seen().until("the get runs", |counts| counts.began == 3).await;
+    echo.seen()
+        .until("the get runs", |counts| counts.began == 3)
+        .await;
     fleet.service_policy(2, r#"{"provider":{"concurrency":{"Put":3}}}"#);
     eventually("acknowledged", || {
         fleet.acknowledged("service/test.v1.Echo") == Some((2, None))
@@ -135,25 +156,36 @@ async fn a_threshold_refuses_one_method_and_spares_the_other() {
     .await;
     tokio::time::sleep(ms(5)).await;
     let third = peer.put(note("")).start();
-    echo.seen().until("the third put runs", |counts| counts.began == 4).await;
+    echo.seen()
+        .until("the third put runs", |counts| counts.began == 4)
+        .await;
     gate.add_permits(4);
     for call in puts.into_iter().chain([get, third]) {
         call.await.unwrap();
     }
-    assert_eq!(counted(&node.registry, "rsf_call_errors_total", "provider_limit"), 1);
+    assert_eq!(
+        counted(&node.registry, "rsf_call_errors_total", "provider_limit"),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn implementations_have_thresholds_of_their_own() {
     let fleet = Fleet::in_test();
     fleet.policy("fleet", 1, &format!("{{{ONE_ATTEMPT}}}"));
-    fleet.policy("service/test.v1.Echo:gold", 1, r#"{"provider":{"concurrency":{"Get":0}}}"#);
+    fleet.policy(
+        "service/test.v1.Echo:gold",
+        1,
+        r#"{"provider":{"concurrency":{"Get":0}}}"#,
+    );
     let builder = Provider::builder()
         .service("", Echo::plain())
         .service("gold", Echo::plain());
     let node = fleet.start(builder, |_| {});
     fleet.list(|instances| instances.push(node.instance.clone()));
-    fleet.control.set_instances("test.v1.Echo:gold", vec![node.instance.clone()]);
+    fleet
+        .control
+        .set_instances("test.v1.Echo:gold", vec![node.instance.clone()]);
     let peer = fleet.consumer();
     let gold = peer.channel.implementation("gold");
     for _ in 0..3 {
@@ -188,7 +220,9 @@ async fn a_handler_that_outlives_its_deadline_is_dropped() {
     let (node, peer) = alone(&fleet, &echo).await;
     let begun = Instant::now();
     peer.put(note("")).timeout(ms(50)).await.unwrap_err();
-    echo.seen().until("the handler was dropped", |counts| counts.dropped == 1).await;
+    echo.seen()
+        .until("the handler was dropped", |counts| counts.dropped == 1)
+        .await;
     assert!(begun.elapsed() < ms(60));
     assert_eq!(counted(&node.registry, "rsf_server_calls_underway", ""), 0);
 }
@@ -204,7 +238,10 @@ async fn a_panic_ends_only_its_call(kind: Kind) {
         let error = peer.put(number(13)).await.unwrap_err();
         assert_eq!((error.code(), error.reason()), (Code::Internal, Reason::Panic));
         assert!(error.message().contains("/test.v1.Echo/Put"), "{error}");
-        assert!(!error.message().contains("own panic"), "its text stays in the provider's log: {error}");
+        assert!(
+            !error.message().contains("own panic"),
+            "its text stays in the provider's log: {error}"
+        );
         peer.put(number(1)).await.unwrap();
     }
     assert_eq!(counted(&node.registry, "rsf_handler_panics_total", ""), 20);
@@ -235,8 +272,14 @@ async fn an_address_that_belongs_to_somebody_else_now_is_refused_and_left() {
     });
     let peer = fleet.consumer();
     let error = peer.put(note("")).await.unwrap_err();
-    assert_eq!((error.reason(), error.may_have_run()), (Reason::WrongInstance, false));
-    assert!(error.message().contains("test/echo/1") && error.message().contains("test/echo/old"), "{error}");
+    assert_eq!(
+        (error.reason(), error.may_have_run()),
+        (Reason::WrongInstance, false)
+    );
+    assert!(
+        error.message().contains("test/echo/1") && error.message().contains("test/echo/old"),
+        "{error}"
+    );
     assert_eq!(stranger.counts().began, 0);
     // With a right entry beside it, calls find their way.
     let right = fleet.provide_as(|instance| instance.incarnation = 6, Echo::plain());
@@ -281,7 +324,8 @@ fn relay(inner: Arc<OnceLock<Channel>>) -> Arc<Echo> {
             let scoped = context.scope(async move { there.call::<Note>(GET, note("").into()).await });
             let scoped = tokio::spawn(scoped).await.unwrap()?.into_inner();
             let replies = [awaited, started, called_back, sent_there, scoped];
-            let inherited = |reply: &Note| reply.number <= 500 && reply.text.starts_with(&format!("{trace:032x}"));
+            let inherited =
+                |reply: &Note| reply.number <= 500 && reply.text.starts_with(&format!("{trace:032x}"));
             let mut spans: Vec<_> = replies.iter().map(|reply| reply.text.clone()).collect();
             spans.sort();
             spans.dedup();
@@ -334,10 +378,17 @@ async fn the_callers_cancel_travels_down_the_chain() {
     let _middle = front.provide(middle.clone());
     let peer = front.consumer();
     let call = peer.put(note("")).start();
-    last.seen().until("the last handler began", |counts| counts.began == 1).await;
+    last.seen()
+        .until("the last handler began", |counts| counts.began == 1)
+        .await;
     drop(call);
-    middle.seen().until("the middle was dropped", |counts| counts.dropped == 1).await;
-    last.seen().until("the last was dropped", |counts| counts.dropped == 1).await;
+    middle
+        .seen()
+        .until("the middle was dropped", |counts| counts.dropped == 1)
+        .await;
+    last.seen()
+        .until("the last was dropped", |counts| counts.dropped == 1)
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -363,10 +414,18 @@ async fn a_downstream_refusal_is_not_this_handlers() {
     let peer = front.consumer();
     for call in [peer.put(note("")), peer.get(note(""))] {
         let error = call.await.unwrap_err();
-        assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, Reason::Handler), "{error}");
+        assert_eq!(
+            (error.code(), error.reason()),
+            (Code::ResourceExhausted, Reason::Handler),
+            "{error}"
+        );
         assert!(error.may_have_run());
     }
-    assert_eq!(middle.counts().began, 2, "the middle's own calls were not repeated");
+    assert_eq!(
+        middle.counts().began,
+        2,
+        "the middle's own calls were not repeated"
+    );
 }
 
 #[tokio::test(start_paused = true)]

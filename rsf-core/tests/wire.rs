@@ -31,7 +31,11 @@ impl Line {
         let fleet = Fleet::new(kind);
         let node = fleet.provide(echo);
         let connection = connect(&fleet, &node).await;
-        Line { fleet, node, connection }
+        Line {
+            fleet,
+            node,
+            connection,
+        }
     }
 
     fn send(&self, request: UnaryRequest) -> Exchange {
@@ -103,7 +107,10 @@ async fn metadata_goes_both_ways(kind: Kind) {
     let line = Line::to(kind, Echo::plain()).await;
     let mut request = request("Get", &note(""));
     request.metadata.insert("tenant", "north 7").unwrap();
-    request.metadata.insert_bin("token-bin", &[0, 1, 254, 255]).unwrap();
+    request
+        .metadata
+        .insert_bin("token-bin", &[0, 1, 254, 255])
+        .unwrap();
     let reply = soon(line.send(request)).await.unwrap();
     assert_eq!(reply.metadata.get("tenant"), Some("north 7"));
     assert_eq!(reply.metadata.get_bin("token-bin").unwrap(), [0, 1, 254, 255]);
@@ -126,7 +133,11 @@ async fn a_status_comes_back_whole(kind: Kind) {
     );
     assert_eq!(came.metadata().get("hint"), Some("elsewhere"));
     assert_eq!(came.metadata().get_bin("hint-bin").unwrap(), [9]);
-    assert_eq!(reason(&came), None, "the handler's own errors carry no reason of RSF's");
+    assert_eq!(
+        reason(&came),
+        None,
+        "the handler's own errors carry no reason of RSF's"
+    );
 }
 
 async fn a_status_without_message_comes_back(kind: Kind) {
@@ -190,7 +201,10 @@ async fn an_unknown_method_names_what_is_there(kind: Kind) {
         let came = refused(soon(line.send(request)).await);
         assert_eq!(came.code(), Code::Unimplemented);
         assert_eq!(reason(&came), Some(Reason::Unimplemented));
-        assert!(came.message().contains(path) && came.message().contains("test.v1.Echo"), "{came}");
+        assert!(
+            came.message().contains(path) && came.message().contains("test.v1.Echo"),
+            "{came}"
+        );
     }
     line.lives().await;
 }
@@ -207,10 +221,16 @@ async fn an_unknown_implementation_is_refused(kind: Kind) {
 async fn the_timeout_arrives(kind: Kind) {
     let echo = Echo::with(|_, _| async {
         let left = Context::current().and_then(|context| context.remaining());
-        Ok(Response::new(number(left.map_or(0, |left| left.as_millis() as u32))))
+        Ok(Response::new(number(
+            left.map_or(0, |left| left.as_millis() as u32),
+        )))
     });
     let line = Line::to(kind, echo).await;
-    assert_eq!(read(&line.ask(&note("")).await.unwrap()).number, 0, "none was sent");
+    assert_eq!(
+        read(&line.ask(&note("")).await.unwrap()).number,
+        0,
+        "none was sent"
+    );
     let mut timed = request("Get", &note(""));
     timed.timeout = Some(Duration::from_secs(60));
     let left = read(&soon(line.send(timed)).await.unwrap()).number;
@@ -218,7 +238,10 @@ async fn the_timeout_arrives(kind: Kind) {
     let mut late = request("Get", &note(""));
     late.timeout = Some(Duration::ZERO);
     let came = refused(soon(line.send(late)).await);
-    assert_eq!((came.code(), reason(&came)), (Code::DeadlineExceeded, Some(Reason::Deadline)));
+    assert_eq!(
+        (came.code(), reason(&came)),
+        (Code::DeadlineExceeded, Some(Reason::Deadline))
+    );
 }
 
 async fn what_identifies_the_call_arrives(kind: Kind) {
@@ -231,7 +254,10 @@ async fn what_identifies_the_call_arrives(kind: Kind) {
             context.request_id().unwrap(),
             trace.trace_id,
             trace.span_id,
-            context.metadata().get("grpc-previous-rpc-attempts").unwrap_or_default()
+            context
+                .metadata()
+                .get("grpc-previous-rpc-attempts")
+                .unwrap_or_default()
         );
         Ok(Response::new(note(&text)))
     });
@@ -239,9 +265,16 @@ async fn what_identifies_the_call_arrives(kind: Kind) {
     let mut request = request("Put", &note(""));
     request.caller = Some("shop".parse().unwrap());
     request.request_id = RequestId::Text("order-7".parse().unwrap());
-    request.trace = rsf_core::wire::TraceParent::parse("00-0000000000000000000000000000abcd-00000000000000ef-01");
+    request.trace =
+        rsf_core::wire::TraceParent::parse("00-0000000000000000000000000000abcd-00000000000000ef-01");
     request.previous_attempts = 2;
-    request.metadata.insert("traceparent", "00-00000000000000000000000000000001-0000000000000001-00").unwrap();
+    request
+        .metadata
+        .insert(
+            "traceparent",
+            "00-00000000000000000000000000000001-0000000000000001-00",
+        )
+        .unwrap();
     let reply = soon(line.send(request)).await.unwrap();
     assert_eq!(read(&reply).text, "shop order-7 abcd ef 2");
 }
@@ -252,9 +285,13 @@ async fn a_dropped_exchange_drops_the_handler(kind: Kind) {
     // Held by a task, because a handler runs only while its exchange is polled or its server reads.
     let exchange = line.send(request("Put", &note("")));
     let asked = tokio::spawn(exchange);
-    echo.seen().until("the handler began", |counts| counts.began == 1).await;
+    echo.seen()
+        .until("the handler began", |counts| counts.began == 1)
+        .await;
     asked.abort();
-    echo.seen().until("the handler was dropped", |counts| counts.dropped == 1).await;
+    echo.seen()
+        .until("the handler was dropped", |counts| counts.dropped == 1)
+        .await;
     assert_eq!(echo.counts().ended, 0);
 }
 
@@ -279,13 +316,17 @@ async fn death_tells_running_and_new_calls_apart(kind: Kind) {
     let echo = Echo::silent();
     let mut line = Line::to(kind, echo.clone()).await;
     let running = tokio::spawn(line.send(request("Put", &note(""))));
-    echo.seen().until("the handler began", |counts| counts.began == 1).await;
+    echo.seen()
+        .until("the handler began", |counts| counts.began == 1)
+        .await;
     let mut state = line.connection.state();
     assert_eq!(*state.borrow(), ConnectionState::Ready);
     line.node.kill();
     let broken = soon(running).await.unwrap().unwrap_err();
     assert_eq!(broken.fate, Fate::Written, "{broken}");
-    soon(state.wait_for(|state| *state == ConnectionState::Closed)).await.unwrap();
+    soon(state.wait_for(|state| *state == ConnectionState::Closed))
+        .await
+        .unwrap();
     let late = line.ask(&note("")).await.unwrap_err();
     assert_eq!(late.fate, Fate::NotWritten, "{late}");
     let target = Target {
@@ -309,12 +350,15 @@ async fn a_drain_lets_running_calls_finish(kind: Kind) {
     });
     let line = Line::to(kind, echo.clone()).await;
     let running = tokio::spawn(line.send(request("Put", &note("patient"))));
-    echo.seen().until("the handler began", |counts| counts.began == 1).await;
+    echo.seen()
+        .until("the handler began", |counts| counts.began == 1)
+        .await;
     line.node.drain();
     // The peer's GOAWAY takes a moment to arrive; from then on nothing is taken, and nothing was written.
     let late = async {
         loop {
-            let asked = tokio::time::timeout(Duration::from_millis(50), line.send(request("Get", &note("")))).await;
+            let asked =
+                tokio::time::timeout(Duration::from_millis(50), line.send(request("Get", &note("")))).await;
             if let Ok(Err(error)) = asked {
                 return error;
             }
@@ -328,20 +372,26 @@ async fn a_drain_lets_running_calls_finish(kind: Kind) {
     let reply = soon(running).await.unwrap().unwrap();
     assert_eq!(read(&reply).text, "patient");
     let mut state = line.connection.state();
-    soon(state.wait_for(|state| *state == ConnectionState::Closed)).await.unwrap();
+    soon(state.wait_for(|state| *state == ConnectionState::Closed))
+        .await
+        .unwrap();
 }
 
 async fn a_closed_connection_finishes_its_calls(kind: Kind) {
     let echo = Echo::slow(Duration::from_millis(100));
     let line = Line::to(kind, echo.clone()).await;
     let running = tokio::spawn(line.send(request("Put", &note("patient"))));
-    echo.seen().until("the handler began", |counts| counts.began == 1).await;
+    echo.seen()
+        .until("the handler began", |counts| counts.began == 1)
+        .await;
     line.connection.close();
     assert_eq!(*line.connection.state().borrow(), ConnectionState::Draining);
     assert_eq!(line.ask(&note("")).await.unwrap_err().fate, Fate::NotWritten);
     assert_eq!(read(&soon(running).await.unwrap().unwrap()).text, "patient");
     let mut state = line.connection.state();
-    soon(state.wait_for(|state| *state == ConnectionState::Closed)).await.unwrap();
+    soon(state.wait_for(|state| *state == ConnectionState::Closed))
+        .await
+        .unwrap();
 }
 
 async fn a_message_of_another_type_is_malformed(kind: Kind) {
@@ -349,7 +399,10 @@ async fn a_message_of_another_type_is_malformed(kind: Kind) {
     let mut request = request("Get", &note(""));
     request.frame = Frame::from_message(&[0x0a, 0xff, 0xff]).unwrap();
     let came = refused(soon(line.send(request)).await);
-    assert_eq!((came.code(), reason(&came)), (Code::Internal, Some(Reason::Malformed)));
+    assert_eq!(
+        (came.code(), reason(&came)),
+        (Code::Internal, Some(Reason::Malformed))
+    );
     line.lives().await;
 }
 

@@ -74,7 +74,9 @@ impl RetryBudget {
         let mut window = self.window.lock();
         self.turn(&mut window, second);
         let live = window.slots.iter().filter(|slot| slot.second + WINDOW > second);
-        let (past, spent) = live.fold((0, 0), |(calls, spent), slot| (calls + slot.calls, spent + slot.spent));
+        let (past, spent) = live.fold((0, 0), |(calls, spent), slot| {
+            (calls + slot.calls, spent + slot.spent)
+        });
         let calls = past + self.calls.load(Ordering::Relaxed);
         if spent < calls * u64::from(self.percent) / 100 {
             window.slot(second).spent += 1;
@@ -142,7 +144,11 @@ mod tests {
         (0..100).for_each(|_| budget.deposit(later));
         assert_eq!(credit(&budget, now + Duration::from_millis(14_900)), 20);
         (0..100).for_each(|_| budget.deposit(now + Duration::from_secs(20)));
-        assert_eq!(credit(&budget, now + Duration::from_secs(30)), 0, "unused credit expires");
+        assert_eq!(
+            credit(&budget, now + Duration::from_secs(30)),
+            0,
+            "unused credit expires"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -153,7 +159,10 @@ mod tests {
         for millisecond in 0..60_000 {
             spent += u32::from(budget.withdraw(begun + Duration::from_millis(millisecond)));
         }
-        assert!((690..=700).contains(&spent), "{spent} in a minute: one window ahead, then ten a second");
+        assert!(
+            (690..=700).contains(&spent),
+            "{spent} in a minute: one window ahead, then ten a second"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,8 +15,8 @@ use super::headers::{implementation, request_headers};
 use super::pending::PendingCalls;
 use super::status_header::{read_status, write_status};
 use super::{
-    ConnectError, Connection, ConnectionState, Dispatch, Fate, InboundReply, InboundRequest, MAX_MESSAGE_BYTES,
-    Slot, Target, UnaryReply, UnaryRequest, Wire, WireError, too_large,
+    ConnectError, Connection, ConnectionState, Dispatch, Fate, InboundReply, InboundRequest,
+    MAX_MESSAGE_BYTES, Slot, Target, UnaryReply, UnaryRequest, Wire, WireError, too_large,
 };
 use crate::metadata::Metadata;
 use crate::status::Status;

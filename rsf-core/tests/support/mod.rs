@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use rsf_core::PolicyBook;
 use rsf_core::call::Call;
 use rsf_core::client::{Channel, Consumer, ConsumerParts};
 use rsf_core::control::{ControlPlane, Instance, Scope, StaticControlPlane};
@@ -28,7 +29,6 @@ use rsf_core::status::Status;
 use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
 use rsf_core::wire::in_process::{Bound, InProcessWire};
 use rsf_core::wire::{Dispatch, Frame, Wire};
-use rsf_core::PolicyBook;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +124,8 @@ pub fn schema() -> Vec<u8> {
     FileDescriptorSet { file: vec![file] }.encode_to_vec()
 }
 
-type Handler = dyn Fn(usize, Request<Note>) -> BoxFuture<'static, Result<Response<Note>, Status>> + Send + Sync;
+type Handler =
+    dyn Fn(usize, Request<Note>) -> BoxFuture<'static, Result<Response<Note>, Status>> + Send + Sync;
 
 /// The echo service, hand-written as generated code would be, with the test's handler.
 pub struct Echo {
@@ -269,7 +270,10 @@ impl Fleet {
 
     /// In this process and on the test's own runtime, so that the test owns the time.
     pub fn in_test() -> Fleet {
-        Fleet::on(Kind::InProcess, IoRuntime::shared(tokio::runtime::Handle::current()))
+        Fleet::on(
+            Kind::InProcess,
+            IoRuntime::shared(tokio::runtime::Handle::current()),
+        )
     }
 
     pub fn on(kind: Kind, runtime: IoRuntime) -> Fleet {
@@ -431,7 +435,9 @@ pub fn counted(registry: &prometheus::Registry, name: &str, label: &str) -> u64 
         .iter()
         .filter(fits)
         .map(|metric| {
-            metric.get_counter().get_value() + metric.get_gauge().get_value() + metric.get_histogram().get_sample_count() as f64
+            metric.get_counter().get_value()
+                + metric.get_gauge().get_value()
+                + metric.get_histogram().get_sample_count() as f64
         })
         .sum();
     sum as u64
@@ -444,7 +450,10 @@ pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(SOON, looking).await.is_ok(), "not in time: {what}");
+    assert!(
+        tokio::time::timeout(SOON, looking).await.is_ok(),
+        "not in time: {what}"
+    );
 }
 
 /// A providing process.
@@ -470,7 +479,9 @@ impl Drop for Running {
         if let Running::Http2 { runtime, .. } = self {
             let runtime = runtime.take().unwrap();
             // Returns when every socket is closed. On a thread of its own, because a test's may not be blocked.
-            std::thread::spawn(move || runtime.shutdown_timeout(SOON)).join().unwrap();
+            std::thread::spawn(move || runtime.shutdown_timeout(SOON))
+                .join()
+                .unwrap();
         }
     }
 }
