@@ -44,6 +44,22 @@ pub(crate) struct DevArguments {
     /// Calls a second of the shop's consumer
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     rate: u32,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+/// Ports of 127.0.0.1 that `rsf dev` must have. One that is not set is the usual one, or any where that is taken.
+#[derive(Args)]
+struct Ports {
+    /// The registry's port; an error where it is taken [default: 7600, or a free one]
+    #[arg(long)]
+    registry_port: Option<u16>,
+    /// The console's port; an error where it is taken [default: 7601, or a free one]
+    #[arg(long)]
+    console_port: Option<u16>,
+    /// The HTTP adapter's port; an error where it is taken [default: 8080, or a free one]
+    #[arg(long)]
+    adapter_port: Option<u16>,
 }
 
 /// The ports that `rsf dev` takes if they are free; else it takes any.
@@ -71,10 +87,20 @@ pub(crate) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     }
 }
 
-/// The preferred port of this machine, or a free one where it is taken.
-async fn listen(preferred: u16) -> Result<TcpListener, Failure> {
+/// The port that was asked for; or else the preferred one, or a free one where it is taken.
+async fn listen(asked: Option<u16>, preferred: u16) -> Result<TcpListener, Failure> {
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    if let Some(port) = asked {
+        let bound = TcpListener::bind(local(port)).await;
+        return Ok(bound.map_err(|error| {
+            format!(
+                "cannot listen on {}: {error}; ask for another port, or for none",
+                local(port)
+            )
+        })?);
+    }
     for port in [preferred, 0] {
-        match TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await {
+        match TcpListener::bind(local(port)).await {
             Ok(listener) => return Ok(listener),
             Err(error) if port == 0 => return Err(format!("no port of 127.0.0.1 can be had: {error}").into()),
             Err(_) => {}

@@ -19,6 +19,11 @@ const ZOO_CFG: &str = include_str!("../../../deploy/zoo.cfg");
 const READY: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
+    if arguments.ports.registry_port.is_some() {
+        return Err(
+            "--registry-port belongs to the embedded registry; leave it out with --backend cluster".into(),
+        );
+    }
     let state = rsf::state::folder();
     let files = RunningFiles::take(&state)?;
     let token = files.token()?;
@@ -32,7 +37,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         ("RSF_NAMESPACE", arguments.namespace.clone()),
     ];
 
-    let pump_admin = free(super::REGISTRY_PORT + 10).await?;
+    let pump_admin = free(None, super::REGISTRY_PORT + 10).await?;
     let pump_config = files.path("pump.toml");
     let sweep = 5_000.min(arguments.lease_ttl_ms);
     std::fs::write(
@@ -54,7 +59,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     ];
     children.own("pump", &pump, &environment, true)?;
 
-    let console = free(CONSOLE_PORT).await?;
+    let console = free(arguments.ports.console_port, CONSOLE_PORT).await?;
     let (database, token_file) = (
         text(&files.path("console-cluster.sqlite")),
         text(&files.path("token")),
@@ -72,7 +77,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         &pump_url,
     ];
     children.own("console", &arguments_of_console, &environment, true)?;
-    let adapter = free(ADAPTER_PORT).await?;
+    let adapter = free(arguments.ports.adapter_port, ADAPTER_PORT).await?;
     children.own("adapter", &["adapter", "--listen", &adapter], &environment, true)?;
     for (name, address) in [
         ("pump", &pump_admin),
@@ -104,7 +109,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
 }
 
 async fn start_redis(children: &Children, files: &RunningFiles) -> Result<String, Failure> {
-    let address = free(6379).await?;
+    let address = free(None, 6379).await?;
     let folder = private_folder(files.path("redis"))?;
     let configuration = folder.join("redis.conf");
     std::fs::write(&configuration, REDIS_CONF)?;
@@ -128,7 +133,7 @@ async fn start_redis(children: &Children, files: &RunningFiles) -> Result<String
 }
 
 async fn start_zookeeper(children: &Children, files: &RunningFiles) -> Result<String, Failure> {
-    let address = free(2181).await?;
+    let address = free(None, 2181).await?;
     let folder = private_folder(files.path("zookeeper"))?;
     let configuration = folder.join("zoo.cfg");
     let port = address.rsplit(':').next().unwrap_or_default();
@@ -159,8 +164,8 @@ async fn start_zookeeper(children: &Children, files: &RunningFiles) -> Result<St
 }
 
 /// An address whose port is free now. The server that gets it binds it a moment later.
-async fn free(preferred: u16) -> Result<String, Failure> {
-    Ok(listen(preferred).await?.local_addr()?.to_string())
+async fn free(asked: Option<u16>, preferred: u16) -> Result<String, Failure> {
+    Ok(listen(asked, preferred).await?.local_addr()?.to_string())
 }
 
 async fn asked(address: &str, question: &[u8], answer: &[u8]) -> bool {

@@ -30,7 +30,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
 
     let store = Arc::new(EmbeddedStore::open(&files.path("registry.redb"), &[&arguments.namespace]).await?);
     let namespace = store.namespace(&arguments.namespace)?;
-    let registry = parts.registry(store.clone()).await?;
+    let registry = parts.registry(store.clone(), &arguments).await?;
     let pump = parts.pump(&namespace, &arguments, &files)?;
     let console = parts
         .console(&namespace, &arguments, &files, &token, pump)
@@ -77,8 +77,8 @@ struct ControlPlane {
 }
 
 impl ControlPlane {
-    async fn registry(&self, store: Arc<EmbeddedStore>) -> Result<String, Failure> {
-        let listener = listen(REGISTRY_PORT).await?;
+    async fn registry(&self, store: Arc<EmbeddedStore>, arguments: &DevArguments) -> Result<String, Failure> {
+        let listener = listen(arguments.ports.registry_port, REGISTRY_PORT).await?;
         let url = format!("rsf://{}", listener.local_addr()?);
         let end = self.end.clone();
         self.tasks.spawn(async move {
@@ -131,7 +131,7 @@ impl ControlPlane {
             pump: Some(Arc::new(OwnPump(pump))),
         };
         let console = Console::new(settings.validate()?, token.clone(), parts).await?;
-        let listener = listen(CONSOLE_PORT).await?;
+        let listener = listen(arguments.ports.console_port, CONSOLE_PORT).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let end = self.end.clone();
         self.tasks.spawn(async move {
@@ -166,7 +166,7 @@ impl ControlPlane {
             schemas,
             AdapterSettings::default().validate()?,
         );
-        let listener = listen(ADAPTER_PORT).await?;
+        let listener = listen(arguments.ports.adapter_port, ADAPTER_PORT).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let end = self.end.clone();
         self.tasks.spawn(async move {

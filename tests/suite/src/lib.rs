@@ -1,0 +1,34 @@
+//! The ground that RSF's end-to-end suites share: a control plane and providers as real processes, consumers and load in
+//! the test.
+//!
+//! 1. [`Site`]: registry, pump, console and adapter of one backend, on ports and state of their own; killed and brought
+//!    back.
+//! 2. [`Provider`]: one instance of the demo shop as a process.
+//! 3. [`Load`]: customers at a steady rate while the test breaks something.
+//! 4. [`Lists`]: what a running consumer sees of a service, and how short its list ever was.
+//!
+//! What goes wrong here panics with what was seen, as in `rsf-testkit`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test has nothing better to do with an error"
+)]
+
+mod load;
+mod provider;
+mod site;
+mod watch;
+
+pub use load::{Load, LoadReport};
+pub use provider::Provider;
+pub use site::{Kind, Site};
+pub use watch::{Lists, members, weights};
+
+use std::time::Duration;
+
+/// How long something that should happen soon may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The service of the shop that suites look at.
+pub const MEMBERS: &str = "shop.v1.MemberService";

@@ -1,0 +1,84 @@
+//! Customers at a steady rate, in the background of a test.
+
+use rsf::Application;
+use shop::load::{Customers, Mix, Summary};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Idempotent calls at a steady rate, going on until [`stop`](Load::stop).
+#[derive(Debug)]
+pub struct Load {
+    rate: u32,
+    stop: CancellationToken,
+    running: JoinHandle<LoadReport>,
+}
+
+/// What became of the calls.
+#[derive(Debug)]
+pub struct LoadReport {
+    /// All calls.
+    pub total: Summary,
+    /// Each second in which a call failed, with the last error's text.
+    pub failures: Vec<String>,
+    rate: u32,
+}
+
+impl Load {
+    /// Begins with `rate` calls a second through `consumer`: members and stock, all idempotent.
+    pub fn start(consumer: &Application, rate: u32) -> Load {
+        let stop = CancellationToken::new();
+        let customers = Customers::new(consumer.consumer(), Mix::OnlyReads);
+        let stopped = stop.clone().cancelled_owned();
+        let running = tokio::spawn(async move {
+            let (mut second, mut failures) = (0, Vec::new());
+            let total = customers.run(rate, stopped, |summary| {
+                second += 1;
+                if let Some(error) = &summary.last_error {
+                    failures.push(format!(
+                        "second {second}: {} failed, last: {error}",
+                        summary.failed
+                    ));
+                }
+            });
+            let total = total.await;
+            LoadReport {
+                total,
+                failures,
+                rate,
+            }
+        });
+        Load { rate, stop, running }
+    }
+
+    /// Calls a second.
+    pub fn rate(&self) -> u32 {
+        self.rate
+    }
+
+    /// Stops calling, waits for the last call's end, and reports.
+    pub async fn stop(self) -> LoadReport {
+        self.stop.cancel();
+        self.running.await.expect("the load runs to its end")
+    }
+}
+
+impl LoadReport {
+    /// Asserts that no call failed, and that the load really was one.
+    ///
+    /// # Panics
+    /// With the errors' texts.
+    pub fn assert_none_failed(&self) {
+        let Summary {
+            succeeded, failed, ..
+        } = self.total;
+        let seen = self.failures.join("\n  ");
+        let last = self.total.last_error.as_deref().unwrap_or_default();
+        assert_eq!(failed, 0, "{}\n  {seen}\n  last: {last}", self.total);
+        let offered = f64::from(self.rate) * self.total.elapsed.as_secs_f64();
+        assert!(
+            succeeded as f64 >= 0.9 * offered,
+            "only {succeeded} of {offered:.0} calls were made: {}",
+            self.total
+        );
+    }
+}

@@ -1,0 +1,301 @@
+//! One control plane of RSF as real processes, without the demo shop.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rsf::{Application, ApplicationBuilder, Settings};
+use rsf_console::ConsoleClient;
+use rsf_testkit::{Process, Program, RedisServer, TempDir, ZooKeeper, free_port};
+use tokio::net::TcpStream;
+
+use crate::{Provider, SOON};
+
+/// The namespace of every site.
+const NAMESPACE: &str = "suite";
+/// How long leases live without renewal, in milliseconds: short, so that tests need not wait long for an end.
+const LEASE_TTL_MS: u64 = 4_000;
+/// What a process gets to end by itself after SIGTERM.
+const GRACE: Duration = Duration::from_secs(40);
+
+/// Where the registry is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `rsf dev --no-shop`: everything in one process.
+    Embedded,
+    /// Real Redis and ZooKeeper; pump, console and adapter as processes of their own.
+    Cluster,
+}
+
+/// A control plane of its own for a test. Its ports and its state stay the same over restarts.
+#[derive(Debug)]
+pub struct Site {
+    kind: Kind,
+    folder: TempDir,
+    ports: Ports,
+    stores: Option<Stores>,
+    /// RSF's own processes, in the order in which they start; empty while they are down.
+    processes: Vec<Process>,
+}
+
+#[derive(Debug)]
+struct Stores {
+    redis: RedisServer,
+    zookeeper: ZooKeeper,
+}
+
+#[derive(Debug)]
+struct Ports {
+    registry: u16,
+    pump: u16,
+    console: u16,
+    adapter: u16,
+}
+
+impl Site {
+    /// Starts it and returns when everything answers.
+    ///
+    /// # Panics
+    /// When something does not come up; so do all methods that start or end processes.
+    pub async fn start(kind: Kind) -> Site {
+        let folder = TempDir::new("site");
+        let stores = match kind {
+            Kind::Embedded => None,
+            Kind::Cluster => {
+                let (redis, zookeeper) = tokio::join!(RedisServer::start(), ZooKeeper::start());
+                Some(Stores { redis, zookeeper })
+            }
+        };
+        let ports = Ports {
+            registry: free_port(),
+            pump: free_port(),
+            console: free_port(),
+            adapter: free_port(),
+        };
+        let mut site = Site {
+            kind,
+            folder,
+            ports,
+            stores,
+            processes: Vec::new(),
+        };
+        if kind == Kind::Cluster {
+            site.write_files();
+        }
+        site.start_processes().await;
+        site
+    }
+
+    /// Where its registry is kept.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// `RSF_REGISTRY`.
+    pub fn registry(&self) -> String {
+        match &self.stores {
+            None => format!("rsf://{}", local(self.ports.registry)),
+            Some(stores) => format!("{},{}", stores.redis.url(), stores.zookeeper.url()),
+        }
+    }
+
+    /// `RSF_NAMESPACE`.
+    pub fn namespace(&self) -> &'static str {
+        NAMESPACE
+    }
+
+    /// How long leases live without renewal.
+    pub fn lease_ttl(&self) -> Duration {
+        Duration::from_millis(LEASE_TTL_MS)
+    }
+
+    /// `http://host:port` of the console.
+    pub fn console_url(&self) -> String {
+        format!("http://{}", local(self.ports.console))
+    }
+
+    /// `http://host:port` of the HTTP adapter.
+    pub fn adapter_url(&self) -> String {
+        format!("http://{}", local(self.ports.adapter))
+    }
+
+    /// The file with the console's token.
+    pub fn token_file(&self) -> PathBuf {
+        match self.kind {
+            Kind::Embedded => self.state("control").join("dev/token"),
+            Kind::Cluster => self.folder.join("token"),
+        }
+    }
+
+    /// A client of the console that has the token.
+    pub fn console(&self) -> ConsoleClient {
+        let token = fs::read_to_string(self.token_file()).expect("the console's token file");
+        ConsoleClient::new(&self.console_url(), &token).expect("the console's address")
+    }
+
+    /// A folder for the state of the process called `name` (`RSF_STATE`); the same one for the same name.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("state-{name}"))
+    }
+
+    /// Settings of a process in the test, whose state is in [`state`](Self::state) of `name`.
+    pub fn settings(&self, name: &str) -> Settings {
+        Settings {
+            registry: Some(self.registry()),
+            namespace: Some(NAMESPACE.to_owned()),
+            instance: Some(name.to_owned()),
+            state: Some(self.state(name)),
+            lease_ttl_ms: Some(LEASE_TTL_MS),
+            ..Settings::default()
+        }
+    }
+
+    /// An application in the test, of the same name as its instance and its state.
+    pub fn application(&self, name: &str) -> ApplicationBuilder {
+        Application::builder(name).settings(self.settings(name))
+    }
+
+    /// A pure consumer in the test, started; it may or may not have registered yet.
+    pub async fn consumer(&self, name: &str) -> Application {
+        self.application(name).start().await.expect("a consumer starts")
+    }
+
+    /// Starts an instance of the shop called `shop/<name>`, with more environment variables.
+    pub async fn provider(&self, name: &str, environment: &[(&str, &str)]) -> Provider {
+        let program = self.tell(
+            Program::workspace("shop-provider").name(format!("provider-{name}")),
+            name,
+        );
+        let program = program.env("RSF_INSTANCE", name).env("RUST_LOG", "info");
+        let program = environment
+            .iter()
+            .fold(program, |program, (key, value)| program.env(key, value));
+        Provider::start(name, program).await
+    }
+
+    /// The program `rsf`, told where the registry is; its state is in [`state`](Self::state) of `name`.
+    pub fn rsf(&self, name: &str) -> Program {
+        self.tell(Program::workspace("rsf").name(name), name)
+    }
+
+    /// Kills (SIGKILL) all of the control plane: stores, pump, console, adapter.
+    pub async fn kill_control_plane(&mut self) {
+        if let Some(stores) = &self.stores {
+            tokio::join!(stores.redis.kill9(), stores.zookeeper.kill9());
+        }
+        for process in &self.processes {
+            process.kill9().await;
+        }
+        self.processes.clear();
+    }
+
+    /// Brings back what was killed, on the same ports and state, and returns when everything answers.
+    pub async fn restart_control_plane(&mut self) {
+        if let Some(stores) = &mut self.stores {
+            tokio::join!(stores.redis.restart(), stores.zookeeper.restart());
+        }
+        self.start_processes().await;
+    }
+
+    /// Ends it in good order (SIGTERM), consumers and providers apart.
+    pub async fn stop(self) {
+        for process in self.processes.iter().rev() {
+            let status = process.terminate(GRACE).await;
+            assert!(
+                status.success(),
+                "{process} does not end in good order\n{}",
+                process.log()
+            );
+        }
+    }
+
+    /// What all processes were told.
+    fn tell(&self, program: Program, name: &str) -> Program {
+        program
+            .env("RSF_REGISTRY", self.registry())
+            .env("RSF_NAMESPACE", NAMESPACE)
+            .env("RSF_STATE", self.state(name))
+            .env("RSF_LEASE_TTL_MS", LEASE_TTL_MS.to_string())
+    }
+
+    async fn start_processes(&mut self) {
+        self.processes = match self.kind {
+            Kind::Embedded => vec![self.dev()],
+            Kind::Cluster => self.separate(),
+        };
+        let last = self.processes.len() - 1;
+        let adapter = local(self.ports.adapter);
+        let answers = async || TcpStream::connect(adapter).await.map(drop);
+        self.processes[last]
+            .ready("the adapter's port", SOON, answers)
+            .await;
+        // In `rsf dev` the file comes into being with the process, so it is read only now.
+        let console = match self.kind {
+            Kind::Embedded => 0,
+            Kind::Cluster => 1,
+        };
+        let client = self.console();
+        self.processes[console]
+            .ready("the console's answer", SOON, async || client.status().await)
+            .await;
+    }
+
+    fn dev(&self) -> Process {
+        let port = |port: u16| port.to_string();
+        // It is told no registry: it is one.
+        Program::workspace("rsf")
+            .name("dev")
+            .args(["dev", "--no-shop", "--namespace", NAMESPACE])
+            .args(["--lease-ttl-ms", &LEASE_TTL_MS.to_string()])
+            .args(["--registry-port", &port(self.ports.registry)])
+            .args(["--console-port", &port(self.ports.console)])
+            .args(["--adapter-port", &port(self.ports.adapter)])
+            .env("RSF_STATE", self.state("control"))
+            .env("RSF_LOG", "info")
+            .start()
+    }
+
+    fn separate(&self) -> Vec<Process> {
+        let (pump, console) = (local(self.ports.pump), local(self.ports.console));
+        let rsf = |name: &str| self.rsf(name).env("RSF_LOG", "info").arg(name);
+        let pump_process = rsf("pump")
+            .args(["--admin", &pump.to_string()])
+            .args(["--config", text(&self.folder.join("pump.toml"))])
+            .args(["--state-file", text(&self.folder.join("pump.state"))]);
+        let console_process = rsf("console")
+            .args(["--listen", &console.to_string()])
+            .args(["--database", text(&self.folder.join("console.sqlite"))])
+            .args(["--token-file", text(&self.token_file())])
+            .args(["--pump", &format!("http://{pump}")]);
+        let adapter_process = rsf("adapter").args(["--listen", &local(self.ports.adapter).to_string()]);
+        [pump_process, console_process, adapter_process]
+            .map(Program::start)
+            .into()
+    }
+
+    /// What an operator writes before the first start.
+    fn write_files(&self) {
+        let pump = format!("[pump]\nlease_ttl_ms = {LEASE_TTL_MS}\nsweep_ms = {LEASE_TTL_MS}\n");
+        fs::write(self.folder.join("pump.toml"), pump).expect("the pump's configuration");
+        let token: String = std::iter::repeat_with(fastrand::alphanumeric).take(40).collect();
+        let mut options = fs::File::options();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.token_file());
+        file.and_then(|mut file| file.write_all(token.as_bytes()))
+            .expect("the console's token file");
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("test folders have plain names")
+}
