@@ -95,8 +95,7 @@ async fn the_guide_works() {
     let weight = r#"instances=[{"instance":"greeter/a","weight":0}]"#;
     guide.run(&["policy", "set", SCOPE, weight]).await;
     only(&consumer, "says b").await;
-    guide.run(&["policy", "rollback", SCOPE, "1"]).await;
-    guide.run(&["policy", "delete", SCOPE]).await;
+    guide.run(&["policy", "rollback", SCOPE, "2"]).await;
     greetings(&consumer, "says a").await;
 
     // One of two dies, and no call fails.

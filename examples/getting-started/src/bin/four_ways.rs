@@ -28,11 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{}", hear.recv()??);
 
     // Asynchronous: inside any runtime; here RSF's own.
-    let reply = app.runtime().handle().block_on(async {
+    let runtime = app.runtime().handle().clone();
+    runtime.block_on(async {
         let reply = greeter.hello(request("four")).await?;
-        Ok::<_, rsf::RpcError>(reply)
-    })?;
-    println!("{}", reply.get_ref().text);
-
-    Ok(app.runtime().handle().block_on(app.shutdown()))
+        println!("{}", reply.get_ref().text);
+        app.shutdown().await;
+        Ok(())
+    })
 }
