@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// The scope of the greeter's policy.
 const SCOPE: &str = "service/greeting.v1.GreeterService";
 
-/// Pages, and the files that their code blocks repeat.
+/// Pages, and the files that they show whole.
 const PAGES: [(&str, &[&str]); 3] = [
     (
         "docs/getting-started.md",
@@ -26,28 +26,43 @@ const PAGES: [(&str, &[&str]); 3] = [
     ("README.md", &["src/bin/provider.rs", "src/bin/consumer.rs"]),
     ("docs/calls.md", &["src/bin/four_ways.rs"]),
 ];
+/// Where the shorter pieces of code on these pages are from.
+const SNIPPETS: &str = "tests/snippets.rs";
 
 #[test]
 fn the_pages_show_the_files_as_they_are() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let snippets = unindented(&fs::read_to_string(here.join(SNIPPETS)).unwrap());
     for (page, files) in PAGES {
         let text = fs::read_to_string(here.join("../..").join(page)).unwrap();
+        let mut whole = Vec::new();
         for file in files {
             let code = fs::read_to_string(here.join(file)).unwrap();
             assert!(
-                blocks(&text).any(|block| block == code),
+                blocks(&text).any(|(_, block)| block == code),
                 "no code block of {page} equals examples/getting-started/{file}: copy the file into the page"
+            );
+            whole.push(code);
+        }
+        for (_, block) in blocks(&text).filter(|(language, _)| *language == "rust") {
+            assert!(
+                whole.iter().any(|code| code == block) || snippets.contains(&unindented(block)),
+                "{page} shows code that is not in examples/getting-started/{SNIPPETS}:\n{block}"
             );
         }
     }
 }
 
-/// The texts between the fences.
-fn blocks(page: &str) -> impl Iterator<Item = &str> {
+/// Language and text of what stands between fences.
+fn blocks(page: &str) -> impl Iterator<Item = (&str, &str)> {
     page.split("```")
         .skip(1)
         .step_by(2)
-        .filter_map(|block| block.split_once('\n').map(|(_language, code)| code))
+        .filter_map(|block| block.split_once('\n'))
+}
+
+fn unindented(code: &str) -> String {
+    code.lines().map(|line| format!("{}\n", line.trim())).collect()
 }
 
 #[tokio::test]

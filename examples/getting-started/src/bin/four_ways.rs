@@ -9,7 +9,9 @@ use rsf::Application;
 fn main() -> Result<(), Box<dyn Error>> {
     let app = Application::builder("visitor").start_blocking()?;
     let greeter: GreeterServiceClient = app.client();
-    let request = |name: &str| HelloRequest { name: name.to_owned() };
+    let request = |name: &str| HelloRequest {
+        name: name.to_owned(),
+    };
 
     // Synchronous: blocks this thread.
     let reply = greeter.hello(request("one")).wait()?;
