@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use rsf_testkit::{Output, Process, Program, TempDir};
+use rsf_testkit::{Output, Process, Program, TempDir, eventually, free_port};
 
 /// What a start, a change or a removal gets on a loaded machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -69,8 +69,8 @@ fn unindented(code: &str) -> String {
 async fn the_guide_works() {
     let state = TempDir::new("getting-started");
     let guide = Guide { state: &state };
-    let dev = guide.rsf(&["dev", "--no-shop", "--lease-ttl-ms", "2000"]).start();
-    dev.line("Ctrl-C ends it", SOON).await;
+    let port = free_port().to_string();
+    let dev = guide.dev(&port).await;
 
     let a = guide.provider("a");
     a.line("greeter/a serves on", SOON).await;
@@ -80,6 +80,16 @@ async fn the_guide_works() {
     b.line("greeter/b serves on", SOON).await;
     consumer.line("Hello Ada, says b", SOON).await;
 
+    it_is_called(&guide).await;
+    it_is_governed(&guide, &consumer).await;
+    a_provider_dies(&consumer, &b).await;
+    let dev = the_control_plane_dies(&guide, &consumer, dev, &port).await;
+
+    assert!(a.terminate(SOON).await.success());
+    assert!(dev.interrupt(SOON).await.success());
+}
+
+async fn it_is_called(guide: &Guide<'_>) {
     let called = guide
         .run(&["call", "greeting.v1.GreeterService/Hello", r#"{"name":"Bo"}"#])
         .await;
@@ -99,24 +109,28 @@ async fn the_guide_works() {
     for way in ["one", "two", "three", "four"] {
         assert!(ways.stdout.contains(&format!("Hello {way}, says ")), "{ways:?}");
     }
+}
 
+async fn it_is_governed(guide: &Guide<'_>, consumer: &Process) {
     // A timeout shorter than the work cuts calls off; without it they are whole again.
     guide.run(&["policy", "set", SCOPE, "call.timeout_ms=10"]).await;
     consumer.line("DEADLINE_EXCEEDED", SOON).await;
     guide.run(&["policy", "set", SCOPE, "call.timeout_ms="]).await;
-    greetings(&consumer, "says").await;
+    greetings(consumer, "says").await;
 
     // An instance of weight 0 gets no calls, and gets them back.
     let weight = r#"instances=[{"instance":"greeter/a","weight":0}]"#;
     guide.run(&["policy", "set", SCOPE, weight]).await;
-    only(&consumer, "says b").await;
+    only(consumer, "says b").await;
     guide.run(&["policy", "rollback", SCOPE, "2"]).await;
-    greetings(&consumer, "says a").await;
+    greetings(consumer, "says a").await;
+}
 
-    // One of two dies, and no call fails.
+/// One of two dies, and no call fails.
+async fn a_provider_dies(consumer: &Process, b: &Process) {
     let before = consumer.stdout().lines().count();
     b.kill9().await;
-    only(&consumer, "says a").await;
+    only(consumer, "says a").await;
     let after = consumer.stdout();
     let failed: Vec<_> = after
         .lines()
@@ -124,9 +138,30 @@ async fn the_guide_works() {
         .filter(|line| !line.starts_with("Hello"))
         .collect();
     assert!(failed.is_empty(), "{failed:?}");
+}
 
-    assert!(a.terminate(SOON).await.success());
-    assert!(dev.interrupt(SOON).await.success());
+/// Without registry, pump and console calls go on, and a new consumer starts from its disk.
+async fn the_control_plane_dies(guide: &Guide<'_>, consumer: &Process, dev: Process, port: &str) -> Process {
+    let before = consumer.stdout().lines().count();
+    dev.kill9().await;
+    let ways = guide.own("four_ways").output(SOON).await;
+    assert!(ways.status.success(), "{ways:?}");
+    only(consumer, "says a").await;
+    let after = consumer.stdout();
+    assert!(
+        after.lines().skip(before).all(|line| line == "Hello Ada, says a"),
+        "{after}"
+    );
+
+    // Back again, it knows the policy, and instances register by themselves.
+    let dev = guide.dev(port).await;
+    eventually(SOON, async || {
+        let acks = guide.run(&["policy", "acks", SCOPE]).await.stdout;
+        let current = |line: &&str| line.starts_with("greeter/a ") && line.contains(" current");
+        acks.lines().find(current).map(drop).ok_or(acks.clone())
+    })
+    .await;
+    dev
 }
 
 /// The programs of the guide on a registry of their own.
@@ -139,6 +174,20 @@ impl Guide<'_> {
         Program::workspace("rsf")
             .args(arguments)
             .env("RSF_STATE", self.state.path())
+    }
+
+    async fn dev(&self, registry_port: &str) -> Process {
+        let dev = self.rsf(&[
+            "dev",
+            "--no-shop",
+            "--lease-ttl-ms",
+            "2000",
+            "--registry-port",
+            registry_port,
+        ]);
+        let dev = dev.start();
+        dev.line("Ctrl-C ends it", SOON).await;
+        dev
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
