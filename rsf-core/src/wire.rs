@@ -2,10 +2,11 @@
 //!
 //! The trait is shaped for an engine that keeps pending calls in a slab and polls them in place: a request goes out
 //! with [`Connection::send`] and leaves a [`Slot`] behind; the reply is polled out of the slot; dropping the
-//! [`Exchange`] cancels at the peer. No task and no allocation is implied. Two wires stand behind it:
+//! [`Exchange`] cancels at the peer. No task and no allocation is implied. Behind it stand:
 //!
 //! - [`http2`]: gRPC over HTTP/2 by hyper, driven directly.
 //! - [`in_process`]: one process, no socket; messages are serialized all the same.
+//! - `engine`, with the feature `engine-spike`: RSF's own engine, a spike for unary calls.
 
 use std::fmt;
 use std::pin::Pin;
