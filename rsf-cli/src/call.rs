@@ -47,7 +47,6 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
         .trim_start_matches('/')
         .rsplit_once('/')
         .ok_or_else(|| format!("`{}` is no package.Service/Method", arguments.method))?;
-    let (name, implementation) = service.split_once(':').unwrap_or((service, ""));
     let metadata = metadata(&arguments.headers)?;
     let request = match arguments.request.as_str() {
         "-" => {
@@ -58,18 +57,32 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
         text => text.to_owned(),
     };
     let settings = Settings {
-        registry: arguments.registry,
-        namespace: arguments.namespace,
+        registry: arguments.registry.clone(),
+        namespace: arguments.namespace.clone(),
         ..Settings::default()
     };
     let app = Application::builder(APPLICATION)
         .settings(settings)
         .start()
         .await?;
+    // However the call ends, the lease is given back.
+    let code = call(&app, service, method, &request, metadata, &arguments).await;
+    app.shutdown().await;
+    code
+}
+
+async fn call(
+    app: &Application,
+    service: &str,
+    method: &str,
+    request: &str,
+    metadata: Metadata,
+    arguments: &CallArguments,
+) -> Result<ExitCode, Failure> {
     let schemas = DirectorySchemas::new(app.registry().directory.clone());
     let found = JsonMethod::find(&schemas, service, method, FIND).await?;
-    debug_assert_eq!(found.service().name, name);
-    let message = found.encode(&request)?;
+    let message = found.encode(request)?;
+    let (_, implementation) = service.split_once(':').unwrap_or((service, ""));
     let channel = app.channel(found.service(), implementation);
     let mut call = channel.call_raw(found.number(), message, metadata);
     if let Some(limit) = arguments.timeout_ms {
@@ -78,26 +91,22 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
     if let Some(id) = &arguments.request_id {
         call = call.request_id(id);
     }
-    let result = call.await;
-    let code = match result {
+    let error = match call.await {
         Ok(reply) => {
             println!("{}", found.decode(reply.into_inner().0)?);
-            ExitCode::SUCCESS
+            return Ok(ExitCode::SUCCESS);
         }
-        Err(error) => {
-            eprintln!("{error}");
-            for attempt in error.attempts() {
-                let reason = attempt.reason.map_or("under way", |reason| reason.name());
-                eprintln!(
-                    "  attempt at {} ended as {reason} after {:?}",
-                    attempt.instance, attempt.elapsed
-                );
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => error,
     };
-    app.shutdown().await;
-    Ok(code)
+    eprintln!("{error}");
+    for attempt in error.attempts() {
+        let reason = attempt.reason.map_or("under way", |reason| reason.name());
+        eprintln!(
+            "  attempt at {} ended as {reason} after {:?}",
+            attempt.instance, attempt.elapsed
+        );
+    }
+    Ok(ExitCode::FAILURE)
 }
 
 fn metadata(headers: &[String]) -> Result<Metadata, Failure> {

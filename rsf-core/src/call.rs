@@ -263,6 +263,7 @@ impl<R: Reply> Future for StartedCall<R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         Poll::Ready(match std::task::ready!(Pin::new(&mut self.task).poll(cx)) {
             Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(RpcError::new(
                 Reason::ShutDown,
                 true,

@@ -16,7 +16,7 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Called once for each service that the process uses, from inside a tokio runtime.
     fn instances(&self, service: &str) -> watch::Receiver<Discovery>;
 
-    /// Watches the policy of one scope; `None` where it has none.
+    /// Watches the policy of one scope; `None` where nothing is known of it. A deleted policy is an empty document.
     fn policy(&self, scope: &Scope) -> watch::Receiver<Option<Arc<PolicyText>>>;
 
     /// Says that this process runs `revision` of `scope`, or why it refused it and kept the last good one.

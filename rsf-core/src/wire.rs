@@ -47,6 +47,9 @@ pub trait Wire: Send + Sync + 'static {
 pub struct Target {
     /// `host:port`.
     pub address: Arc<str>,
+    /// Whether an idle connection is probed every few seconds. Only for peers that expect it: servers of other makes
+    /// take frequent PINGs for an attack (gRPC A8) and say GOAWAY.
+    pub keepalive: bool,
 }
 
 /// Why no connection came about. Nothing was sent.

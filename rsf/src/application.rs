@@ -13,6 +13,7 @@ use rsf_core::method::{MethodDescriptor, ServiceDescriptor, service_key};
 use rsf_core::runtime::IoRuntime;
 use rsf_core::server::Provider;
 use rsf_registry::{Backend, Registration};
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,8 @@ struct Running {
     /// Ends the admin port.
     stop: CancellationToken,
     serving: Mutex<Option<JoinHandle<()>>>,
+    /// Set once the end is over; whoever asks for it again waits for the first.
+    ended: OnceCell<()>,
 }
 
 impl Application {
@@ -158,7 +161,9 @@ impl Application {
             .0
             .runtime
             .handle()
-            .spawn(async move { running.end().await })
+            .spawn(async move {
+                running.ended.get_or_init(|| running.end()).await;
+            })
             .await;
         if let Err(error) = ended {
             tracing::warn!(%error, "the graceful end was cut short");

@@ -34,7 +34,8 @@ impl DevFiles {
         &self.folder
     }
 
-    /// The running registry's URL; `None` where `rsf dev` does not run, or never did.
+    /// The URL of the registry that `rsf dev` runs; `None` where it ended in order, or never ran. One that was killed
+    /// leaves its URL behind, so that a new consumer still knows whose snapshots on disk to use.
     pub fn registry(&self) -> Option<String> {
         read(&self.folder.join("registry"))
     }

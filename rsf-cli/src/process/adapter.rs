@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use rsf::{Application, Settings};
 use rsf_adapter_http::{Adapter, AdapterSettings, DirectorySchemas};
+use rsf_registry::backend::Backend;
 use serde::Deserialize;
 
 use super::Common;
@@ -59,6 +60,7 @@ pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
     };
 
     let listener = super::listen(config.listen(), "adapter").await?;
+    // The backend itself is handed over: a URL that is printed has lost its credentials.
     let settings = Settings {
         registry: Some(url.to_string()),
         namespace: Some(namespace.clone()),
@@ -66,6 +68,7 @@ pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
     };
     let app = Application::builder(APPLICATION)
         .settings(settings)
+        .registry(Backend::open(&url, &namespace)?)
         .start()
         .await?;
     let schemas = Arc::new(DirectorySchemas::new(app.registry().directory.clone()));
@@ -74,7 +77,7 @@ pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
         "adapter of namespace {namespace} on {url}, http://{}",
         listener.local_addr()?
     );
-    adapter.serve(listener, super::until_signal()?).await?;
+    let served = adapter.serve(listener, super::until_signal()?).await;
     app.shutdown().await;
-    Ok(())
+    Ok(served?)
 }

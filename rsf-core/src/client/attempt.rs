@@ -3,16 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::breaker::Admission;
-use super::endpoint::{Connecting, Endpoint, PendingPlace};
+use super::endpoint::{Connecting, Endpoint, Linked, PendingPlace};
 use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
-use crate::wire::{Connection, Exchange, Fate, UnaryReply, UnaryRequest, WireError};
+use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
 
 /// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
 pub(super) struct Attempt {
@@ -21,13 +22,18 @@ pub(super) struct Attempt {
     admission: Admission,
     begun: Instant,
     deadline: Instant,
+    fair_time: Duration,
     _pending: PendingPlace,
 }
 
 enum Phase {
     Connecting(Connecting, Box<UnaryRequest>),
-    Exchanging(Exchange),
+    Exchanging(Exchange, Arc<Linked>),
 }
+
+/// Silence until the logical deadline counts against an instance only if the instance had this long to answer, or
+/// half of what policy grants: a caller that leaves a millisecond learns nothing about the provider.
+const FAIR_TIME: Duration = Duration::from_millis(100);
 
 impl Attempt {
     /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before.
@@ -44,9 +50,9 @@ impl Attempt {
         };
         let admission = endpoint.breaker.admit(now);
         let pending = endpoint.enter();
-        let request = request(call, previous, &endpoint, now);
+        let request = request(call, previous);
         let phase = match endpoint.connection() {
-            Some(connection) => exchange(&connection, &endpoint, request),
+            Some(linked) => exchange(linked, &endpoint, request, call.deadline),
             None => Phase::Connecting(endpoint.connecting(), Box::new(request)),
         };
         Ok(Attempt {
@@ -55,6 +61,7 @@ impl Attempt {
             admission,
             begun: now,
             deadline: call.deadline,
+            fair_time: FAIR_TIME.min(call.policy().timeout / 2),
             _pending: pending,
         })
     }
@@ -70,7 +77,7 @@ impl Attempt {
 
     /// Whether the request has been handed to a connection.
     pub(super) fn is_sent(&self) -> bool {
-        matches!(self.phase, Phase::Exchanging(_))
+        matches!(self.phase, Phase::Exchanging(..))
     }
 
     pub(super) fn record(&self, reason: Option<Reason>) -> AttemptRecord {
@@ -85,7 +92,9 @@ impl Attempt {
         let result = match outcome {
             Ok(reply) => match reply.result {
                 Ok(message) => {
-                    self.endpoint.verified();
+                    if let Phase::Exchanging(_, linked) = &self.phase {
+                        linked.verify();
+                    }
                     Ok(UnaryReply {
                         result: Ok(message),
                         metadata: reply.metadata,
@@ -100,7 +109,9 @@ impl Attempt {
                 self.endpoint.breaker.failed(&mut self.admission, Instant::now());
             }
             // Refused before the handler: says nothing about the instance's health either way.
-            Err(error) if !error.may_have_run() => {}
+            Err(error) if !error.may_have_run() => {
+                self.endpoint.breaker.refused(&mut self.admission, Instant::now());
+            }
             _ => self.endpoint.breaker.succeeded(&mut self.admission),
         }
         result.map_err(|error| error.at(&self.endpoint.instance.id))
@@ -114,14 +125,15 @@ impl Future for Attempt {
         let attempt = &mut *self;
         loop {
             match &mut attempt.phase {
-                Phase::Exchanging(exchange) => {
+                Phase::Exchanging(exchange, _) => {
                     let outcome = std::task::ready!(Pin::new(exchange).poll(cx));
                     return Poll::Ready(attempt.conclude(outcome));
                 }
                 Phase::Connecting(connecting, request) => {
                     match std::task::ready!(connecting.as_mut().poll(cx)) {
-                        Ok(connection) => {
-                            attempt.phase = exchange(&connection, &attempt.endpoint, (**request).clone());
+                        Ok(linked) => {
+                            let request = (**request).clone();
+                            attempt.phase = exchange(linked, &attempt.endpoint, request, attempt.deadline);
                         }
                         Err(error) => {
                             attempt
@@ -143,7 +155,7 @@ impl Drop for Attempt {
         // Ended by the logical deadline: silence is a failure of the instance. Everything else is neutral.
         if !self.admission.is_settled() {
             let now = Instant::now();
-            if now >= self.deadline {
+            if now >= self.deadline && now - self.begun >= self.fair_time {
                 self.endpoint.breaker.failed(&mut self.admission, now);
             } else {
                 self.endpoint.breaker.release(&mut self.admission);
@@ -152,28 +164,31 @@ impl Drop for Attempt {
     }
 }
 
-fn exchange(connection: &Arc<dyn Connection>, endpoint: &Endpoint, mut request: UnaryRequest) -> Phase {
-    request.target = endpoint.target_to_verify();
-    Phase::Exchanging(Exchange::start(connection.clone(), request))
+/// Sends, with what is known only now: whom to verify, and the time that connecting has left.
+fn exchange(linked: Arc<Linked>, endpoint: &Endpoint, mut request: UnaryRequest, deadline: Instant) -> Phase {
+    request.target = endpoint.target_to_verify(&linked);
+    request.timeout = Some(deadline.saturating_duration_since(Instant::now()));
+    Phase::Exchanging(Exchange::start(linked.connection.clone(), request), linked)
 }
 
-fn request(call: &OutboundCall, previous: u32, endpoint: &Endpoint, now: Instant) -> UnaryRequest {
+/// The request, but for what [`exchange`] adds.
+fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
     UnaryRequest {
         path: call.method().path.clone(),
         frame: call.frame.clone(),
-        timeout: Some(call.deadline.saturating_duration_since(now)),
+        timeout: None,
         previous_attempts: previous,
         request_id: call.request_id.clone(),
         trace: call.trace,
         caller: call.channel.shared.caller.clone(),
-        target: endpoint.target_to_verify(),
+        target: None,
         implementation: call.channel.implementation.clone(),
         metadata: call.metadata.clone(),
     }
 }
 
 /// What a status that came back means: RSF's reason where the provider named it, else gRPC's conventions.
-fn answered(status: Status) -> RpcError {
+pub(super) fn answered(status: Status) -> RpcError {
     let named = status.metadata().get(REASON).and_then(Reason::from_name);
     let reason = named.unwrap_or(match status.code() {
         Code::Unavailable => Reason::Unavailable,

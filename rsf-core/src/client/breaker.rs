@@ -164,6 +164,18 @@ impl NodeBreaker {
         }
     }
 
+    /// The attempt was refused before the handler: no failure, but no proof of health either. A trial comes again only
+    /// after another ejection of the first length, or a refusing instance would draw every next call.
+    pub(super) fn refused(&self, admission: &mut Admission, now: Instant) {
+        if std::mem::replace(&mut admission.settled, true) || !admission.trial {
+            return;
+        }
+        let ejection = self.group.rules().ejection;
+        let mut state = self.state.lock();
+        state.trial = false;
+        state.open_until = Some(now + ejection);
+    }
+
     /// The attempt ended without saying anything about the instance.
     pub(super) fn release(&self, admission: &mut Admission) {
         if !std::mem::replace(&mut admission.settled, true) && admission.trial {

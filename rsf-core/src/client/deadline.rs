@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
 use crate::outcome::Reason;
@@ -26,6 +28,11 @@ impl<S: Stage> Stage for Deadline<S> {
         let own = call.begun + timeout;
         let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
         call.deadline = inherited.map_or(own, |inherited| inherited.min(own));
+        let inherited_rules = inherited.is_some_and(|inherited| inherited < own);
+        if call.deadline <= Instant::now() {
+            // Nothing is sent, and no instance is blamed for a time that was over before.
+            return Err(over(call, timeout, inherited_rules));
+        }
         let timer = {
             // The caller's executor may know no timers.
             let _timers = call.channel.shared.runtime.handle().enter();
@@ -39,13 +46,7 @@ impl<S: Stage> Stage for Deadline<S> {
                 () = timer => None,
             }
         };
-        outcome.unwrap_or_else(|| {
-            Err(over(
-                call,
-                timeout,
-                inherited.is_some_and(|inherited| inherited < own),
-            ))
-        })
+        outcome.unwrap_or_else(|| Err(over(call, timeout, inherited_rules)))
     }
 }
 

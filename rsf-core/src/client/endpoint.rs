@@ -20,26 +20,42 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// First and longest pause between connection attempts; between them it doubles, with ±20 % jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that lived this long was a good one; the next attempt follows without a pause.
+const SETTLED: Duration = Duration::from_secs(1);
 /// A waiting call may cut a pause short, but not below this.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
 
 /// A future for a connection that is not there yet.
-pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<dyn Connection>, ConnectError>> + Send>>;
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, ConnectError>> + Send>>;
 
 /// One instance as this process reaches it. It outlives snapshots as long as the instance stays the same.
 pub(crate) struct Endpoint {
     pub(crate) instance: Instance,
     pub(super) breaker: NodeBreaker,
     pending: AtomicU32,
-    connection: ArcSwapOption<Arc<dyn Connection>>,
+    connection: ArcSwapOption<Linked>,
     link: watch::Sender<Link>,
     /// Rung by a call that waits for a connection.
     wanted: Arc<Notify>,
     started: AtomicBool,
-    /// The peer has answered as the instance that the list names.
-    verified: AtomicBool,
+    /// `namespace/instance` of a registered instance; `None` in static lists, where whoever answers is meant.
     target: Option<HeaderValue>,
     shared: Weak<Shared>,
+}
+
+/// A connection, and whether its peer has proven to be the instance that the list names.
+pub(super) struct Linked {
+    pub(super) connection: Arc<dyn Connection>,
+    verified: AtomicBool,
+}
+
+impl Linked {
+    /// The peer has answered a call that named it.
+    pub(super) fn verify(&self) {
+        if !self.verified.load(Ordering::Relaxed) {
+            self.verified.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The connection's story so far.
@@ -73,7 +89,6 @@ impl Endpoint {
             link: watch::Sender::new(Link::default()),
             wanted: Arc::default(),
             started: AtomicBool::new(false),
-            verified: AtomicBool::new(target.is_none()),
             target,
             shared: Arc::downgrade(shared),
             instance,
@@ -96,8 +111,8 @@ impl Endpoint {
         self.pending.load(Ordering::Relaxed)
     }
 
-    pub(super) fn connection(&self) -> Option<Arc<dyn Connection>> {
-        self.connection.load().as_deref().cloned()
+    pub(super) fn connection(&self) -> Option<Arc<Linked>> {
+        self.connection.load_full()
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -147,24 +162,19 @@ impl Endpoint {
         })
     }
 
-    /// `namespace/instance`, until the peer has proven to be it.
-    pub(super) fn target_to_verify(&self) -> Option<HeaderValue> {
-        if self.verified.load(Ordering::Relaxed) {
+    /// `namespace/instance`, until the peer of that connection has proven to be it.
+    pub(super) fn target_to_verify(&self, linked: &Linked) -> Option<HeaderValue> {
+        if linked.verified.load(Ordering::Relaxed) {
             None
         } else {
             self.target.clone()
         }
     }
 
-    pub(super) fn verified(&self) {
-        if !self.verified.load(Ordering::Relaxed) {
-            self.verified.store(true, Ordering::Relaxed);
-        }
-    }
-
     fn connected(&self, connection: Arc<dyn Connection>) {
-        self.verified.store(self.target.is_none(), Ordering::Relaxed);
-        self.connection.store(Some(Arc::new(connection)));
+        let verified = AtomicBool::new(self.target.is_none());
+        self.connection
+            .store(Some(Arc::new(Linked { connection, verified })));
         self.link.send_modify(|link| {
             link.tries += 1;
             link.failure = None;
@@ -189,37 +199,52 @@ async fn keep_connected(endpoint: Weak<Endpoint>) {
         };
         let target = Target {
             address: held.instance.address.clone(),
+            // Foreign servers take frequent PINGs for an attack and say GOAWAY; a registered instance is RSF's.
+            keepalive: held.target.is_some(),
         };
-        let outcome = tokio::time::timeout(CONNECT_TIMEOUT, shared.wire.connect(&target)).await;
-        drop(shared);
+        let connecting = shared.wire.connect(&target);
+        // Neither is held while time passes, so that both can go.
+        drop((held, shared));
+        let outcome = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let failure = match outcome {
             Ok(Ok(connection)) => {
-                pause = FIRST_PAUSE;
+                let Some(held) = endpoint.upgrade() else { return };
+                let since = Instant::now();
                 let mut state = connection.state();
                 held.connected(connection);
                 drop(held);
                 let _ = state.wait_for(|state| *state != ConnectionState::Ready).await;
                 let Some(held) = endpoint.upgrade() else { return };
                 held.connection.store(None);
-                continue;
+                if since.elapsed() >= SETTLED {
+                    pause = FIRST_PAUSE;
+                    continue;
+                }
+                // Whoever accepts and closes is no better than one who refuses.
+                failure(&target, "the connection closed as soon as it was made".to_owned())
             }
             Ok(Err(error)) => error,
-            Err(_) => {
-                let reason = format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis());
-                ConnectError {
-                    address: target.address,
-                    reason,
-                }
-            }
+            Err(_) => failure(
+                &target,
+                format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()),
+            ),
         };
+        let Some(held) = endpoint.upgrade() else { return };
         held.failed(failure);
         let begun = Instant::now();
         let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
         pause = (pause * 2).min(LONGEST_PAUSE);
-        // Ends early for a waiting call. The endpoint is not held meanwhile, so that it can go.
+        // Ends early for a waiting call.
         let wanted = held.wanted.clone();
         drop(held);
         let _ = tokio::time::timeout(jittered, wanted.notified()).await;
         tokio::time::sleep_until(begun + LEAST_PAUSE).await;
+    }
+}
+
+fn failure(target: &Target, reason: String) -> ConnectError {
+    ConnectError {
+        address: target.address.clone(),
+        reason,
     }
 }

@@ -92,7 +92,15 @@ impl Sources {
         let previous = channel.snapshot.load_full();
         let next = ServiceSnapshot::build(channel, discovery, &resolution, previous.as_deref(), now);
         if let Some(next) = next {
-            for member in next.pool.members().iter().take(CONNECT_AHEAD) {
+            // Each process begins at another place, or all of them would load the same few instances.
+            let members = next.pool.members();
+            let first = channel.connect_from % members.len().max(1);
+            for member in members
+                .iter()
+                .cycle()
+                .skip(first)
+                .take(members.len().min(CONNECT_AHEAD))
+            {
                 member.endpoint.keep_connected();
             }
             channel.snapshot.store(Some(Arc::new(next)));

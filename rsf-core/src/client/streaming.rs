@@ -6,13 +6,16 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::attempt;
 use super::breaker::Admission;
 use super::channel::Channel;
 use super::endpoint::Endpoint;
 use crate::outcome::Reason;
 use crate::policy::Balance;
+use crate::status::Status;
 use crate::wire::Fate;
-use crate::wire::headers::{CALLER, TARGET};
+use crate::wire::headers::{CALLER, TARGET, without_reason};
+use crate::wire::status_header::{from_http, read_status};
 
 /// A `tower::Service` that tonic's generated clients take as their transport:
 /// `GreeterClient::new(app.tonic_channel("greet.v1.Greeter"))`.
@@ -52,10 +55,10 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
             let endpoint = endpoint.ok_or_else(|| refusal(&snapshot.explain_empty(&state.key)))?;
             let mut pass = Pass::through(endpoint.clone(), now);
             let place = endpoint.enter();
-            let connection = match endpoint.connection() {
-                Some(connection) => connection,
+            let linked = match endpoint.connection() {
+                Some(linked) => linked,
                 None => match endpoint.connecting().await {
-                    Ok(connection) => connection,
+                    Ok(linked) => linked,
                     Err(error) => {
                         pass.failed();
                         return Err(refusal(&format!("{} ({error})", Reason::Connect)));
@@ -65,13 +68,14 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
             if let Some(caller) = &state.shared.caller {
                 request.headers_mut().insert(CALLER, caller.clone());
             }
-            if let Some(target) = endpoint.target_to_verify() {
+            if let Some(target) = endpoint.target_to_verify(&linked) {
                 request.headers_mut().insert(TARGET, target);
             }
-            match connection.http(request).await {
+            match linked.connection.http(request).await {
                 Ok(response) => {
-                    pass.succeeded();
+                    pass.answered(&response);
                     // The place is held until the body has been read to its end or dropped.
+                    let response = without_reason(response);
                     Ok(response.map(|body| tonic::body::Body::new(HeldBody { body, _place: place })))
                 }
                 Err(error) => {
@@ -98,8 +102,22 @@ impl Pass {
         Pass { endpoint, admission }
     }
 
-    fn succeeded(&mut self) {
-        self.endpoint.breaker.succeeded(&mut self.admission);
+    /// A status in the headers (trailers-only) goes by the outcome table like that of every call. Once a stream has
+    /// begun, its instance has answered, however the stream ends.
+    fn answered(&mut self, response: &http::Response<tonic::body::Body>) {
+        let error = match read_status(response.headers()) {
+            Some(Some(status)) => Some(attempt::answered(status)),
+            Some(None) => None,
+            None if response.status() == http::StatusCode::OK => None,
+            None => Some(attempt::answered(Status::new(from_http(response.status()), ""))),
+        };
+        match error {
+            Some(error) if error.reason().outcome().node_breaker => self.failed(),
+            Some(error) if !error.may_have_run() => {
+                self.endpoint.breaker.refused(&mut self.admission, Instant::now());
+            }
+            _ => self.endpoint.breaker.succeeded(&mut self.admission),
+        }
     }
 
     fn failed(&mut self) {

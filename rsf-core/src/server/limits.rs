@@ -32,11 +32,17 @@ impl MethodLimit {
     }
 
     fn enter(&self) -> Result<Place<'_>, usize> {
-        let before = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&self.under_way);
         let most = self.most.load(Ordering::Relaxed);
-        if before < most { Ok(place) } else { Err(most) }
+        enter(&self.under_way, most).ok_or(most)
     }
+}
+
+/// A place of the counter unless `most` are taken. A refusal takes none, not even for a moment.
+fn enter(counter: &AtomicUsize, most: usize) -> Option<Place<'_>> {
+    let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+        (n < most).then_some(n + 1)
+    });
+    taken.is_ok().then(|| Place(counter))
 }
 
 /// One of a counter's places; it returns on drop.
@@ -115,14 +121,12 @@ impl<S: Stage> Stage for Pool<S> {
         let _permit = match limits.running.try_acquire() {
             Some(permit) => permit,
             None => {
-                let before = limits.waiting.fetch_add(1, Ordering::Relaxed);
-                let _waiting = Place(&limits.waiting);
                 let queue = limits.queue.load(Ordering::Relaxed);
-                if before >= queue {
+                let _waiting = enter(&limits.waiting, queue).ok_or_else(|| {
                     let problem =
                         format!("{queue} calls wait in this instance, its queue (policy provider.queue)");
-                    return Err(framework_status(Reason::QueueFull, problem));
-                }
+                    framework_status(Reason::QueueFull, problem)
+                })?;
                 limits.running.acquire().await
             }
         };

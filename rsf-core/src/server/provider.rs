@@ -19,7 +19,7 @@ use crate::metrics::{MethodMetrics, Metrics};
 use crate::outcome::Reason;
 use crate::policy_book::PolicyBook;
 use crate::status::Status;
-use crate::wire::headers::{GRPC, TARGET};
+use crate::wire::headers::{GRPC, TARGET, without_reason};
 use crate::wire::status_header::write_status;
 use crate::wire::{Dispatch, InboundReply, InboundRequest};
 
@@ -284,7 +284,7 @@ impl Dispatch for Provider {
         let mut routes = self.tonic.clone();
         Box::pin(async move {
             match tower::Service::call(&mut routes, request).await {
-                Ok(response) => response,
+                Ok(response) => without_reason(response),
                 Err(never) => match never {},
             }
         })

@@ -2,8 +2,11 @@
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 
+use http_body_util::BodyExt;
+
 use super::status_header::{GRPC_TIMEOUT, PREVIOUS_ATTEMPTS, write_timeout};
 use super::{RequestId, UnaryRequest};
+use crate::error::REASON;
 
 /// The calling application.
 pub(crate) const CALLER: HeaderName = HeaderName::from_static("rsf-caller");
@@ -54,6 +57,25 @@ pub(crate) fn request_headers(request: &UnaryRequest) -> HeaderMap {
         headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(request.previous_attempts));
     }
     headers
+}
+
+/// A response without RSF's reason, neither in its headers nor in its trailers.
+///
+/// What passes through code that is not RSF's must not carry it: a status that a hosted service hands on from a call of
+/// its own would tell the caller that this service never ran.
+pub(crate) fn without_reason(
+    response: http::Response<tonic::body::Body>,
+) -> http::Response<tonic::body::Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(REASON);
+    let body = body.map_frame(|frame| match frame.into_trailers() {
+        Ok(mut trailers) => {
+            trailers.remove(REASON);
+            http_body::Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    });
+    http::Response::from_parts(parts, tonic::body::Body::new(body))
 }
 
 /// The implementation that a request names; empty for the default.

@@ -74,5 +74,6 @@ fn show(record: &PolicyRecord, sender: &watch::Sender<Option<Arc<PolicyText>>>) 
         revision: record.revision,
         document: record.document.clone(),
     };
-    sender.send_replace((!record.document.is_empty()).then(|| Arc::new(text)));
+    // A deleted policy is an empty document: the data path acknowledges that revision too.
+    sender.send_replace(Some(Arc::new(text)));
 }

@@ -17,6 +17,7 @@ use rsf_registry::record::ProvidedService;
 use rsf_registry::{AgentOptions, Backend, RegistryAgent, StoreError};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 
@@ -194,7 +195,7 @@ impl ApplicationBuilder {
             .map(|(_, bound)| advertised(&settings, *bound))
             .unwrap_or_default();
         let admin_address = advertised_host(&settings, admin_bound);
-        let instance = instance_id(&self.name, &settings, &address, &admin_address);
+        let instance = instance_id(&self.name, &settings, &address);
         let consumer = Consumer::new(ConsumerParts {
             application: self.name.clone(),
             namespace: settings.namespace.clone(),
@@ -217,20 +218,6 @@ impl ApplicationBuilder {
             }
             None => None,
         };
-        let goaway = CancellationToken::new();
-        let serving = match (port, &provider) {
-            (Some((listener, _)), Some(provider)) => {
-                provider.set_serving(true).await;
-                let options = ServerOptions::default();
-                Some(tokio::spawn(serve(
-                    listener,
-                    provider.clone(),
-                    options,
-                    goaway.clone(),
-                )))
-            }
-            _ => None,
-        };
         let registration = agent.register(RegistrationRequest {
             application: self.name.clone(),
             instance: instance
@@ -247,6 +234,20 @@ impl ApplicationBuilder {
                 .map(provided)
                 .collect(),
         })?;
+        let goaway = CancellationToken::new();
+        let serving = match (port, &provider) {
+            (Some((listener, _)), Some(provider)) => {
+                provider.set_serving(true).await;
+                let options = ServerOptions::default();
+                Some(tokio::spawn(serve(
+                    listener,
+                    provider.clone(),
+                    options,
+                    goaway.clone(),
+                )))
+            }
+            _ => None,
+        };
         let running = Arc::new(Running {
             name: self.name,
             instance,
@@ -267,6 +268,7 @@ impl ApplicationBuilder {
             goaway,
             stop: CancellationToken::new(),
             serving: Mutex::new(serving),
+            ended: OnceCell::new(),
         });
         tokio::spawn(admin::serve(
             admin_listener,
@@ -346,15 +348,19 @@ fn has_port(text: &str) -> bool {
     })
 }
 
-fn instance_id(application: &str, settings: &Checked, address: &str, admin_address: &str) -> String {
+fn instance_id(application: &str, settings: &Checked, address: &str) -> String {
     let name = settings.instance.as_deref();
-    // A pure consumer has no service address; its admin port tells copies on one machine apart.
-    let name = name.unwrap_or(if address.is_empty() {
-        admin_address
-    } else {
-        address
-    });
-    format!("{application}/{name}")
+    match name {
+        Some(name) => format!("{application}/{name}"),
+        None if !address.is_empty() => format!("{application}/{address}"),
+        // A pure consumer has no address of its own, and ports of the loopback are the same on every machine.
+        None => {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let valid = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+            let host: String = host.chars().filter(valid).take(60).collect();
+            format!("{application}/{host}-{:08x}", fastrand::u32(..))
+        }
+    }
 }
 
 fn provided(service: rsf_core::server::ProvidedService) -> ProvidedService {

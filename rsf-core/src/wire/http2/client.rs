@@ -47,7 +47,7 @@ impl Http2Wire {
 
 impl Wire for Http2Wire {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
-        let address = target.address.clone();
+        let (address, keepalive) = (target.address.clone(), target.keepalive);
         Box::pin(async move {
             let failed = |reason: String| ConnectError {
                 address: address.clone(),
@@ -63,7 +63,7 @@ impl Wire for Http2Wire {
                 .await
                 .map_err(|e| failed(e.to_string()))?;
             stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
-            let connection = handshake(stream, authority)
+            let connection = handshake(stream, authority, keepalive)
                 .await
                 .map_err(|e| failed(e.to_string()))?;
             Ok(Arc::new(connection) as Arc<dyn Connection>)
@@ -71,14 +71,14 @@ impl Wire for Http2Wire {
     }
 }
 
-async fn handshake(stream: TcpStream, base: Uri) -> Result<Http2Connection, hyper::Error> {
+async fn handshake(stream: TcpStream, base: Uri, keepalive: bool) -> Result<Http2Connection, hyper::Error> {
     let state = watch::Sender::new(ConnectionState::Ready);
     let tasks = Tasks {
         _life: Arc::new(Life(state.clone())),
     };
     let (sender, driver) = hyper::client::conn::http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_interval(keepalive.then_some(KEEPALIVE_INTERVAL))
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .max_header_list_size(MAX_HEADER_BYTES)
@@ -299,8 +299,14 @@ async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryR
         Received::Message(message, trailers) => (Some(message), trailers),
         Received::Nothing(trailers) => (None, trailers),
         Received::Bad(status) => {
+            // What this side cannot read was handled over there: no word of ours may look like the peer's refusal.
+            let unread = status.code() == crate::status::Code::Unimplemented;
             return Ok(UnaryReply {
-                result: Err(status),
+                result: Err(if unread {
+                    malformed(status.message())
+                } else {
+                    status
+                }),
                 metadata: Metadata::new(),
             });
         }

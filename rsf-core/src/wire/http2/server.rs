@@ -51,7 +51,7 @@ impl Default for ServerOptions {
 }
 
 /// Serves until `drain` is cancelled, then sends GOAWAY on every connection and returns when the running calls are
-/// done. The caller bounds that time.
+/// done. The caller bounds that time: dropping this future closes every connection at once.
 pub async fn serve(
     listener: TcpListener,
     dispatch: Arc<dyn Dispatch>,
@@ -60,6 +60,8 @@ pub async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(options.max_connections));
     let connections = TaskTracker::new();
+    let closed = CancellationToken::new();
+    let _close = closed.clone().drop_guard();
     while let Some(Ok(place)) = drain.run_until_cancelled(places.clone().acquire_owned()).await {
         let stream = match drain.run_until_cancelled(listener.accept()).await {
             None => break,
@@ -71,9 +73,12 @@ pub async fn serve(
                 continue;
             }
         };
-        let (dispatch, options, drain) = (dispatch.clone(), options.clone(), drain.clone());
+        let (dispatch, options) = (dispatch.clone(), options.clone());
+        let (drain, closed) = (drain.clone(), closed.clone());
         connections.spawn(async move {
-            serve_connection(stream, dispatch, &options, drain).await;
+            closed
+                .run_until_cancelled(serve_connection(stream, dispatch, &options, drain))
+                .await;
             drop(place);
         });
     }
