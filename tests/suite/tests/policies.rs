@@ -54,7 +54,7 @@ async fn changes_take_effect_within_a_second(kind: Kind) {
     for consumer in &consumers {
         Lists::become_these(consumer, &["shop/1", "shop/2"], SOON).await;
     }
-    let load = Load::start(&consumers[0], 100);
+    let load = Load::start(&consumers[0], 100).await;
     let channels: Vec<_> = consumers.iter().map(members).collect();
     let console = site.console();
 

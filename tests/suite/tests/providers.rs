@@ -33,7 +33,7 @@ async fn kill_one_of_three_providers(kind: Kind) {
     let [_first, mut killed, _third] = three_providers(&site).await;
     let customers = site.consumer("customers").await;
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
-    let load = Load::start(&customers, RATE);
+    let load = Load::start(&customers, RATE).await;
     takes_calls(&killed).await;
 
     killed.kill9().await;
@@ -62,7 +62,7 @@ async fn graceful_restart_of_a_provider(kind: Kind) {
     let [_first, mut restarted, _third] = three_providers(&site).await;
     let customers = site.consumer("customers").await;
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
-    let load = Load::start(&customers, RATE);
+    let load = Load::start(&customers, RATE).await;
     takes_calls(&restarted).await;
 
     restarted.stop().await;
