@@ -1,5 +1,11 @@
 //! The whole control plane dead for a minute, at 500 calls a second: no call fails, and all comes back by itself.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test has nothing better to do with an error, and shows what it measured"
+)]
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,5 +1,11 @@
 //! Providers that die and providers that end, at 500 calls a second: no idempotent call fails.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test has nothing better to do with an error, and shows what it measured"
+)]
+
 use std::time::Duration;
 
 use rsf_console::model::PatchPolicy;
