@@ -155,9 +155,9 @@ impl Follower<'_> {
             (None, None) => {
                 let options = &self.shared.options;
                 let reason = format!(
-                    "no instances of service `{}` are known: registry {} (namespace `{}`): {reason}; disk: {}. Start the \
-                     registry and a provider of the service, or correct RSF_REGISTRY, RSF_NAMESPACE or the service's name",
-                    self.service, options.registry, options.namespace, self.disk
+                    "registry {} (namespace `{}`): {reason}; disk: {}. Start the registry and a provider of the service, \
+                     or correct RSF_REGISTRY, RSF_NAMESPACE or the service's name",
+                    options.registry, options.namespace, self.disk
                 );
                 self.sender.send_replace(Discovery::NotReady {
                     reason: reason.into(),

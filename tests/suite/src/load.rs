@@ -1,9 +1,13 @@
 //! Customers at a steady rate, in the background of a test.
 
 use rsf::Application;
+use rsf_testkit::eventually;
 use shop::load::{Customers, Mix, Summary};
+use shop::v1::{GetMemberRequest, MemberServiceClient, StockLevelRequest, StockServiceClient};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::SOON;
 
 /// Idempotent calls at a steady rate, going on until [`stop`](Load::stop).
 #[derive(Debug)]
@@ -18,27 +22,48 @@ pub struct Load {
 pub struct LoadReport {
     /// All calls.
     pub total: Summary,
-    /// Each second in which a call failed, with the last error's text.
+    /// Each second in which calls failed, with the last error's text where it is another one than before.
     pub failures: Vec<String>,
     rate: u32,
 }
 
 impl Load {
-    /// Begins with `rate` calls a second through `consumer`: members and stock, all idempotent.
-    pub fn start(consumer: &Application, rate: u32) -> Load {
+    /// Begins with `rate` calls a second through `consumer`: members and stock, all idempotent. Returns when the first
+    /// call of both services has been answered: from then on none has a reason to fail.
+    ///
+    /// # Panics
+    /// When none is answered.
+    pub async fn start(consumer: &Application, rate: u32) -> Load {
+        let (members, stock) = (
+            consumer.client::<MemberServiceClient>(),
+            consumer.client::<StockServiceClient>(),
+        );
+        eventually(SOON, async || {
+            members.get(GetMemberRequest { id: 1 }).await?;
+            stock
+                .level(StockLevelRequest {
+                    sku: "tea".to_owned(),
+                })
+                .await
+                .map(drop)
+        })
+        .await;
         let stop = CancellationToken::new();
         let customers = Customers::new(consumer.consumer(), Mix::OnlyReads);
         let stopped = stop.clone().cancelled_owned();
         let running = tokio::spawn(async move {
-            let (mut second, mut failures) = (0, Vec::new());
+            let (mut second, mut failures, mut told) = (0, Vec::new(), None);
             let total = customers.run(rate, stopped, |summary| {
                 second += 1;
-                if let Some(error) = &summary.last_error {
-                    failures.push(format!(
-                        "second {second}: {} failed, last: {error}",
-                        summary.failed
-                    ));
+                let failed = summary.failed;
+                match &summary.last_error {
+                    None => {}
+                    Some(_) if summary.last_error == told => {
+                        failures.push(format!("second {second}: {failed} failed"))
+                    }
+                    Some(error) => failures.push(format!("second {second}: {failed} failed, last: {error}")),
                 }
+                told = summary.last_error.clone().or(told.take());
             });
             let total = total.await;
             LoadReport {

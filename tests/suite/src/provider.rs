@@ -67,13 +67,26 @@ impl Provider {
 
     /// Calls that it has answered since its start, by its own metrics.
     pub async fn answered(&self) -> u64 {
-        let url = format!("{}/metrics", self.admin);
-        let text = async { reqwest::get(&url).await?.error_for_status()?.text().await };
-        let text = text.await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        let text = self.admin_page("metrics").await;
         text.lines()
             .filter(|line| line.starts_with("rpc_server_call_duration_seconds_count"))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()
+    }
+
+    /// Whether its lease is in the registry, as far as it knows itself.
+    pub async fn registered(&self) -> bool {
+        let text = self.admin_page("status").await;
+        let status: serde_json::Value = serde_json::from_str(&text).expect("the status is JSON");
+        status["registered"]
+            .as_bool()
+            .expect("the status says whether it is registered")
+    }
+
+    async fn admin_page(&self, name: &str) -> String {
+        let url = format!("{}/{name}", self.admin);
+        let text = async { reqwest::get(&url).await?.error_for_status()?.text().await };
+        text.await.unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 }
 

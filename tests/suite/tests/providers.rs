@@ -1,12 +1,22 @@
 //! Providers that die and providers that end, at 500 calls a second: no idempotent call fails.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test has nothing better to do with an error, and shows what it measured"
+)]
+
 use std::time::Duration;
 
+use rsf_console::model::PatchPolicy;
+use rsf_core::control::Scope;
 use rsf_suite::{Kind, Lists, Load, MEMBERS, Provider, SOON, Site};
 use rsf_testkit::eventually;
 use tokio::time::Instant;
 
 const RATE: u32 = 500;
+/// How long a provider takes for a call, so that there are always some under way at each of the three.
+const LATENCY_MS: &str = "50";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn embedded_kill_one_of_three_providers() {
@@ -28,12 +38,45 @@ async fn cluster_graceful_restart_of_a_provider() {
     graceful_restart_of_a_provider(Kind::Cluster).await;
 }
 
+/// The negative control: without further attempts the calls under way at the killed instance fail, so the tests above
+/// would notice if retries did not work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_retries_a_kill_fails_calls() {
+    let site = Site::start(Kind::Embedded).await;
+    let [_first, killed, _third] = three_providers(&site).await;
+    let customers = site.consumer("customers").await;
+    Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
+    let change = PatchPolicy {
+        assignments: vec!["call.retry.attempts=1".to_owned()],
+        ..PatchPolicy::default()
+    };
+    let changed = site
+        .console()
+        .patch(&Scope::Service(MEMBERS.to_owned()), &change)
+        .await;
+    changed.expect("the change is accepted");
+    let load = Load::start(&customers, RATE).await;
+    takes_calls(&killed).await;
+
+    killed.kill9().await;
+    Lists::become_these(&customers, &["shop/1", "shop/3"], SOON).await;
+    let report = load.stop().await;
+    println!("{}\n{:?}", report.total, report.failures);
+    assert!(
+        report.total.failed > 0,
+        "no call was under way at the killed instance: {}",
+        report.total
+    );
+    customers.shutdown().await;
+    site.stop().await;
+}
+
 async fn kill_one_of_three_providers(kind: Kind) {
     let site = Site::start(kind).await;
     let [_first, mut killed, _third] = three_providers(&site).await;
     let customers = site.consumer("customers").await;
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
-    let load = Load::start(&customers, RATE);
+    let load = Load::start(&customers, RATE).await;
     takes_calls(&killed).await;
 
     killed.kill9().await;
@@ -62,7 +105,7 @@ async fn graceful_restart_of_a_provider(kind: Kind) {
     let [_first, mut restarted, _third] = three_providers(&site).await;
     let customers = site.consumer("customers").await;
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
-    let load = Load::start(&customers, RATE);
+    let load = Load::start(&customers, RATE).await;
     takes_calls(&restarted).await;
 
     restarted.stop().await;
@@ -82,10 +125,11 @@ async fn graceful_restart_of_a_provider(kind: Kind) {
 }
 
 async fn three_providers(site: &Site) -> [Provider; 3] {
+    let slow = [("SHOP_LATENCY_MS", LATENCY_MS)];
     let (first, second, third) = tokio::join!(
-        site.provider("1", &[]),
-        site.provider("2", &[]),
-        site.provider("3", &[])
+        site.provider("1", &slow),
+        site.provider("2", &slow),
+        site.provider("3", &slow)
     );
     [first, second, third]
 }
