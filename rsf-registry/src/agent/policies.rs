@@ -74,5 +74,6 @@ fn show(record: &PolicyRecord, sender: &watch::Sender<Option<Arc<PolicyText>>>) 
         revision: record.revision,
         document: record.document.clone(),
     };
-    sender.send_replace((!record.document.is_empty()).then(|| Arc::new(text)));
+    // An empty document is handed on as well: that a policy was deleted is acknowledged like any revision.
+    sender.send_replace(Some(Arc::new(text)));
 }
