@@ -22,8 +22,8 @@ endif
 test: test-tools ## install what is missing by name, then run all tests; the last line counts them
 	@tests/run.sh
 
-test-tools: ## install redis-server, zookeeper, Python's gRPC and cargo-nextest where they are missing
-	@deploy/install-test-tools.sh redis zookeeper python nextest
+test-tools: ## install redis-server, zookeeper, curl, PHP, Node, Python's gRPC and cargo-nextest where they are missing
+	@deploy/install-test-tools.sh redis zookeeper http python nextest
 
 lint: ## check format, clippy's warnings, licences and sources of dependencies
 	cargo fmt --all --check

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what tests, lint and the cluster demo need and the machine lacks, by name.
 #
-#   deploy/install-test-tools.sh [redis] [zookeeper] [python] [nextest] [deny]     (default: all but deny)
+#   deploy/install-test-tools.sh [redis] [zookeeper] [http] [python] [nextest] [deny]     (default: all but deny)
 #
 # redis, zookeeper   Debian packages; needs root or sudo. Where systemd runs, Debian starts redis-server as a service on
 #                    port 6379, which nothing here uses: `systemctl disable --now redis-server` ends it.
+# http               Debian's curl, php-cli and nodejs (18 or later), for calls through the adapter as its users make them
 # python             gRPC's own Python packages into target/python, for calls by a client that RSF did not write
 # nextest, deny      cargo-nextest and cargo-deny, built by `cargo install` into cargo's bin folder
 set -euo pipefail
@@ -67,15 +68,20 @@ cargo_install() {
     attempt cargo install --quiet --locked --debug "$1" </dev/null
 }
 
-[ $# -gt 0 ] || set -- redis zookeeper python nextest
+[ $# -gt 0 ] || set -- redis zookeeper http python nextest
 packages=()
 for tool in "$@"; do
     case $tool in
     redis) command -v redis-server >/dev/null || packages+=(redis-server) ;;
     zookeeper) [ -e /usr/share/java/zookeeper.jar ] && command -v java >/dev/null || packages+=(zookeeper) ;;
+    http)
+        command -v curl >/dev/null || packages+=(curl)
+        command -v php >/dev/null || packages+=(php-cli)
+        command -v node >/dev/null || packages+=(nodejs)
+        ;;
     python) has_python || packages+=(python3 python3-venv python3-pip) ;;
     nextest | deny) ;;
-    *) echo "unknown tool $tool: choose among redis, zookeeper, python, nextest, deny" >&2 && exit 2 ;;
+    *) echo "unknown tool $tool: choose among redis, zookeeper, http, python, nextest, deny" >&2 && exit 2 ;;
     esac
 done
 [ ${#packages[@]} = 0 ] || apt_install "${packages[@]}"

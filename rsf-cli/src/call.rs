@@ -24,8 +24,8 @@ pub(crate) struct CallArguments {
     /// The request as JSON; `-` reads standard input
     #[arg(default_value = "{}")]
     request: String,
-    /// Milliseconds for the whole call [default: the policy's]
-    #[arg(long)]
+    /// Milliseconds for the whole call, 1 to 3600000 [default: the policy's]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: Option<u64>,
     /// Metadata, key:value; may be given several times
     #[arg(long = "header", short = 'H')]

@@ -55,7 +55,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("RSF_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("RSF_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(default_level(&arguments.command)));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -76,6 +77,14 @@ fn main() -> ExitCode {
             eprintln!("rsf: {}", with_causes(&*error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A command that is run once says itself what failed; a process that goes on tells what it goes on in spite of.
+fn default_level(command: &Command) -> &'static str {
+    match command {
+        Command::Call(_) | Command::Policy(_) | Command::Nodes(_) => "error",
+        _ => "warn",
     }
 }
 

@@ -10,6 +10,9 @@ use shop::load::{Customers, MAX_RATE, Mix, Summary};
 use crate::Failure;
 use crate::process::until_signal;
 
+/// How long customers wait for the shop before they come anyway.
+const OPENS_WITHIN: Duration = Duration::from_secs(30);
+
 /// `rsf shop …`
 #[derive(Subcommand)]
 pub(crate) enum ShopCommand {
@@ -46,9 +49,14 @@ pub(crate) async fn run(command: ShopCommand) -> Result<(), Failure> {
                     println!("{second}");
                 }
             };
-            // The first list takes a moment; customers come when the shop is open.
-            app.registered(Duration::from_secs(5)).await;
             let customers = Customers::new(app.consumer(), Mix::Everything);
+            // Customers come when the shop is open.
+            tokio::select! {
+                opened = app.ready(OPENS_WITHIN) => if let Err(error) = opened {
+                    println!("the shop is not open yet: {error}");
+                },
+                () = stop.cancelled() => {}
+            }
             let total = customers.run(rate, stop.cancelled_owned(), print).await;
             println!("total {total}");
             app.shutdown().await;

@@ -29,11 +29,14 @@ mod streaming;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::control::ControlPlane;
+use crate::error::RpcError;
 use crate::method::{ServiceDescriptor, service_key};
 use crate::metrics::Metrics;
 use crate::policy_book::PolicyBook;
@@ -133,6 +136,23 @@ impl Consumer {
             schema: Vec::new().into(),
         };
         TonicChannel::new(self.channel(&descriptor, ""))
+    }
+
+    /// Waits until every service that this process has a client of by now has an instance that may take calls.
+    ///
+    /// # Errors
+    /// [`Reason::NoInstance`](crate::outcome::Reason::NoInstance) where one has none within `limit`, for the first such.
+    pub async fn ready(&self, limit: Duration) -> Result<(), RpcError> {
+        let mut channels: Vec<_> = self.channels.lock().values().cloned().collect();
+        channels.sort_by(|a, b| a.state().key.cmp(&b.state().key));
+        let end = Instant::now() + limit;
+        for channel in channels {
+            // At least a look, where an earlier service used the time up.
+            channel
+                .ready(end.saturating_duration_since(Instant::now()))
+                .await?;
+        }
+        Ok(())
     }
 
     /// What is known of every service that this process calls, for status pages.

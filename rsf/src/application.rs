@@ -21,7 +21,7 @@ pub use builder::{ApplicationBuilder, StartError};
 
 use status::Status;
 
-use crate::{Channel, Settings};
+use crate::{Channel, RpcError, Settings};
 
 /// How long a draining instance still takes calls, so that consumers hear of it first: a coalescing window of the
 /// pump, and some more for the way.
@@ -151,6 +151,16 @@ impl Application {
         });
         drop(_timers);
         registered.await.unwrap_or(false)
+    }
+
+    /// Waits until every service that this application has a client of by now has an instance that may take calls: for
+    /// programs that would rather start late than with errors.
+    ///
+    /// # Errors
+    /// [`Reason::NoInstance`](crate::Reason::NoInstance) where one has none within `limit`; it names the service and
+    /// what to do. The application goes on looking.
+    pub async fn ready(&self, limit: Duration) -> Result<(), RpcError> {
+        self.0.consumer.ready(limit).await
     }
 
     /// Ends gracefully: says that it drains, goes on serving until consumers have heard, says GOAWAY, finishes the

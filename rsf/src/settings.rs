@@ -77,7 +77,20 @@ pub(crate) struct Checked {
 impl Settings {
     /// Reads `RSF_*`, and the file that `RSF_CONFIG` names.
     pub fn from_environment() -> Result<Self, InvalidSettings> {
-        Self::read(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        let mut problems = Vec::new();
+        let settings = Self::read(environment, &mut problems);
+        if problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(InvalidSettings { problems })
+        }
+    }
+
+    /// These settings completed by the environment and checked: all mistakes of both at once.
+    pub(crate) fn complete(self) -> Result<Checked, InvalidSettings> {
+        let mut problems = Vec::new();
+        let weaker = Self::read(environment, &mut problems);
+        self.or(weaker).check(problems)
     }
 
     /// Takes from `weaker` what is not set here.
@@ -104,8 +117,7 @@ impl Settings {
         }
     }
 
-    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
-        let mut problems = Vec::new();
+    fn read(get: impl Fn(&str) -> Option<String>, problems: &mut Vec<String>) -> Self {
         let file = match get("RSF_CONFIG") {
             Some(path) => file(&path).unwrap_or_else(|problem| {
                 problems.push(problem);
@@ -121,24 +133,19 @@ impl Settings {
             advertise: get("RSF_ADVERTISE"),
             admin: get("RSF_ADMIN"),
             zone: get("RSF_ZONE"),
-            tags: tags(get("RSF_TAGS"), &mut problems),
-            weight: number(get("RSF_WEIGHT"), "RSF_WEIGHT", &mut problems),
+            tags: tags(get("RSF_TAGS"), problems),
+            weight: number(get("RSF_WEIGHT"), "RSF_WEIGHT", problems),
             state: get("RSF_STATE").map(PathBuf::from),
             static_instances: get("RSF_STATIC_INSTANCES").map(PathBuf::from),
-            lease_ttl_ms: number(get("RSF_LEASE_TTL_MS"), "RSF_LEASE_TTL_MS", &mut problems),
-            io_threads: number(get("RSF_IO_THREADS"), "RSF_IO_THREADS", &mut problems),
-            drain_ms: number(get("RSF_DRAIN_MS"), "RSF_DRAIN_MS", &mut problems),
+            lease_ttl_ms: number(get("RSF_LEASE_TTL_MS"), "RSF_LEASE_TTL_MS", problems),
+            io_threads: number(get("RSF_IO_THREADS"), "RSF_IO_THREADS", problems),
+            drain_ms: number(get("RSF_DRAIN_MS"), "RSF_DRAIN_MS", problems),
         };
-        if problems.is_empty() {
-            Ok(environment.or(file))
-        } else {
-            Err(InvalidSettings { problems })
-        }
+        environment.or(file)
     }
 
-    /// Checks everything and fills in the defaults.
-    pub(crate) fn check(self) -> Result<Checked, InvalidSettings> {
-        let mut problems = Vec::new();
+    /// Checks everything and fills in the defaults; `problems` are the mistakes that were found before.
+    fn check(self, mut problems: Vec<String>) -> Result<Checked, InvalidSettings> {
         let state = self.state.clone().unwrap_or_else(state::folder);
         let dev = DevFiles::within(&state);
         let registry_text = self
@@ -215,6 +222,10 @@ impl Settings {
     }
 }
 
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 fn file(path: &str) -> Result<Settings, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("RSF_CONFIG: cannot read {path}: {e}"))?;
     toml::from_str(&text).map_err(|e| format!("{path}: {}", e.to_string().trim_end()))
@@ -265,30 +276,43 @@ fn within(name: &str, value: Option<u64>, least: u64, most: u64, problems: &mut 
 mod tests {
     use super::*;
 
-    fn from(pairs: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+    fn read(pairs: &[(&str, &str)], problems: &mut Vec<String>) -> Settings {
         let map: HashMap<_, _> = pairs
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        Settings::read(|name| map.get(name).cloned())
+        Settings::read(|name| map.get(name).cloned(), problems)
+    }
+
+    fn from(pairs: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+        let mut problems = Vec::new();
+        let settings = read(pairs, &mut problems);
+        if problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(InvalidSettings { problems })
+        }
     }
 
     #[test]
     fn all_mistakes_come_at_once() {
-        let unparsed = from(&[
-            ("RSF_WEIGHT", "many"),
-            ("RSF_TAGS", "a,=b,c=d"),
-            ("RSF_CONFIG", "/nowhere.toml"),
-        ]);
-        assert_eq!(unparsed.unwrap_err().problems.len(), 4);
-        let unchecked = from(&[
-            ("RSF_REGISTRY", "http://x"),
-            ("RSF_LISTEN", "0.0.0.0:80"),
-            ("RSF_ADMIN", "here"),
-            ("RSF_WEIGHT", "20000"),
-            ("RSF_DRAIN_MS", "999999999"),
-        ]);
-        assert_eq!(unchecked.unwrap().check().unwrap_err().problems.len(), 5);
+        let mut problems = Vec::new();
+        let settings = read(
+            &[
+                ("RSF_WEIGHT", "many"),
+                ("RSF_TAGS", "a,=b,c=d"),
+                ("RSF_CONFIG", "/nowhere.toml"),
+                ("RSF_REGISTRY", "http://x"),
+                ("RSF_LISTEN", "0.0.0.0:80"),
+                ("RSF_ADMIN", "here"),
+                ("RSF_IO_THREADS", "20000"),
+                ("RSF_DRAIN_MS", "999999999"),
+            ],
+            &mut problems,
+        );
+        assert_eq!(problems.len(), 4, "what cannot be read: {problems:?}");
+        let all = settings.check(problems).unwrap_err().problems;
+        assert_eq!(all.len(), 4 + 5, "and what is out of its range: {all:?}");
     }
 
     #[test]

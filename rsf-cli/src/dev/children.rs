@@ -85,6 +85,8 @@ impl Children {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(log.try_clone()?)
+                // Ctrl-C in a terminal goes to a whole group: the order of the end is ours to keep.
+                .process_group(0)
                 .kill_on_drop(true)
                 .spawn()
         };

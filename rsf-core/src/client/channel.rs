@@ -141,6 +141,32 @@ impl Channel {
         &self.0.shared.runtime
     }
 
+    /// Waits until an instance may take calls.
+    ///
+    /// # Errors
+    /// [`Reason::NoInstance`] where there is none within `limit`; the message says why, and what to do.
+    pub async fn ready(&self, limit: Duration) -> Result<(), RpcError> {
+        let state = &self.0;
+        let mut version = state.version.subscribe();
+        let some_instance = |_: &u64| {
+            let snapshot = state.snapshot.load();
+            snapshot.as_ref().is_some_and(|s| !s.pool.members().is_empty())
+        };
+        let waiting = {
+            let _timers = state.shared.runtime.handle().enter();
+            tokio::time::timeout(limit, version.wait_for(some_instance))
+        };
+        if let Ok(Ok(_)) = waiting.await {
+            return Ok(());
+        }
+        let problem = match state.snapshot.load_full() {
+            Some(snapshot) => snapshot.explain_empty(&state.key),
+            None => format!("the registry has not answered for `{}`", state.key),
+        };
+        let problem = format!("not ready within {} ms: {problem}", limit.as_millis());
+        Err(RpcError::new(Reason::NoInstance, false, problem))
+    }
+
     /// What is known of the service.
     pub fn view(&self) -> ChannelView {
         let snapshot = self.0.snapshot.load_full();

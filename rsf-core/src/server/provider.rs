@@ -384,10 +384,10 @@ fn add_reflection(
     services: &[ProvidedService],
 ) -> Result<(), ProviderError> {
     let builder = || {
-        let schemas = services
-            .iter()
-            .map(|service| &*service.schema)
-            .filter(|schema| !schema.is_empty());
+        let own = services.iter().map(|service| &*service.schema);
+        let schemas = own
+            .filter(|schema| !schema.is_empty())
+            .chain([tonic_health::pb::FILE_DESCRIPTOR_SET]);
         schemas.fold(
             tonic_reflection::server::Builder::configure(),
             |builder, schema| builder.register_encoded_file_descriptor_set(schema),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rsf_core::control::{Discovery, Instance, InstanceList, ListOrigin};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::saver::Record;
 use super::{DISK_AFTER, Shared};
@@ -52,7 +52,7 @@ pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sende
             biased;
             state = watch.changed() => match state {
                 Some(Observed::Present(list)) => { answered = true; follower.offered(list); }
-                Some(Observed::Absent) => { answered = true; follower.absent(); }
+                Some(Observed::Absent) => { answered = true; follower.absent().await; }
                 Some(Observed::Unknown) => {}
                 // The backend is closed: what is known stays.
                 None => return sender.closed().await,
@@ -125,14 +125,22 @@ impl Follower<'_> {
     }
 
     /// The directory answered that there is no list.
-    fn absent(&mut self) {
+    async fn absent(&mut self) {
         if self.good.is_some() {
             tracing::warn!(
                 service = self.service,
                 "the directory lost this service's list; the last good one stays"
             );
         }
-        self.fall_back("it has no list: no instance of the service has registered there yet");
+        let mut reason = "it has no list: no instance of the service has registered there yet".to_owned();
+        if self.good.is_none() {
+            // Nothing is known that a call could wait for: time to ask whether the namespace is there at all.
+            let services = timeout(DISK_AFTER, self.shared.backend.directory.services()).await;
+            if let Ok(Err(error)) = services {
+                reason = error.to_string();
+            }
+        }
+        self.fall_back(&reason);
     }
 
     /// The directory does not answer.

@@ -21,7 +21,11 @@ async fn follows_publishes_and_deletions() {
     publisher.publish(&record(1, "{\"a\":1}")).await.expect("publish");
     assert_eq!(revision(&mut policy, 1).await.document, "{\"a\":1}");
     publisher.publish(&record(2, "")).await.expect("delete");
-    seen(&mut policy, "deleted", |policy| policy.is_none().then_some(())).await;
+    assert_eq!(
+        revision(&mut policy, 2).await.document,
+        "",
+        "the revision that deletes is to be acknowledged"
+    );
     publisher.publish(&record(3, "{}")).await.expect("publish");
     revision(&mut policy, 3).await;
 }

@@ -165,12 +165,12 @@ impl ApplicationBuilder {
         {
             return Err(StartError::Name(name.clone()));
         }
-        let mut settings = self.settings.clone().or(Settings::from_environment()?);
+        let mut settings = self.settings.clone();
         if self.backend.is_some() && settings.registry.is_none() {
             // Only for messages: the backend is at hand.
             settings.registry = Some("rsf://127.0.0.1:1".to_owned());
         }
-        let settings = settings.check()?;
+        let settings = settings.complete()?;
         let runtime = IoRuntime::start(settings.io_threads).map_err(StartError::Runtime)?;
         Ok((runtime, settings))
     }

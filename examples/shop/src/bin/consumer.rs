@@ -9,6 +9,9 @@ use rsf::Application;
 use shop::load::{Customers, MAX_RATE, Mix};
 use shop::program;
 
+/// How long customers wait for the shop before they come anyway.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Calls the demo shop at a steady rate and prints one line a second, and one for all at the end. Where the registry is
 /// is set by RSF_REGISTRY, and so on with the other RSF_* variables.
 #[derive(Debug, Parser)]
@@ -55,6 +58,16 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let stop = stop(arguments.seconds)?;
     let application = Application::connect(&arguments.application).await?;
     let customers = Customers::new(application.consumer(), mix);
+    tokio::pin!(stop);
+    tokio::select! {
+        opened = application.ready(OPENS_WITHIN) => if let Err(error) = opened {
+            println!("{error}");
+        },
+        () = &mut stop => {
+            application.shutdown().await;
+            return Ok(());
+        }
+    }
     let total = customers.run(arguments.rate, stop, |second| {
         if !arguments.quiet {
             println!("{second}");
