@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, Uri};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
@@ -123,10 +123,8 @@ where
 {
     fn execute(&self, task: F) {
         let tasks = self.clone();
-        tokio::spawn(async move {
-            task.await;
-            drop(tasks);
-        });
+        // Not an async block: hyper's tasks are large, and it would hold and copy each of them twice.
+        tokio::spawn(task.map(move |_| drop(tasks)));
     }
 }
 
