@@ -8,7 +8,7 @@ BACKEND ?= embedded
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools lint fmt bench clean help
+.PHONY: demo test test-tools lint fmt bench bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -35,12 +35,14 @@ lint: ## check format, clippy's warnings, licences and sources of dependencies
 fmt: ## format the code
 	cargo fmt --all
 
-bench: ## run the benchmarks (release build)
-	@test -f benches/Cargo.toml || { echo "there is no benches/ yet"; exit 1; }
-	cargo bench --manifest-path benches/Cargo.toml $(ARGS)
+bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS="--help" lists options
+	cargo bench --package rsf-benches --bench rpc -- $(ARGS)
+
+bench-instructions: ## count instructions a call, client and server, with valgrind's callgrind where it is installed
+	cargo bench --package rsf-benches --bench rpc -- --instructions $(ARGS)
 
 clean: ## delete everything that was built, and what failed tests left
 	cargo clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-19s%s\n", $$1, $$2 }'

@@ -20,7 +20,6 @@ tokio::task_local! {
 #[derive(Debug)]
 pub struct Context {
     deadline: Option<Instant>,
-    trace: Option<TraceParent>,
     metadata: Metadata,
 }
 
@@ -60,19 +59,16 @@ impl Context {
         &self.metadata
     }
 
-    /// The trace that the call belongs to.
+    /// The trace that the call belongs to. Read out of the metadata each time: most handlers never ask.
     pub fn trace(&self) -> Option<TraceParent> {
-        self.trace
+        self.metadata
+            .get(TRACEPARENT.as_str())
+            .and_then(TraceParent::parse)
     }
 
     /// A context for calls on behalf of somebody who is not handled here, such as a gateway's caller: they keep to
     /// `deadline` and go on with the trace that `metadata` names in `traceparent`.
     pub fn new(deadline: Option<Instant>, metadata: Metadata) -> Self {
-        let trace = metadata.get(TRACEPARENT.as_str()).and_then(TraceParent::parse);
-        Context {
-            deadline,
-            trace,
-            metadata,
-        }
+        Context { deadline, metadata }
     }
 }

@@ -1,6 +1,7 @@
 //! Metadata of a call: gRPC's custom headers, kept as they came and read only when somebody asks.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -17,10 +18,10 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Key–value pairs beside a message. Keys are lower-case; a key that ends in `-bin` holds bytes.
 ///
-/// Empty metadata costs no allocation.
+/// Empty metadata costs no allocation, and clones share the pairs until one of them is changed.
 #[derive(Clone, Default)]
 pub struct Metadata {
-    headers: Option<Box<HeaderMap>>,
+    headers: Option<Arc<HeaderMap>>,
 }
 
 /// A key or value that gRPC does not allow.
@@ -94,7 +95,7 @@ impl Metadata {
 
     pub(crate) fn from_headers(headers: HeaderMap) -> Self {
         Metadata {
-            headers: (!headers.is_empty()).then(|| Box::new(headers)),
+            headers: (!headers.is_empty()).then(|| Arc::new(headers)),
         }
     }
 
@@ -117,13 +118,15 @@ impl Metadata {
     }
 
     pub(crate) fn remove_reserved(&mut self, key: &'static str) {
-        if let Some(headers) = &mut self.headers {
-            headers.remove(key);
+        if let Some(headers) = &mut self.headers
+            && headers.contains_key(key)
+        {
+            Arc::make_mut(headers).remove(key);
         }
     }
 
     fn put(&mut self, name: HeaderName, value: HeaderValue) {
-        self.headers.get_or_insert_default().insert(name, value);
+        Arc::make_mut(self.headers.get_or_insert_default()).insert(name, value);
     }
 }
 

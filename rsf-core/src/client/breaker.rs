@@ -4,6 +4,7 @@
 //! At most a share of the instances is open at once; beyond it all serve (Envoy's and Finagle's panic mode).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,6 +14,9 @@ use crate::policy::resolve::NodeBreaker as Rules;
 
 /// One instance's breaker.
 pub(crate) struct NodeBreaker {
+    /// Whether `state` differs from that of a breaker that has seen nothing bad. Calls to a well instance read this word
+    /// and take no lock; written under the lock.
+    troubled: AtomicBool,
     state: Mutex<State>,
     group: Arc<BreakerGroup>,
 }
@@ -104,12 +108,16 @@ impl BreakerGroup {
 impl NodeBreaker {
     pub(super) fn new(group: Arc<BreakerGroup>) -> Self {
         NodeBreaker {
+            troubled: AtomicBool::new(false),
             state: Mutex::default(),
             group,
         }
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return Standing::Closed;
+        }
         let state = self.state.lock();
         match state.open_until {
             None => Standing::Closed,
@@ -123,6 +131,12 @@ impl NodeBreaker {
     /// Lets an attempt through. Which instance serves is the balancer's choice; where it takes an open one because
     /// there is no better, the attempt passes as well.
     pub(super) fn admit(&self, now: Instant) -> Admission {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return Admission {
+                settled: false,
+                trial: false,
+            };
+        }
         let mut state = self.state.lock();
         let half_open = state.open_until.is_some_and(|until| now >= until) && !state.trial;
         state.trial |= half_open;
@@ -133,13 +147,14 @@ impl NodeBreaker {
     }
 
     pub(super) fn succeeded(&self, admission: &mut Admission) {
-        if std::mem::replace(&mut admission.settled, true) {
+        if std::mem::replace(&mut admission.settled, true) || !self.troubled.load(Ordering::Relaxed) {
             return;
         }
         let mut state = self.state.lock();
         if state.failures != 0 || state.open_until.is_some() {
             let was_open = state.open_until.is_some();
             *state = State::default();
+            self.troubled.store(false, Ordering::Relaxed);
             drop(state);
             if was_open {
                 self.group.close();
@@ -153,6 +168,7 @@ impl NodeBreaker {
         }
         let rules = self.group.rules();
         let mut state = self.state.lock();
+        self.troubled.store(true, Ordering::Relaxed);
         state.failures = state.failures.saturating_add(1);
         if state.open_until.is_some() {
             if admission.trial {

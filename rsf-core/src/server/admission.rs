@@ -32,9 +32,13 @@ impl<S: Stage> Stage for Admit<S> {
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };
-        let path = call.method.path.clone();
-        let expired =
-            |where_| framework_status(Reason::Deadline, format!("{path}: the deadline passed {where_}"));
+        let method = call.method.clone();
+        let expired = |where_| {
+            framework_status(
+                Reason::Deadline,
+                format!("{}: the deadline passed {where_}", method.path),
+            )
+        };
         if deadline <= Instant::now() {
             return Err(expired("before the call was admitted"));
         }

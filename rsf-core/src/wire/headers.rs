@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use http_body_util::BodyExt;
 
 use super::status_header::{GRPC_TIMEOUT, PREVIOUS_ATTEMPTS, write_timeout};
-use super::{RequestId, UnaryRequest};
+use super::{RequestId, TraceParent, UnaryRequest};
 use crate::error::REASON;
 
 /// The calling application.
@@ -22,8 +22,17 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
+/// How a wire is to compress values that differ from call to call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Varying {
+    /// Like all others: their names enter the table.
+    Indexed,
+    /// As literals that enter no table: there they would meet no equal and only push out what does.
+    Literal,
+}
+
 /// The headers of a unary request, pseudo-headers apart.
-pub(crate) fn request_headers(request: &UnaryRequest) -> HeaderMap {
+pub(crate) fn request_headers(request: &UnaryRequest, varying: Varying) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     // First, so that what follows replaces a trace context that came along with forwarded metadata.
     request.metadata.write_to(&mut headers);
@@ -37,21 +46,25 @@ pub(crate) fn request_headers(request: &UnaryRequest) -> HeaderMap {
     set(CALLER, &request.caller);
     set(TARGET, &request.target);
     set(IMPLEMENTATION, &request.implementation);
+    let mut set = |name: HeaderName, mut value: HeaderValue| {
+        value.set_sensitive(varying == Varying::Literal);
+        headers.insert(name, value);
+    };
     if let Some(timeout) = request.timeout {
-        headers.insert(GRPC_TIMEOUT, write_timeout(timeout));
+        set(GRPC_TIMEOUT, write_timeout(timeout));
     }
     let id = match &request.request_id {
         RequestId::Text(text) => Some(text.clone()),
-        RequestId::Number(_) => HeaderValue::from_str(&request.request_id.to_string()).ok(),
+        RequestId::Number(number) => HeaderValue::from_bytes(&hex::<16>(*number)).ok(),
     };
     if let Some(id) = id {
-        headers.insert(REQUEST_ID, id);
+        set(REQUEST_ID, id);
     }
     if let Some(trace) = request
         .trace
-        .and_then(|trace| HeaderValue::from_str(&trace.to_string()).ok())
+        .and_then(|trace| HeaderValue::from_bytes(&traceparent(trace)).ok())
     {
-        headers.insert(TRACEPARENT, trace);
+        set(TRACEPARENT, trace);
     }
     if request.previous_attempts > 0 {
         headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(request.previous_attempts));
@@ -84,4 +97,47 @@ pub(crate) fn implementation(headers: &HeaderMap) -> &str {
         .get(IMPLEMENTATION)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
+}
+
+/// Version 00 of W3C's header, without the detour over `fmt`, which is dear for one value a call.
+pub(crate) fn traceparent(trace: TraceParent) -> [u8; 55] {
+    let mut text = *b"00-                                -                -0 ";
+    text[3..19].copy_from_slice(&hex::<16>((trace.trace_id >> 64) as u64));
+    text[19..35].copy_from_slice(&hex::<16>(trace.trace_id as u64));
+    text[36..52].copy_from_slice(&hex::<16>(trace.span_id));
+    text[54] = b'0' + u8::from(trace.sampled);
+    text
+}
+
+/// The last `N` hexadecimal digits of a number.
+pub(crate) fn hex<const N: usize>(mut number: u64) -> [u8; N] {
+    let mut digits = [0; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_and_request_id_are_written_as_they_are_displayed() {
+        for (trace_id, span_id, sampled) in [
+            (1, 2, true),
+            (u128::MAX - 7, u64::MAX, false),
+            (0xabc << 60, 0xdef0, true),
+        ] {
+            let trace = TraceParent {
+                trace_id,
+                span_id,
+                sampled,
+            };
+            assert_eq!(traceparent(trace), *trace.to_string().as_bytes());
+            let id = RequestId::Number(span_id);
+            assert_eq!(hex::<16>(span_id), *id.to_string().as_bytes());
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::headers::{implementation, request_headers};
+use super::headers::{Varying, implementation, request_headers};
 use super::pending::PendingCalls;
 use super::status_header::{read_status, write_status};
 use super::{
@@ -238,7 +238,7 @@ impl Connection for InProcessConnection {
 }
 
 async fn handle(dispatch: Arc<dyn Dispatch>, request: UnaryRequest) -> UnaryReply {
-    let headers = request_headers(&request);
+    let headers = request_headers(&request, Varying::Indexed);
     let path = request.path.as_str();
     let Some(method) = dispatch.method(path, implementation(&headers)) else {
         return foreign(&*dispatch, request, headers).await;

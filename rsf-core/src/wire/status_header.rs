@@ -76,25 +76,26 @@ pub(crate) fn from_http(status: http::StatusCode) -> Code {
 
 /// `grpc-timeout`: at most eight digits and a unit. Rounded up, so that the peer never gives up before us.
 pub(crate) fn write_timeout(timeout: Duration) -> HeaderValue {
-    const LIMIT: u128 = 99_999_999;
-    let (nanos, units) = (
-        timeout.as_nanos(),
-        [(1_000, "u"), (1_000_000, "m"), (1_000_000_000, "S")],
-    );
-    let (amount, unit) = units
-        .iter()
-        .map(|(size, unit)| (nanos.div_ceil(*size), *unit))
+    const LIMIT: u64 = 99_999_999;
+    let (seconds, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
+    let (amount, unit) = [(1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S')]
+        .into_iter()
+        .map(|(size, unit)| {
+            let whole = seconds.saturating_mul(1_000_000_000 / size);
+            (whole.saturating_add(nanos.div_ceil(size)), unit)
+        })
         .find(|(amount, _)| *amount <= LIMIT)
-        .unwrap_or((LIMIT, "S"));
-    let mut digits = itoa(amount as u64);
-    digits.push_str(unit);
-    HeaderValue::from_str(&digits).unwrap_or_else(|_| HeaderValue::from_static("99999999S"))
-}
-
-fn itoa(number: u64) -> String {
-    let mut text = String::with_capacity(10);
-    let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{number}"));
-    text
+        .unwrap_or((LIMIT, b'S'));
+    // Written from the end: the unit, then the digits before it.
+    let mut text = [0; 9];
+    text[8] = unit;
+    let (mut first, mut rest) = (8, amount);
+    while first > 0 && (rest > 0 || first == 8) {
+        first -= 1;
+        text[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    HeaderValue::from_bytes(&text[first..]).unwrap_or_else(|_| HeaderValue::from_static("99999999S"))
 }
 
 /// Reads `grpc-timeout`; `Err` where it is malformed.

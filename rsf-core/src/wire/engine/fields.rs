@@ -4,9 +4,9 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use rsf_wire::{Headers, Literals};
 
 use crate::metadata::Metadata;
-use crate::wire::UnaryRequest;
-use crate::wire::headers::{REQUEST_ID, TRACEPARENT};
+use crate::wire::headers::{REQUEST_ID, TRACEPARENT, hex, traceparent};
 use crate::wire::status_header::{GRPC_STATUS, GRPC_TIMEOUT, PREVIOUS_ATTEMPTS, write_timeout};
+use crate::wire::{RequestId, UnaryRequest};
 
 /// All fields but HTTP's own (pseudo-headers, content type, `te`), and without `skip`.
 pub(super) fn copy(headers: &Headers, skip: Option<&HeaderName>, map: &mut HeaderMap) {
@@ -52,13 +52,12 @@ pub(super) fn varying(request: &UnaryRequest) -> Literals {
     if let Some(timeout) = request.timeout {
         push(&mut literals, &GRPC_TIMEOUT, write_timeout(timeout).as_bytes());
     }
-    push(
-        &mut literals,
-        &REQUEST_ID,
-        request.request_id.to_string().as_bytes(),
-    );
+    match &request.request_id {
+        RequestId::Number(number) => push(&mut literals, &REQUEST_ID, &hex::<16>(*number)),
+        RequestId::Text(text) => push(&mut literals, &REQUEST_ID, text.as_bytes()),
+    }
     if let Some(trace) = request.trace {
-        push(&mut literals, &TRACEPARENT, trace.to_string().as_bytes());
+        push(&mut literals, &TRACEPARENT, &traceparent(trace));
     }
     if request.previous_attempts > 0 {
         let attempts = request.previous_attempts.to_string();

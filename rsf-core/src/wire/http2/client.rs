@@ -1,10 +1,11 @@
 //! Client connections over hyper's HTTP/2.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, Uri};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
@@ -18,7 +19,7 @@ use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
-use crate::wire::headers::request_headers;
+use crate::wire::headers::{Varying, request_headers};
 use crate::wire::pending::PendingCalls;
 use crate::wire::status_header::{from_http, read_status};
 use crate::wire::{
@@ -96,6 +97,7 @@ async fn handshake(stream: TcpStream, base: Uri, keepalive: bool) -> Result<Http
         base,
         sender: Mutex::new(Some(sender)),
         pending: PendingCalls::default(),
+        names_sent: AtomicBool::new(false),
         state,
     })
 }
@@ -121,10 +123,8 @@ where
 {
     fn execute(&self, task: F) {
         let tasks = self.clone();
-        tokio::spawn(async move {
-            task.await;
-            drop(tasks);
-        });
+        // Not an async block: hyper's tasks are large, and it would hold and copy each of them twice.
+        tokio::spawn(task.map(move |_| drop(tasks)));
     }
 }
 
@@ -132,6 +132,8 @@ struct Http2Connection {
     base: Uri,
     sender: Mutex<Option<SendRequest<OutBody>>>,
     pending: PendingCalls,
+    /// The names of varying headers are in the peer's table: a request has put them there.
+    names_sent: AtomicBool,
     state: watch::Sender<ConnectionState>,
 }
 
@@ -148,6 +150,16 @@ impl Http2Connection {
         sender.clone()
     }
 
+    /// The first request puts the names of varying headers into the peer's table; from then on their values stand
+    /// behind an index and change no table.
+    fn varying(&self) -> Varying {
+        if self.names_sent.load(Ordering::Relaxed) {
+            return Varying::Literal;
+        }
+        self.names_sent.store(true, Ordering::Relaxed);
+        Varying::Indexed
+    }
+
     fn uri(&self, path: http::uri::PathAndQuery) -> Uri {
         let mut parts = self.base.clone().into_parts();
         parts.path_and_query = Some(path);
@@ -157,7 +169,7 @@ impl Http2Connection {
 
 impl Connection for Http2Connection {
     fn send(&self, request: UnaryRequest) -> Slot {
-        let headers = request_headers(&request);
+        let headers = request_headers(&request, self.varying());
         let body = OutBody::Unary {
             data: Some(request.frame.bytes().clone()),
             trailers: None,
@@ -354,6 +366,8 @@ fn malformed(problem: &str) -> Status {
 
 fn merged(mut headers: HeaderMap, trailers: Option<HeaderMap>) -> Metadata {
     let mut last = None;
+    // Usually there is nothing beside the status, which the caller gets elsewhere.
+    let trailers = trailers.filter(|trailers| trailers.len() > 1);
     for (name, value) in trailers.into_iter().flatten() {
         last = name.or(last);
         if let Some(name) = &last {

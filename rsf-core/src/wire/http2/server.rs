@@ -117,6 +117,8 @@ async fn serve_connection(
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
         .max_header_list_size(MAX_HEADER_BYTES)
+        // gRPC has no use for it, and each reply would pay.
+        .auto_date_header(false)
         .max_concurrent_streams(options.max_concurrent_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)

@@ -1,0 +1,95 @@
+//! A governed RSF call beside a bare tonic call: calls per second, latency, and CPU time of client and server.
+//!
+//! 1. [`plan`]: what is measured, in which order.
+//! 2. [`process`]: a server and a client process for each cell, which are this program again.
+//! 3. [`peers`]: what they run. [`load`] is the closed loop, [`cpu`] the clocks.
+//! 4. [`report`]: medians and spread, as a table and as JSON.
+//!
+//! [`instructions`] counts instructions instead of time, under callgrind.
+
+mod plan;
+mod process;
+
+mod cpu;
+mod load;
+mod peers;
+
+mod instructions;
+mod report;
+
+use clap::{Parser, Subcommand};
+
+/// What generated code asks of the crate `rsf`, put together from `rsf-core`: the benchmark needs no registry.
+mod rsf {
+    pub(crate) use rsf_core::call::Call;
+    pub(crate) use rsf_core::client::{Channel, Client};
+    pub(crate) use rsf_core::message::{Request, Response};
+    pub(crate) use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
+    pub(crate) use rsf_core::server::{Service, handle};
+    pub(crate) use rsf_core::status::Status;
+    pub(crate) use rsf_core::wire::Frame;
+
+    /// What generated code is made of.
+    pub(crate) mod codegen {
+        pub(crate) use std::sync::Arc;
+
+        pub(crate) use bytes::Bytes;
+        pub(crate) use futures_util::future::BoxFuture;
+        #[allow(
+            clippy::single_component_path_imports,
+            reason = "generated code names it by this path"
+        )]
+        pub(crate) use prost;
+    }
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Measures a governed RSF call beside a bare tonic call.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// Rounds; each measures every cell once. The table shows medians.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeats: u32,
+    /// Milliseconds that each cell is measured, after half as long a warm-up.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    window_ms: u64,
+    /// Only cells whose name contains this text (`governed`, `multi`, `64`).
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Counts instructions a call with valgrind's callgrind, instead of time.
+    #[arg(long)]
+    instructions: bool,
+    /// With --instructions: keeps callgrind's files, for `callgrind_annotate`.
+    #[arg(long, requires = "instructions")]
+    keep: bool,
+    /// What cargo passes to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What this program is when it has started itself.
+#[derive(Subcommand)]
+enum Role {
+    #[command(hide = true)]
+    Server { spec: String },
+    #[command(hide = true)]
+    Client { spec: String },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.role {
+        Some(Role::Server { spec }) => process::server(&serde_json::from_str(&spec)?),
+        Some(Role::Client { spec }) => process::client(&serde_json::from_str(&spec)?),
+        None if arguments.instructions => instructions::run(&arguments.only, arguments.keep),
+        None => report::run(
+            &arguments.only,
+            arguments.repeats,
+            std::time::Duration::from_millis(arguments.window_ms),
+        ),
+    }
+}
