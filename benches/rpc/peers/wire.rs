@@ -72,6 +72,7 @@ pub(super) async fn connect(addresses: &[String]) -> Result<impl Caller> {
     };
     let target = Target {
         address: address.as_str().into(),
+        keepalive: true,
     };
     Ok(Calls {
         connection: Http2Wire::new().connect(&target).await?,
