@@ -1,5 +1,11 @@
 //! `rsf dev` as a newcomer meets it: everything printed is true, and everything ends with it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helpers may panic"
+)]
+
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
@@ -104,7 +110,7 @@ impl Demo {
                 })
                 .collect()
         };
-        lines.map(|line| numbers(line)).collect()
+        lines.map(numbers).collect()
     }
 
     /// Waits until the shopper has told of so many more seconds, all of them without an error at an idempotent call.

@@ -1,5 +1,11 @@
 //! Peers that RSF did not write: grpcio and tonic as clients and servers, curl, PHP and Node over HTTP.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helpers may panic"
+)]
+
 use std::path::Path;
 use std::time::Duration;
 

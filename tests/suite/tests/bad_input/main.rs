@@ -1,5 +1,11 @@
 //! What is wrong gets a clear error that says what to do, and every process lives on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helpers may panic"
+)]
+
 mod calls;
 mod frames;
 mod sizes;
