@@ -11,6 +11,11 @@ use shop::v1::{GetMemberRequest, MemberServiceClient};
 
 use crate::{COMMAND, told};
 
+/// Arguments of a program, or texts that it must print.
+type Words<'a> = &'a [&'a str];
+/// Environment variables.
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
 #[tokio::test]
 async fn an_application_starts_before_its_registry() {
     let folder = TempDir::new("late");
@@ -81,7 +86,7 @@ async fn a_wrong_configuration_is_told_whole_before_a_port_is_bound() {
         "admin = \"there\"\n[pump]\nlease_ttl_ms = 1\nsweep_ms = 0\n",
     );
     let statics = file("instances.json", "[]");
-    let cases: [(&str, &[&str], &[(&str, &str)], i32, &[&str]); 11] = [
+    let cases: [(&str, Words<'_>, Pairs<'_>, i32, Words<'_>); 11] = [
         (
             "rsf",
             &["pump", "--registry", "http://x", "--config", &pump],
@@ -236,7 +241,7 @@ async fn a_port_that_is_taken_is_named_with_what_to_do() {
         folder.join("db").display().to_string(),
     );
     let stores = "redis://127.0.0.1:1,zk://127.0.0.1:1";
-    let cases: [(&str, &[&str], &[(&str, &str)], &str); 7] = [
+    let cases: [(&str, Words<'_>, Pairs<'_>, &str); 7] = [
         (
             "rsf",
             &["dev", "--registry-port", &port],
