@@ -35,7 +35,7 @@ lint: ## check format, clippy's warnings, licences and sources of dependencies
 fmt: ## format the code
 	cargo fmt --all
 
-bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS="--help" lists options
+bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)
 
 bench-instructions: ## count instructions a call, client and server, with valgrind's callgrind where it is installed

@@ -26,8 +26,24 @@ pub(crate) async fn call(cell: Cell, addresses: &[String], amount: Amount, serve
     let Cell { peer, in_flight, .. } = cell;
     match peer {
         Peer::Tonic => load::run(tonic::connect(addresses).await?, in_flight, amount, server).await,
-        Peer::Governed => load::run(governed::connect::<Hyper>(addresses)?, in_flight, amount, server).await,
-        Peer::Engine => load::run(governed::connect::<Engine>(addresses)?, in_flight, amount, server).await,
+        Peer::Governed => {
+            load::run(
+                governed::connect::<Hyper>(addresses, amount)?,
+                in_flight,
+                amount,
+                server,
+            )
+            .await
+        }
+        Peer::Engine => {
+            load::run(
+                governed::connect::<Engine>(addresses, amount)?,
+                in_flight,
+                amount,
+                server,
+            )
+            .await
+        }
         Peer::Wire => load::run(wire::connect(addresses).await?, in_flight, amount, server).await,
     }
 }

@@ -140,4 +140,31 @@ mod tests {
             assert_eq!(hex::<16>(span_id), *id.to_string().as_bytes());
         }
     }
+
+    #[test]
+    fn only_what_varies_is_kept_out_of_the_tables() {
+        let request = UnaryRequest {
+            path: http::uri::PathAndQuery::from_static("/a.B/C"),
+            frame: crate::wire::Frame::from_message(b"").unwrap(),
+            timeout: Some(std::time::Duration::from_secs(1)),
+            previous_attempts: 1,
+            request_id: RequestId::Number(1),
+            trace: TraceParent::parse("00-0000000000000000000000000000000a-000000000000000b-01"),
+            caller: Some(HeaderValue::from_static("order")),
+            target: None,
+            implementation: None,
+            metadata: crate::metadata::Metadata::new(),
+        };
+        let kept_out = |varying| {
+            let headers = request_headers(&request, varying);
+            let mut names: Vec<_> = headers.iter().filter(|(_, value)| value.is_sensitive()).collect();
+            names.sort_by_key(|(name, _)| name.as_str());
+            names.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
+        };
+        assert!(kept_out(Varying::Indexed).is_empty());
+        assert_eq!(
+            kept_out(Varying::Literal),
+            ["grpc-timeout", "rsf-request-id", "traceparent"]
+        );
+    }
 }
