@@ -143,14 +143,10 @@ impl Gateway {
             call = call.request_id(key);
         }
         // The caller's trace goes on through the context, as if the caller were handled here.
-        let reply = match read_trace(&parts.headers) {
-            Some(trace) => {
-                Arc::new(Context::new(None, trace))
-                    .scope(call.into_future())
-                    .await
-            }
-            None => call.await,
-        };
+        if let Some(trace) = read_trace(&parts.headers) {
+            call = call.context(Arc::new(Context::new(None, trace)));
+        }
+        let reply = call.await;
         let cookies = self.config.forward_cookies;
         let reply = reply.map_err(|error| Failure::of_call(&error, &service.schema.pool, cookies))?;
         self.encode(reply, codec, head.accepted, &method.output).await

@@ -123,6 +123,13 @@ impl<R: Reply> Call<R> {
         self
     }
 
+    /// Makes the call inherit deadline and trace from `context`, instead of from the call that is being handled where it
+    /// was made. For gateways, which know the caller's trace without handling a call.
+    pub fn context(mut self, context: Arc<Context>) -> Self {
+        self.options.parent = Some(context);
+        self
+    }
+
     /// Replaces the request's metadata.
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.options.metadata = metadata;
