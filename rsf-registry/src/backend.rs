@@ -33,7 +33,9 @@ impl Backend {
     /// [`StoreError::Invalid`] for a name that is no namespace.
     pub fn open(url: &RegistryUrl, namespace: &str) -> Result<Self, StoreError> {
         match url {
-            RegistryUrl::Embedded { address } => EmbeddedRegistry::new(address, namespace).map(Backend::from),
+            RegistryUrl::Embedded { address, token } => {
+                EmbeddedRegistry::with_token(address, namespace, token.as_deref()).map(Backend::from)
+            }
             RegistryUrl::Cluster { redis, zookeeper } => {
                 open_cluster(redis, zookeeper, namespace).map(Backend::from)
             }
@@ -61,7 +63,7 @@ impl ControlBackend {
     /// [`StoreError::Refused`] for an embedded registry: its pump and console run in its own process.
     pub fn open(url: &RegistryUrl, namespace: &str) -> Result<Self, StoreError> {
         match url {
-            RegistryUrl::Embedded { address } => Err(StoreError::Refused {
+            RegistryUrl::Embedded { address, .. } => Err(StoreError::Refused {
                 backend: "registry",
                 reason: format!(
                     "the pump and the console of an embedded registry run in its own process (`rsf dev` at {address}); \

@@ -1,7 +1,7 @@
 //! The embedded backend: one process keeps the registry in one file and serves it over gRPC; nothing to install.
 //!
 //! - [`EmbeddedStore`] owns the file; the pump and the console run in its process and use [`EmbeddedNamespace`].
-//! - [`serve`] offers it to the instances as `rsf.registry.v1.Registry`.
+//! - [`serve_guarded`] offers it to the instances as `rsf.registry.v1.Registry`, for a token.
 //! - [`EmbeddedRegistry`] is an instance's side of that service.
 
 mod tables;
@@ -16,7 +16,7 @@ mod client;
 
 pub use client::EmbeddedRegistry;
 pub use namespace::EmbeddedNamespace;
-pub use service::serve;
+pub use service::{serve, serve_guarded};
 pub use store::EmbeddedStore;
 
 /// The request metadata that names the namespace.

@@ -26,7 +26,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     }
     let state = rsf::state::folder();
     let files = RunningFiles::take(&state)?;
-    let token = files.token()?;
+    let token = files.token("token")?;
     let signal = until_signal()?;
     let children = Children::new(private_folder(files.path("log"))?);
     let redis = start_redis(&children, &files).await?;

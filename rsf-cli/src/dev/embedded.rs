@@ -8,7 +8,7 @@ use rsf::{Application, Settings};
 use rsf_adapter_http::{Adapter, AdapterSettings, DirectorySchemas};
 use rsf_console::{Console, ConsoleSettings, Parts, PumpStatus, Token};
 use rsf_pump::{Pump, PumpHandle, PumpSettings};
-use rsf_registry::backend::{Backend, ControlBackend};
+use rsf_registry::backend::{Backend, ControlBackend, RegistryUrl};
 use rsf_registry::embedded::{self, EmbeddedNamespace, EmbeddedStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,8 @@ use crate::process::{private_folder, until_signal};
 
 pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     let files = RunningFiles::take(&rsf::state::folder())?;
-    let token = files.token()?;
+    let token = files.token("token")?;
+    let registry_token = files.token("registry-token")?;
     let parts = ControlPlane {
         end: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -30,7 +31,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
 
     let store = Arc::new(EmbeddedStore::open(&files.path("registry.redb"), &[&arguments.namespace]).await?);
     let namespace = store.namespace(&arguments.namespace)?;
-    let registry = parts.registry(store.clone(), &arguments).await?;
+    let registry = parts.registry(store.clone(), &arguments, &registry_token).await?;
     let pump = parts.pump(&namespace, &arguments, &files)?;
     let console = parts
         .console(&namespace, &arguments, &files, &token, pump)
@@ -44,7 +45,8 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         open_shop(&children, &arguments, &registry)?;
     }
     let places = Places {
-        registry,
+        // Without its token.
+        registry: registry.parse::<RegistryUrl>()?.to_string(),
         namespace: arguments.namespace.clone(),
         console,
         token: token.expose().to_owned(),
@@ -77,12 +79,18 @@ struct ControlPlane {
 }
 
 impl ControlPlane {
-    async fn registry(&self, store: Arc<EmbeddedStore>, arguments: &DevArguments) -> Result<String, Failure> {
+    /// Serves the registry for a token of its own: applications hold it, and it opens no console.
+    async fn registry(
+        &self,
+        store: Arc<EmbeddedStore>,
+        arguments: &DevArguments,
+        token: &Token,
+    ) -> Result<String, Failure> {
         let listener = listen(arguments.ports.registry_port, REGISTRY_PORT).await?;
-        let url = format!("rsf://{}", listener.local_addr()?);
-        let end = self.end.clone();
+        let url = format!("rsf://{}@{}", token.expose(), listener.local_addr()?);
+        let (token, end) = (token.expose().to_owned(), self.end.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = embedded::serve(listener, store, end).await {
+            if let Err(error) = embedded::serve_guarded(listener, store, &token, end).await {
                 eprintln!("the registry has ended: {error}");
             }
         });

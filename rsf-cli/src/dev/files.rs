@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rsf::state::DevFiles;
@@ -44,12 +44,14 @@ impl RunningFiles {
         self.folder.join(name)
     }
 
-    /// The token of earlier runs, or a new random one.
-    pub(super) fn token(&self) -> Result<Token, Failure> {
-        let path = self.path("token");
+    /// The token of that name from earlier runs, or a new random one.
+    pub(super) fn token(&self, name: &str) -> Result<Token, Failure> {
+        let path = self.path(name);
         if let Ok(text) = std::fs::read_to_string(&path)
             && let Ok(token) = Token::new(&text)
         {
+            // Whoever loosened it: only its owner reads it.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             return Ok(token);
         }
         let token = Token::random()?;
@@ -80,7 +82,15 @@ impl RunningFiles {
         ];
         for (name, text) in places {
             let fresh = self.path(&format!("{name}.new"));
-            std::fs::write(&fresh, text)?;
+            // The registry's URL holds its token.
+            let mut options = File::options();
+            let file = options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&fresh);
+            file?.write_all(text.as_bytes())?;
             std::fs::rename(fresh, self.path(name))?;
         }
         Ok(())

@@ -28,10 +28,11 @@ impl<S: Stage> Stage for Deadline<S> {
         let own = call.begun + timeout;
         let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
         call.deadline = inherited.map_or(own, |inherited| inherited.min(own));
-        let inherited_rules = inherited.is_some_and(|inherited| inherited < own);
-        if call.deadline <= Instant::now() {
-            // Nothing is sent, and no instance is blamed for a time that was over before.
-            return Err(over(call, timeout, inherited_rules));
+        let inherits = inherited.is_some_and(|inherited| inherited < own);
+        if call.deadline <= Instant::now() && !call.snapshot.pool.is_empty() {
+            // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
+            // routing says so, which tells more than that waiting for the first list took all the time.)
+            return Err(over(call, timeout, inherits));
         }
         let timer = {
             // The caller's executor may know no timers.
@@ -46,7 +47,7 @@ impl<S: Stage> Stage for Deadline<S> {
                 () = timer => None,
             }
         };
-        outcome.unwrap_or_else(|| Err(over(call, timeout, inherited_rules)))
+        outcome.unwrap_or_else(|| Err(over(call, timeout, inherits)))
     }
 }
 

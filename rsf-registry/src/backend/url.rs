@@ -8,10 +8,12 @@ use crate::limits::check_address;
 /// A valid value of `RSF_REGISTRY`. `Display` and `Debug` leave out credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub enum RegistryUrl {
-    /// `rsf://host:port`
+    /// `rsf://[token@]host:port`
     Embedded {
         /// `host:port`
         address: String,
+        /// What the registry asks for; `rsf dev` leaves it in the state folder.
+        token: Option<String>,
     },
     /// `redis://[user:password@]host:port[,…],zk://host:port[,host:port…]`
     Cluster {
@@ -51,7 +53,7 @@ impl FromStr for RegistryUrl {
 impl fmt::Display for RegistryUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RegistryUrl::Embedded { address } => write!(f, "rsf://{address}"),
+            RegistryUrl::Embedded { address, .. } => write!(f, "rsf://{address}"),
             RegistryUrl::Cluster { redis, zookeeper } => {
                 let redis = redis
                     .iter()
@@ -82,7 +84,7 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
             None => part,
         };
         match scheme {
-            Some("rsf") => embedded.push(plain_address(rest)?),
+            Some("rsf") => embedded.push(guarded_address(rest)?),
             Some("redis") => redis.push(redis_url(rest)?),
             Some("zk") => zookeeper.push(plain_address(rest)?),
             Some(other) => return Err(format!("the scheme `{other}` is not known")),
@@ -91,8 +93,9 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         }
     }
     match (&mut embedded[..], redis.is_empty(), zookeeper.is_empty()) {
-        ([address], true, true) => Ok(RegistryUrl::Embedded {
+        ([(address, token)], true, true) => Ok(RegistryUrl::Embedded {
             address: std::mem::take(address),
+            token: token.take(),
         }),
         ([], false, false) => Ok(RegistryUrl::Cluster { redis, zookeeper }),
         ([], false, true) => {
@@ -106,10 +109,22 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
     }
 }
 
+/// `[token@]host:port`; a token is visible ASCII without `@` and `,`.
+fn guarded_address(text: &str) -> Result<(String, Option<String>), String> {
+    let (token, address) = match text.rsplit_once('@') {
+        Some((token, address)) => (Some(token), address),
+        None => (None, text),
+    };
+    if token.is_some_and(|token| token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic())) {
+        return Err("the token before the `@` is empty or no visible ASCII".to_owned());
+    }
+    Ok((plain_address(address)?, token.map(str::to_owned)))
+}
+
 fn plain_address(text: &str) -> Result<String, String> {
     let address = text.strip_suffix('/').unwrap_or(text);
     if address.contains('@') {
-        return Err("only redis:// takes a user and a password".to_owned());
+        return Err("only redis:// takes a user and a password, and rsf:// a token".to_owned());
     }
     check_address(address).map(|()| address.to_owned())
 }
@@ -147,9 +162,13 @@ mod tests {
         assert_eq!(
             embedded,
             RegistryUrl::Embedded {
-                address: "127.0.0.1:7000".into()
+                address: "127.0.0.1:7000".into(),
+                token: None,
             }
         );
+        let guarded: RegistryUrl = "rsf://secret@127.0.0.1:7000".parse().expect("guarded");
+        assert!(matches!(&guarded, RegistryUrl::Embedded { token: Some(token), .. } if token == "secret"));
+        assert_eq!(guarded.to_string(), "rsf://127.0.0.1:7000");
         let cluster: RegistryUrl = "redis://u:secret@r1:6379/2,r2:6379,zk://z1:2181,z2:2181,zk://[::1]:2181"
             .parse()
             .expect("cluster");
@@ -173,6 +192,7 @@ mod tests {
             ("127.0.0.1:7000", "no scheme"),
             ("http://a:1", "`http`"),
             ("rsf://a", "no port"),
+            ("rsf://@a:1", "token"),
             ("rsf://a:1,b:1", "several"),
             ("rsf://a:1,zk://b:1", "whole registry"),
             ("redis://a:1", "zk:// for the directory"),

@@ -44,6 +44,7 @@ struct Shared {
     address: String,
     namespace: String,
     metadata: AsciiMetadataValue,
+    authorization: Option<AsciiMetadataValue>,
 }
 
 impl EmbeddedRegistry {
@@ -52,6 +53,14 @@ impl EmbeddedRegistry {
     /// # Errors
     /// [`StoreError::Invalid`] where `address` is no `host:port` or `namespace` no namespace.
     pub fn new(address: &str, namespace: &str) -> Result<Self, StoreError> {
+        Self::with_token(address, namespace, None)
+    }
+
+    /// The same of a registry that asks for `token`.
+    ///
+    /// # Errors
+    /// As [`EmbeddedRegistry::new`], and where the token is no visible ASCII.
+    pub fn with_token(address: &str, namespace: &str, token: Option<&str>) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid {
             key: address.to_owned(),
             reason,
@@ -71,7 +80,12 @@ impl EmbeddedRegistry {
         let metadata = namespace
             .parse()
             .map_err(|_| invalid("the namespace is not ASCII".to_owned()))?;
+        let authorization = token.map(|token| {
+            let header: Result<AsciiMetadataValue, _> = format!("Bearer {token}").parse();
+            header.map_err(|_| invalid("its token is no visible ASCII".to_owned()))
+        });
         let shared = Shared {
+            authorization: authorization.transpose()?,
             client,
             address: address.to_owned(),
             namespace: namespace.to_owned(),
@@ -96,6 +110,11 @@ impl EmbeddedRegistry {
         request
             .metadata_mut()
             .insert(NAMESPACE_KEY, self.shared.metadata.clone());
+        if let Some(authorization) = &self.shared.authorization {
+            request
+                .metadata_mut()
+                .insert("authorization", authorization.clone());
+        }
         match timeout(REQUEST_TIMEOUT, call(self.shared.client.clone(), request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(key, &status)),

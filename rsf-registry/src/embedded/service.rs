@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
+use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -37,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves `store` on `listener` until `shutdown`; then ends all watches, finishes what runs, at most five seconds long,
 /// and returns. A connection that cannot be accepted (no file descriptors) ends nothing.
 ///
+/// Whoever reaches the listener may write leases: this is for tests, and for networks that are guarded otherwise.
+///
 /// # Errors
 /// When the server fails for good.
 pub async fn serve(
@@ -51,17 +54,48 @@ pub async fn serve(
         ),
         _ => {}
     }
-    let service = Service {
-        store,
-        shutdown: shutdown.clone(),
-    };
+    serve_as(
+        listener,
+        Service {
+            store,
+            token: None,
+            shutdown,
+        },
+    )
+    .await
+}
+
+/// The same for those alone who bring `token` (`rsf://token@host:port`).
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_guarded(
+    listener: TcpListener,
+    store: Arc<EmbeddedStore>,
+    token: &str,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let token = Some(format!("Bearer {token}"));
+    serve_as(
+        listener,
+        Service {
+            store,
+            token,
+            shutdown,
+        },
+    )
+    .await
+}
+
+async fn serve_as(listener: TcpListener, service: Service) -> Result<(), tonic::transport::Error> {
+    let shutdown = service.shutdown.clone();
     let service = RegistryServer::new(service).max_decoding_message_size(limits::MAX_REQUEST);
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
-        .serve_with_incoming_shutdown(service, incoming(listener), shutdown.cancelled());
+        .serve_with_incoming_shutdown(service, incoming(listener), shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_TIMEOUT).await;
@@ -93,11 +127,23 @@ fn incoming(listener: TcpListener) -> impl Stream<Item = Result<TcpStream, std::
 
 struct Service {
     store: Arc<EmbeddedStore>,
+    /// The whole `authorization` that a request must bring.
+    token: Option<String>,
     shutdown: CancellationToken,
 }
 
 impl Service {
     fn namespace(&self, metadata: &MetadataMap) -> Result<EmbeddedNamespace, Status> {
+        if let Some(token) = &self.token {
+            let offered = metadata
+                .get("authorization")
+                .map_or(&[][..], |offered| offered.as_bytes());
+            // In a time that does not tell how much is right.
+            if !bool::from(token.as_bytes().ct_eq(offered)) {
+                let advice = "this registry asks for its token: set RSF_REGISTRY to rsf://token@host:port, as `rsf dev` leaves it in dev/registry of the state folder";
+                return Err(Status::unauthenticated(advice));
+            }
+        }
         let Some(name) = metadata.get(NAMESPACE_KEY) else {
             let served = self.store.served();
             let text = format!("the metadata key `{NAMESPACE_KEY}` is missing; send one of {served}");
