@@ -5,6 +5,7 @@
 //! 3. [`stack`]: the one place where the path of a call is composed.
 
 mod admission;
+mod beside;
 mod limits;
 mod observe;
 mod provider;

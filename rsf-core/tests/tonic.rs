@@ -156,6 +156,12 @@ async fn health_is_watched_over_a_channel(kind: Kind) {
     }
     seen.push(watch.next().await.unwrap().unwrap().status());
     assert_eq!(seen, [Serving, NotServing, Serving, NotServing]);
+    // A watch would keep a graceful end waiting for ever; it ends with the instance, after its last word.
+    node.provider.set_serving(true).await;
+    assert_eq!(watch.next().await.unwrap().unwrap().status(), Serving);
+    node.provider.end_streams();
+    let end = watch.next().await.unwrap().unwrap_err();
+    assert_eq!(end.code(), Code::Unavailable, "{end}");
 }
 
 macro_rules! on_both_wires {

@@ -209,6 +209,9 @@ impl Running {
                 }
             }
         }
+        if let Some(provider) = &self.provider {
+            provider.end_streams();
+        }
         self.goaway.cancel();
         let serving = self.serving.lock().take();
         if let Some(serving) = serving {

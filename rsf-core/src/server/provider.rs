@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 
 use super::admission::check_target;
+use super::beside::{BESIDE, ending_with};
 use super::limits::{MethodLimit, PoolLimits};
 use super::service::Service;
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
@@ -23,17 +25,11 @@ use crate::wire::headers::{GRPC, TARGET, without_reason};
 use crate::wire::status_header::write_status;
 use crate::wire::{Dispatch, InboundReply, InboundRequest};
 
-/// Services that every provider answers by itself.
-const BESIDE: [&str; 3] = [
-    "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection",
-    "grpc.reflection.v1alpha.ServerReflection",
-];
-
 /// Everything that one process provides: RSF's services, unchanged tonic services, health and reflection.
 ///
 /// It is the [`Dispatch`] that a wire serves.
 pub struct Provider {
+    end: CancellationToken,
     methods: Vec<Arc<HostedMethod>>,
     /// Path → (implementation, place in `methods`), the default implementation's first.
     paths: HashMap<String, Vec<(String, usize)>>,
@@ -158,6 +154,7 @@ impl ProviderBuilder {
             panics: metrics.handler_panics.clone(),
         };
         Ok(Arc::new(Provider {
+            end: CancellationToken::new(),
             methods,
             paths,
             stack: Arc::new(server_stack(admit, pool)),
@@ -184,6 +181,11 @@ impl Provider {
             schema: Vec::new(),
         });
         self.services.iter().cloned().chain(tonic).collect()
+    }
+
+    /// Ends the streams that RSF itself serves, such as health watches. For the moment of GOAWAY.
+    pub fn end_streams(&self) {
+        self.end.cancel();
     }
 
     /// Sets what the gRPC health service answers for every service and for the process.
@@ -281,10 +283,14 @@ impl Dispatch for Provider {
         if let Err(status) = check_target(self.identity.as_deref(), target) {
             return Box::pin(std::future::ready(refusal(&status)));
         }
+        let end = BESIDE.contains(&service).then(|| self.end.clone());
         let mut routes = self.tonic.clone();
         Box::pin(async move {
             match tower::Service::call(&mut routes, request).await {
-                Ok(response) => without_reason(response),
+                Ok(response) => match end {
+                    Some(end) => ending_with(&end, response),
+                    None => without_reason(response),
+                },
                 Err(never) => match never {},
             }
         })
