@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rsf_registry::limits::check_namespace;
 use serde::Deserialize;
 
 use crate::model::Problem;
@@ -51,10 +52,8 @@ impl ConsoleSettings {
             });
         };
         let namespace = self.namespace.unwrap_or_else(|| "default".to_owned());
-        let name_chars = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if namespace.is_empty() || namespace.len() > 63 || !namespace.chars().all(name_chars) {
-            let text = format!("`{namespace}` is no namespace; 1 to 63 letters, digits, `-`, `_` or `.`");
-            wrong("namespace", text);
+        if let Err(error) = check_namespace(&namespace) {
+            wrong("namespace", error.to_string());
         }
         let database = self.database.unwrap_or_default();
         if let Err(problem) = check_database(&database) {
@@ -62,7 +61,8 @@ impl ConsoleSettings {
         }
         let mut allowed_hosts = Vec::new();
         for (index, host) in self.allowed_hosts.iter().enumerate() {
-            let valid = !host.is_empty() && host.len() <= 253 && host.chars().all(name_chars);
+            let host_chars = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let valid = !host.is_empty() && host.len() <= 253 && host.chars().all(host_chars);
             if !valid {
                 let text = format!("`{host}` is no host name; write it without scheme and port");
                 wrong(&format!("allowed_hosts[{index}]"), text);

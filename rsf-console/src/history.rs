@@ -1,5 +1,6 @@
 //! The truth about policies: every revision and every step it took, in one SQLite file, append-only.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -103,12 +104,23 @@ type AuditRow = (i64, i64, String, String, String, String, String, i64);
 impl History {
     /// Opens the file, creating it where it is missing (its folder must exist).
     pub async fn open(path: &Path, namespace: &str) -> Result<Self, HistoryError> {
+        // Made before SQLite makes it: policies and audit are their owner's alone.
+        let made = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path);
+        made.map_err(|error| HistoryError::Open {
+            path: path.display().to_string(),
+            source: sqlx::Error::Io(error),
+        })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             // One file to back up and to move; a confirmed edit is on the disk.
             .journal_mode(SqliteJournalMode::Delete)
-            .synchronous(SqliteSynchronous::Full)
+            // Extra: the folder is flushed too when the journal goes, or a power loss could bring it back.
+            .synchronous(SqliteSynchronous::Extra)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5));
         let pool = SqlitePoolOptions::new()

@@ -142,7 +142,8 @@ impl Publisher {
         for entry in self.history.latest_all().await? {
             let in_store = stored.get(&entry.scope);
             let there = in_store.map_or(0, |record| record.revision);
-            let lacks = there < entry.revision && !(there == 0 && entry.document.is_empty());
+            // A lost deletion counts as well: consumers may still have on disk what it deleted.
+            let lacks = there < entry.revision;
             if entry.status == Status::Intent {
                 match self.store.publish(&record(&entry)).await {
                     Ok(()) => {
@@ -155,7 +156,15 @@ impl Publisher {
                     }
                 }
             } else if lacks {
-                self.store.publish(&record(&entry)).await?;
+                match self.store.publish(&record(&entry)).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_transient() => return Err(error.into()),
+                    Err(error) => {
+                        // Of one scope; the others are not kept waiting for it.
+                        tracing::error!(scope = entry.scope, %error, "the policy store refuses what it had");
+                        continue;
+                    }
+                }
                 tracing::info!(
                     scope = entry.scope,
                     revision = entry.revision,

@@ -1,6 +1,7 @@
 //! What a pump remembers over its own restarts: the last epoch it saw, in a small checksummed file.
 
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -116,7 +117,13 @@ fn write(path: &Path, state: State) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let body = serde_json::to_string(&state)?;
     let beside = path.with_extension("new");
-    let mut file = std::fs::File::create(&beside)?;
+    let mut options = std::fs::File::options();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
     writeln!(file, "{body} {:08x}", crc32fast::hash(body.as_bytes()))?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;

@@ -133,10 +133,16 @@ pub fn check_lease(lease: &Lease) -> Result<(), StoreError> {
             ));
         }
     }
-    lease
-        .services
-        .iter()
-        .try_for_each(|service| check_name("service", &service.name))
+    for service in &lease.services {
+        check_name("service", &service.name)?;
+        if service.implementation.len() > MAX_NAME || service.schema_hash.len() > MAX_NAME {
+            return wrong(format!(
+                "the implementation or the schema hash of `{}` is longer than {MAX_NAME} bytes",
+                service.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a list as the pump writes it and as a consumer reads it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use rsf::admin::{self, AdminPage};
-use rsf_pump::{Pump, PumpHandle, PumpSettings};
+use rsf_pump::{Pump, PumpHandle, PumpSettings, Role};
 use rsf_registry::backend::ControlBackend;
 use serde::Deserialize;
 
@@ -78,11 +78,16 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The admin page of a pump. It is ready as a standby too: it can take over.
+/// The admin page of a pump. A standby is ready: it can take over. A leader is while its source covers what it
+/// published.
 fn page(handle: PumpHandle, metrics: prometheus::Registry) -> Arc<AdminPage> {
+    let asked = handle.clone();
     Arc::new(AdminPage {
         metrics,
-        ready: Box::new(|| true),
+        ready: Box::new(move || {
+            let status = asked.status();
+            status.ready || status.role == Role::Standby
+        }),
         status: Box::new(move || serde_json::to_value(&*handle.status()).unwrap_or_default()),
     })
 }

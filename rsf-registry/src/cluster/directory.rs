@@ -91,6 +91,10 @@ impl ZooKeeperDirectory {
                     return Err(StoreError::Fenced { epoch: tenure.epoch });
                 }
                 Err(MultiWriteError::OperationFailed { index, source }) if index > 0 => {
+                    if !existing[index - 1] && source == Error::NoNode {
+                        // Not the list but the folder is missing: somebody deleted it.
+                        self.namespace.create().await?;
+                    }
                     self.correct_guess(&batch[index - 1].path, source)?;
                 }
                 Err(error) => return Err(self.namespace.session.store_error(&epoch_path, error.into())),

@@ -19,7 +19,7 @@ use crate::error::REQUEST_TIMEOUT;
 /// How long a silent client keeps its ephemeral nodes: what a dead leader costs before another takes over.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How every node of RSF is made; deployments that need ACLs set them on `/rsf` and below.
+/// How every node of RSF is made: open to whoever reaches ZooKeeper, which therefore belongs into a guarded network.
 pub(crate) const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
 
 /// The session, whichever one it is now. Clients of it never hold a [`Client`] across a lost connection.

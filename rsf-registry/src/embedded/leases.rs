@@ -43,8 +43,16 @@ impl Leases {
                 },
             )
         };
+        // Checked as when it was written: one lease of another version must not spoil a whole list.
+        let valid = |(lease, _): &(Lease, Duration)| match crate::limits::check_lease(lease) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "left out a stored lease");
+                false
+            }
+        };
         Leases {
-            held: stored.into_iter().map(held).collect(),
+            held: stored.into_iter().filter(valid).map(held).collect(),
             unwritten: HashSet::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! The one file behind the embedded registry: redb tables and the transactions on them. Everything here blocks.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +46,13 @@ impl Tables {
             backend: "registry",
             reason: format!("cannot open {}: {reason}", path.display()),
         };
+        // Made before the database makes it: leases and policies are their owner's alone.
+        let made = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path);
+        drop(made);
         let database = Database::create(path).map_err(|error| {
             refused(match error {
                 DatabaseError::DatabaseAlreadyOpen => {

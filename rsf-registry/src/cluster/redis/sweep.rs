@@ -9,7 +9,7 @@ use redis::{InfoDict, Pipeline};
 
 use super::{RedisLeases, lease};
 use crate::lease::LiveLease;
-use crate::{Hint, LeaseSource, StoreError, Sweep};
+use crate::{Hint, LeaseSource, StoreError, Sweep, limits};
 
 /// How many keys one step of a sweep asks for.
 const PAGE: usize = 1000;
@@ -133,7 +133,10 @@ impl RedisLeases {
         let instance = std::str::from_utf8(key)
             .ok()?
             .strip_prefix(&self.lease_prefix())?;
-        match lease::decode(instance, &value) {
+        // Checked as it was when it was written: one lease of another make must not spoil a whole list.
+        let read =
+            lease::decode(instance, &value).and_then(|lease| limits::check_lease(&lease).map(|()| lease));
+        match read {
             Ok(lease) => Some(LiveLease { lease, remaining }),
             Err(error) => {
                 tracing::warn!(%error, "left out a stored lease");
