@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rsf::{Application, ApplicationBuilder, Settings};
 use rsf_console::ConsoleClient;
+use rsf_registry::RegistryUrl;
 use rsf_testkit::{Process, Program, RedisServer, TempDir, ZooKeeper, free_port};
 use tokio::net::TcpStream;
 
@@ -94,12 +95,22 @@ impl Site {
         self.kind
     }
 
-    /// `RSF_REGISTRY`.
+    /// `RSF_REGISTRY`, the embedded registry's token included.
     pub fn registry(&self) -> String {
         match &self.stores {
-            None => format!("rsf://{}", local(self.ports.registry)),
+            None => {
+                let token = fs::read_to_string(self.state("control").join("dev/registry-token"));
+                let token = token.expect("the registry's token file");
+                format!("rsf://{token}@{}", local(self.ports.registry))
+            }
             Some(stores) => format!("{},{}", stores.redis.url(), stores.zookeeper.url()),
         }
+    }
+
+    /// The same as it may stand in messages: without credentials.
+    pub fn registry_shown(&self) -> String {
+        let url: RegistryUrl = self.registry().parse().expect("the site's own registry");
+        url.to_string()
     }
 
     /// `RSF_NAMESPACE`.

@@ -153,7 +153,7 @@ async fn fails_clearly_without_a_snapshot(site: &Site, name: &str) -> Applicatio
         .expect_err("nobody can know an instance");
     assert_eq!(error.reason(), Reason::NoInstance, "{error}");
     let text = error.to_string();
-    let registry = site.registry();
+    let registry = site.registry_shown();
     for part in [
         MEMBERS,
         "Start the registry",

@@ -142,7 +142,7 @@ async fn calls_that_name_nothing_or_send_nonsense() {
     assert_eq!(error.reason(), Reason::NoInstance);
     for text in [
         "shop.v1.Members",
-        &site.registry(),
+        &site.registry_shown(),
         "`suite`",
         "Start the registry and a provider",
     ] {

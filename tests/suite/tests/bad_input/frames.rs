@@ -61,7 +61,7 @@ async fn broken_frames_on_every_port_end_no_process() {
     let strip = |url: String| url.split("//").nth(1).unwrap().to_owned();
     let ports = [
         ("provider", provider.address().to_owned()),
-        ("registry", strip(site.registry())),
+        ("registry", strip(site.registry_shown())),
         ("console", strip(site.console_url())),
         ("adapter", strip(site.adapter_url())),
     ];

@@ -12,6 +12,9 @@ use shop::v1::{GetMemberRequest, MemberServiceClient};
 use crate::{COMMAND, told};
 
 /// Arguments of a program, or texts that it must print.
+/// What the registry of these tests asks for.
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
 type Words<'a> = &'a [&'a str];
 /// Environment variables.
 type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -22,7 +25,7 @@ async fn an_application_starts_before_its_registry() {
     let port = free_port();
     let app = Application::builder("early")
         .settings(Settings {
-            registry: Some(format!("rsf://127.0.0.1:{port}")),
+            registry: Some(format!("rsf://{TOKEN}@127.0.0.1:{port}")),
             state: Some(folder.join("early")),
             ..Settings::default()
         })
@@ -48,6 +51,9 @@ async fn an_application_starts_before_its_registry() {
     let error = app.ready(Duration::from_millis(50)).await.unwrap_err();
     assert!(error.message().contains(&address), "{error}");
 
+    // As an operator would: the token is there before the registry that asks for it.
+    fs::create_dir_all(folder.join("dev/dev")).unwrap();
+    fs::write(folder.join("dev/dev/registry-token"), TOKEN).unwrap();
     let dev = Program::workspace("rsf")
         .args(["dev", "--no-shop", "--registry-port", &port.to_string()])
         .env("RSF_STATE", folder.join("dev"))
@@ -57,8 +63,20 @@ async fn an_application_starts_before_its_registry() {
         "it registers by itself\n{}",
         dev.log()
     );
-    let provider = Program::workspace("shop-provider")
+    let stranger = Program::workspace("rsf")
+        .args(["call", "shop.v1.MemberService/Get"])
         .env("RSF_REGISTRY", format!("rsf://{address}"))
+        .env("RSF_STATE", folder.join("stranger"))
+        .output(COMMAND)
+        .await;
+    assert!(!stranger.status.success());
+    assert!(
+        stranger.stderr.contains("asks for its token"),
+        "{}",
+        stranger.stderr
+    );
+    let provider = Program::workspace("shop-provider")
+        .env("RSF_REGISTRY", format!("rsf://{TOKEN}@{address}"))
         .env("RSF_STATE", folder.join("shop"))
         .start();
     app.ready(SOON).await.unwrap();
