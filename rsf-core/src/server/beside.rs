@@ -64,4 +64,13 @@ impl Body for Ending {
         );
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
+
+    /// A trailers-only answer must end with its headers: an empty DATA frame behind them is an error to gRPC's clients.
+    fn is_end_stream(&self) -> bool {
+        self.over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
