@@ -139,7 +139,7 @@ fn known(steps: &[Step]) -> Result<(), String> {
     for step in steps {
         kind = match (kind, step) {
             (Kind::Object(fields), Step::Key(key)) => find(fields, key)?.kind,
-            (Kind::Named(fields), Step::Key(_)) => Kind::Object(fields),
+            (Kind::Named(fields) | Kind::Methods(fields), Step::Key(_)) => Kind::Object(fields),
             (Kind::Texts, Step::Key(_)) => Kind::Text(200),
             (Kind::Numbers(least, most), Step::Key(_)) => Kind::Integer(least, most),
             (Kind::List(fields, _), Step::Index(_) | Step::Instance(_)) => Kind::Object(fields),

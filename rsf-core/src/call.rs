@@ -43,6 +43,7 @@ pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) metadata: Metadata,
+    pub(crate) routing_key: Option<Box<str>>,
     /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
     /// call is sent by another task.
     pub(crate) parent: Option<Arc<Context>>,
@@ -120,6 +121,13 @@ impl<R: Reply> Call<R> {
                 self.frame = Err(RpcError::new(Reason::Malformed, false, problem));
             }
         }
+        self
+    }
+
+    /// Names what the call is about, for routes by shard and for consistent hashing: calls of one key meet the same
+    /// instances. Beats the request field that the method's `routing_key` option names.
+    pub fn routing_key(mut self, key: &str) -> Self {
+        self.options.routing_key = Some(key.into());
         self
     }
 

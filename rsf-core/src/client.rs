@@ -4,10 +4,14 @@
 //!
 //! 1. [`channel`]: a service as the stub sees it; loads the snapshot, once a call.
 //! 2. [`observe`]: trace and metrics.
-//! 3. [`deadline`]: the logical call's time, inherited and bounded by policy.
-//! 4. [`route`]: picks a pool compiled in the snapshot.
-//! 5. [`retry`]: attempts, their budget, and late first success.
-//! 6. [`attempt`]: balance → node breaker → endpoint → wire.
+//! 3. [`intercept`]: the application's own code.
+//! 4. [`degrade`]: an answer where the service has none.
+//! 5. [`deadline`]: the logical call's time, inherited and bounded by policy.
+//! 6. [`limit`]: the consumer's own concurrency and rate.
+//! 7. [`method_breaker`]: fails fast where the method fails as a whole.
+//! 8. [`route`]: picks a pool compiled in the snapshot.
+//! 9. [`retry`]: attempts, their budget, and late first success.
+//! 10. [`attempt`]: balance → node breaker → endpoint → wire.
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
@@ -18,8 +22,13 @@ mod breaker;
 mod budget;
 mod channel;
 mod deadline;
+mod degrade;
 mod endpoint;
 mod follow;
+mod intercept;
+mod key;
+mod limit;
+mod method_breaker;
 mod observe;
 mod retry;
 mod route;

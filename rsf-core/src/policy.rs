@@ -1,15 +1,28 @@
 //! Policy: what governs a call, as documents that change while calls run.
 //!
-//! 1. [`fields`]: every field with its unit, range and default; validation and docs come from this one table.
-//! 2. [`document`]: one document of one scope, parsed and checked with all errors at once.
-//! 3. [`resolve`]: documents in their order of precedence → the values that hold for one method, and where each came
+//! 1. [`group`]: how a field is declared, once.
+//! 2. [`call`], [`instances`] and [`provider`]: the fields, with units, ranges and defaults.
+//! 3. [`fields`]: the table of all of them, that validation, docs and [`schema`] are made from.
+//! 4. [`document`]: one document of one scope, parsed and checked with all errors at once.
+//! 5. [`resolve`]: documents in their order of precedence → the values that hold for one method, and where each came
 //!    from.
 //!
 //! Precedence, later wins: built-in < fleet < provider application < .proto option < service < method < consumer.
 
+pub(crate) mod group;
+
+pub mod call;
+pub mod instances;
+pub mod provider;
+
 pub mod document;
 pub mod fields;
 pub mod resolve;
+pub mod schema;
 
-pub use document::{Balance, CallPolicy, InstanceRule, PolicyDocument, PolicyError, ProviderPolicy};
-pub use resolve::{Layer, MethodPolicy, ProviderLimits, Resolution, method_policy, provider_limits};
+pub use call::{Balance, CallPolicy, CallRules, NodeBreakerRules, RetryRules};
+pub use document::{PolicyDocument, PolicyError};
+pub use group::Origins;
+pub use instances::InstanceRule;
+pub use provider::{ProviderPolicy, ProviderRules};
+pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};

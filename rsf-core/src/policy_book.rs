@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{ControlPlane, PolicyText, Scope};
-use crate::policy::{Layer, PolicyDocument, ProviderLimits, provider_limits};
+use crate::policy::{Layer, PolicyDocument, ProviderView, provider_rules};
 use crate::runtime::IoRuntime;
 
 /// Valid policies by scope. A document that does not pass the check leaves the last good one in force.
@@ -95,12 +95,12 @@ impl PolicyBook {
         });
     }
 
-    /// The limits of a provider that hosts `services`, now and after every change, given to `apply`.
-    pub(crate) fn follow_limits(
+    /// What holds for a provider that hosts `services`, now and after every change, given to `apply` for each service.
+    pub(crate) fn follow_provider(
         &self,
         application: &str,
         services: Vec<String>,
-        apply: impl Fn(&str, ProviderLimits) + Send + Sync + 'static,
+        apply: impl Fn(&str, ProviderView) + Send + Sync + 'static,
     ) {
         let apply = Arc::new(apply);
         let fleet = self.layer(&Scope::Fleet);
@@ -112,7 +112,7 @@ impl PolicyBook {
             self.spawn(async move {
                 loop {
                     let layers = [&mut fleet, &mut own, &mut layer].map(|l| l.borrow_and_update().clone());
-                    apply(&service, provider_limits(layers.iter().flatten()));
+                    apply(&service, provider_rules(layers.iter().flatten()));
                     let changed = tokio::select! {
                         changed = fleet.changed() => changed,
                         changed = own.changed() => changed,

@@ -5,7 +5,10 @@
 //! 3. [`stack`]: the one place where the path of a call is composed.
 
 mod admission;
+mod authorize;
 mod beside;
+mod dedup;
+mod intercept;
 mod limits;
 mod observe;
 mod provider;

@@ -122,9 +122,15 @@ pub struct UnaryRequest {
     pub target: Option<http::HeaderValue>,
     /// The implementation; absent for the default.
     pub implementation: Option<http::HeaderValue>,
+    /// RSF's own headers that most calls do not have.
+    pub own: OwnHeaders,
     /// The application's own.
     pub metadata: Metadata,
 }
+
+/// RSF's own headers that most calls do not have, such as a token; the others are fields of [`UnaryRequest`]. Values that
+/// differ from call to call are marked as sensitive, so that they enter no header table.
+pub type OwnHeaders = Vec<(http::HeaderName, http::HeaderValue)>;
 
 /// A message with gRPC's five-byte prefix, encoded once and shared by all attempts.
 #[derive(Debug, Clone)]

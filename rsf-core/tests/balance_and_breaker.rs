@@ -321,7 +321,7 @@ async fn switching_the_breaker_off_lets_everybody_back_at_once() {
     }
     failing.store(false, Ordering::Relaxed);
     fleet.service_policy(1, r#"{"call":{"node_breaker":{"enabled":false}}}"#);
-    peer.governed(|policy| !policy.node_breaker.enabled).await;
+    peer.governed(|policy| !policy.call.node_breaker.enabled).await;
     let before = echo.counts().began;
     for _ in 0..40 {
         peer.get(note("")).await.unwrap();
@@ -426,7 +426,7 @@ async fn a_changed_timeout_and_weight_hold_without_restart_and_are_acknowledged(
             revision,
             &format!(r#"{{"methods":{{"Get":{{"timeout_ms":{timeout}}}}}}}"#),
         );
-        peer.governed(|policy| policy.timeout == ms(timeout)).await;
+        peer.governed(|policy| policy.call.timeout_ms == timeout).await;
         peer.connected(1).await;
         let begun = tokio::time::Instant::now();
         let error = peer.get(note("")).await.unwrap_err();
@@ -448,7 +448,7 @@ async fn a_bad_policy_is_refused_and_the_last_good_one_stays() {
     let _node = fleet.provide(Echo::plain());
     let peer = fleet.consumer();
     fleet.service_policy(1, r#"{"call":{"timeout_ms":150}}"#);
-    peer.governed(|policy| policy.timeout == ms(150)).await;
+    peer.governed(|policy| policy.call.timeout_ms == 150).await;
     let scope = format!("service/{ECHO}");
     let too_large = format!(r#"{{"call":{{"timeout_ms":{}1}}}}"#, " ".repeat(300_000));
     let bad = [
@@ -468,12 +468,12 @@ async fn a_bad_policy_is_refused_and_the_last_good_one_stays() {
         let refusal = fleet.acknowledged(&scope).unwrap().1.unwrap();
         assert!(refusal.contains(problem), "{refusal}");
         assert_eq!(peer.metrics.policies_refused.get(), revision - 1);
-        assert_eq!(peer.channel.view().policies["Get"].timeout, ms(150));
+        assert_eq!(peer.channel.view().policies["Get"].call.timeout_ms, 150);
         peer.get(note("")).await.unwrap();
     }
     // Deleting it is a revision, too.
     fleet.service_policy(9, "");
-    peer.governed(|policy| policy.timeout == ms(3000)).await;
+    peer.governed(|policy| policy.call.timeout_ms == 3000).await;
     assert_eq!(fleet.acknowledged(&scope), Some((9, None)));
 }
 
@@ -499,7 +499,7 @@ async fn the_balance_changes_live() {
     };
     assert!(share(1000).await < 0.25);
     fleet.service_policy(1, r#"{"call":{"balance":"random"}}"#);
-    peer.governed(|policy| policy.balance == rsf_core::policy::Balance::Random)
+    peer.governed(|policy| policy.call.balance == rsf_core::policy::Balance::Random)
         .await;
     let random = share(2000).await;
     assert!((random - 0.5).abs() < 0.06, "{random}");
@@ -511,14 +511,14 @@ async fn an_applications_policy_reaches_the_consumers_of_its_services() {
     let peer = fleet.consumer();
     fleet.policy("application/late", 1, r#"{"call":{"timeout_ms":77}}"#);
     let _node = fleet.provide_as(|instance| instance.application = "late".into(), Echo::plain());
-    peer.governed(|policy| policy.timeout == ms(77)).await;
+    peer.governed(|policy| policy.call.timeout_ms == 77).await;
     let scope = Scope::Application("late".to_owned());
     fleet.control.set_policy(
         &scope,
         2,
         r#"{"call":{"timeout_ms":78},"consumers":{"tester":{"timeout_ms":79}}}"#,
     );
-    peer.governed(|policy| policy.timeout == ms(79)).await;
+    peer.governed(|policy| policy.call.timeout_ms == 79).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -310,7 +310,7 @@ async fn ten_thousand_at_once(kind: Kind) {
     pair.fleet.service_policy(1, r#"{"call":{"timeout_ms":60000}}"#);
     pair.peer.connected(1).await;
     pair.peer
-        .governed(|policy| policy.timeout == Duration::from_secs(60))
+        .governed(|policy| policy.call.timeout_ms == 60_000)
         .await;
     let calls: Vec<_> = (0..10_000)
         .map(|place| pair.peer.put(number(place)).start())
@@ -359,7 +359,7 @@ async fn a_chain_blocks_no_thread(kind: Kind) {
     next.set(pair.peer.channel.clone()).ok().unwrap();
     pair.peer.connected(1).await;
     pair.peer
-        .governed(|policy| policy.timeout == Duration::from_secs(60))
+        .governed(|policy| policy.call.timeout_ms == 60_000)
         .await;
     let before = threads();
     // A thousand calls A → B at once.

@@ -7,14 +7,18 @@
     reason = "a test ends where its surroundings fail"
 )]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn check(name: &str, title: &str, intro: &str, table: &str) {
+    file(name, &format!("# {title}\n\n{intro}\n\n{table}"));
+}
+
+fn file(name: &str, wanted: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
-    let wanted = format!("# {title}\n\n{intro}\n\n{table}");
     if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &wanted).unwrap();
+        std::fs::write(&path, wanted).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
     let gone = found.lines().filter(|line| !wanted.lines().any(|w| w == *line));
@@ -44,12 +48,49 @@ fn outcomes() {
 
 #[test]
 fn policy() {
+    let tested = live_tests();
     check(
         "policy.md",
         "Policy",
         "Every field of a policy document. Unknown fields are refused. Precedence, later wins: built-in < fleet < \
-         provider application\n< .proto option < service < method < consumer.\nGenerated from \
-         `rsf-core/src/policy/fields.rs`.",
-        &rsf_core::policy::fields::markdown(),
+         provider application\n< .proto option < service < method < consumer. The JSON Schema is \
+         [policy.schema.json](policy.schema.json).\n\nThe last column names the test that changes the field while calls \
+         run and sees what it does.\nGenerated from the tables in `rsf-core/src/policy`.",
+        &rsf_core::policy::fields::markdown(|path| {
+            tested
+                .get(path)
+                .map_or_else(String::new, |test| format!("`{test}`"))
+        }),
     );
+}
+
+#[test]
+fn the_schema_of_policies() {
+    let schema = serde_json::to_string_pretty(&rsf_core::policy::schema::json_schema()).unwrap();
+    file("policy.schema.json", &format!("{schema}\n"));
+}
+
+/// Field → the test that changes it live, as `path/to/file.rs::test`, from `tests/live_policy.txt`.
+fn live_tests() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("rsf-core/tests/live_policy.txt")).unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
+    let tests: BTreeMap<_, _> = lines
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(path, test)| (path.to_owned(), test.trim().to_owned()))
+        .collect();
+    let fields = rsf_core::policy::fields::paths();
+    for (path, test) in &tests {
+        assert!(
+            fields.iter().any(|(known, _)| known == path),
+            "{path} is no field"
+        );
+        let (file, name) = test.split_once("::").unwrap();
+        let source =
+            std::fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{test}: {error}"));
+        assert!(source.contains(&format!("fn {name}(")), "{test} is no test");
+    }
+    tests
 }

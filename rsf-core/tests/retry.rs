@@ -293,7 +293,7 @@ async fn the_budget_bounds_attempts_when_everything_fails() {
     let echo = unavailable();
     let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
     let peer = fleet.consumer();
-    peer.governed(|policy| !policy.node_breaker.enabled).await;
+    peer.governed(|policy| !policy.call.node_breaker.enabled).await;
     let begun = Instant::now();
     let calls = 2000;
     for _ in 0..calls {
@@ -349,7 +349,7 @@ async fn pauses_grow_up_to_their_limit_and_are_jittered() {
     });
     let _node = fleet.provide(echo);
     let peer = fleet.consumer();
-    peer.governed(|policy| policy.attempts == 4).await;
+    peer.governed(|policy| policy.call.retry.attempts == 4).await;
     let mut sums = [Duration::ZERO; 3];
     let rounds = 200;
     for _ in 0..rounds {
@@ -427,7 +427,7 @@ async fn retries_stop_at_the_deadline_which_names_what_was_tried() {
     let node = fleet.provide(echo.clone());
     let peer = fleet.consumer();
     peer.connected(1).await;
-    peer.governed(|policy| policy.attempts == 5).await;
+    peer.governed(|policy| policy.call.retry.attempts == 5).await;
     let begun = Instant::now();
     let error = peer.get(note("")).await.unwrap_err();
     assert_eq!(error.reason(), Reason::Deadline);
@@ -474,7 +474,7 @@ async fn a_deadline_before_any_connection_promises_that_nothing_ran() {
     assert_eq!((error.reason(), error.may_have_run()), (Reason::Deadline, false));
     // With more time the attempts to connect end by themselves.
     fleet.service_policy(1, r#"{"call":{"timeout_ms":60000}}"#);
-    peer.governed(|policy| policy.timeout == ms(60_000)).await;
+    peer.governed(|policy| policy.call.timeout_ms == 60_000).await;
     let error = peer.put(note("")).timeout(ms(60_000)).await.unwrap_err();
     assert_eq!((error.reason(), error.may_have_run()), (Reason::Connect, false));
     assert_eq!(error.attempts().len(), 3);
@@ -492,7 +492,7 @@ async fn a_timed_out_attempt_counts_once_against_its_instance() {
     let _nodes = [fleet.provide(hung.clone()), fleet.provide(Echo::plain())];
     let peer = fleet.consumer();
     peer.connected(2).await;
-    peer.governed(|policy| policy.attempts == 2).await;
+    peer.governed(|policy| policy.call.retry.attempts == 2).await;
     let mut calls = 0;
     while hung.counts().began < 3 {
         peer.get(note("")).await.unwrap();

@@ -49,7 +49,7 @@ async fn alone(fleet: &Fleet, echo: &Arc<Echo>) -> (support::Node, Peer) {
     let node = fleet.provide(echo.clone());
     let peer = fleet.consumer();
     peer.connected(1).await;
-    peer.governed(|policy| policy.attempts == 1).await;
+    peer.governed(|policy| policy.call.retry.attempts == 1).await;
     (node, peer)
 }
 

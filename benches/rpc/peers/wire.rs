@@ -102,6 +102,7 @@ impl Caller for Calls {
             caller: None,
             target: None,
             implementation: None,
+            own: Vec::new(),
             metadata: Metadata::new(),
         };
         let reply = Exchange::start(self.connection.clone(), request).await?;

@@ -8,7 +8,7 @@ use axum::{Extension, Json};
 use http::StatusCode;
 use rsf_core::control::Scope;
 use rsf_core::policy::PolicyDocument;
-use rsf_core::policy::fields::{DOCUMENT, Field, Kind};
+use rsf_core::policy::fields::{DOCUMENT, Field, Kind, Level};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -293,16 +293,27 @@ fn table(fields: &[Field]) -> Value {
             Kind::Integer(least, most) => json!({"kind": "integer", "least": least, "most": most}),
             Kind::Number(least, most) => json!({"kind": "number", "least": least, "most": most}),
             Kind::Word(words) => json!({"kind": "word", "words": words}),
+            Kind::Words(words) => json!({"kind": "words", "words": words}),
             Kind::Text(most) => json!({"kind": "text", "most": most}),
+            Kind::TextList(most, count) => json!({"kind": "text_list", "most": most, "count": count}),
+            Kind::Json(most) => json!({"kind": "json", "most": most}),
             Kind::Flag => json!({"kind": "flag"}),
             Kind::Object(inner) => json!({"kind": "object", "fields": table(inner)}),
             Kind::Named(inner) => json!({"kind": "named", "fields": table(inner)}),
+            Kind::Methods(inner) => {
+                let own: Vec<_> = inner
+                    .iter()
+                    .filter(|field| field.level == Level::Method)
+                    .copied()
+                    .collect();
+                json!({"kind": "named", "fields": table(&own)})
+            }
             Kind::Texts => json!({"kind": "texts"}),
             Kind::Numbers(least, most) => json!({"kind": "numbers", "least": least, "most": most}),
             Kind::List(inner, most) => json!({"kind": "list", "most": most, "fields": table(inner)}),
         };
         row["name"] = field.name.into();
-        row["default"] = field.default.into();
+        row["default"] = field.shown_default().into();
         row["doc"] = field.doc.into();
         row
     };

@@ -44,7 +44,7 @@ impl Attempt {
     ) -> Result<Attempt, RpcError> {
         let service = &call.snapshot.service;
         let now = Instant::now();
-        let Some(endpoint) = call.snapshot.pool.pick(service.balance, tried, now) else {
+        let Some(endpoint) = call.pool().pick(service.call.balance, tried, now) else {
             let problem = call.snapshot.explain_empty(&call.channel.key);
             return Err(RpcError::new(Reason::NoInstance, false, problem));
         };
@@ -61,7 +61,7 @@ impl Attempt {
             admission,
             begun: now,
             deadline: call.deadline,
-            fair_time: FAIR_TIME.min(call.policy().timeout / 2),
+            fair_time: FAIR_TIME.min(Duration::from_millis(call.policy().call.timeout_ms) / 2),
             _pending: pending,
         })
     }
@@ -183,6 +183,7 @@ fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
         caller: call.channel.shared.caller.clone(),
         target: None,
         implementation: call.channel.implementation.clone(),
+        own: call.own.clone(),
         metadata: call.metadata.clone(),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::policy::resolve::NodeBreaker as Rules;
+use crate::policy::NodeBreakerRules as Rules;
 
 /// One instance's breaker.
 pub(crate) struct NodeBreaker {
@@ -186,7 +186,7 @@ impl NodeBreaker {
         if std::mem::replace(&mut admission.settled, true) || !admission.trial {
             return;
         }
-        let ejection = self.group.rules().ejection;
+        let ejection = Duration::from_millis(self.group.rules().ejection_ms);
         let mut state = self.state.lock();
         state.trial = false;
         state.open_until = Some(now + ejection);
@@ -210,11 +210,15 @@ impl NodeBreaker {
     fn open(state: &mut State, rules: &Rules, now: Instant) {
         state.ejections = state.ejections.saturating_add(1);
         let grown = rules
-            .ejection
-            .saturating_mul(state.ejections)
-            .min(rules.max_ejection);
+            .ejection_ms
+            .saturating_mul(u64::from(state.ejections))
+            .min(rules.max_ejection_ms);
         let jitter = 0.8 + 0.4 * fastrand::f64();
-        state.open_until = Some(now + grown.mul_f64(jitter).max(Duration::from_millis(1)));
+        state.open_until = Some(
+            now + Duration::from_millis(grown)
+                .mul_f64(jitter)
+                .max(Duration::from_millis(1)),
+        );
     }
 }
 
@@ -229,14 +233,13 @@ impl Drop for NodeBreaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::MethodPolicy;
 
     fn group(members: usize) -> Arc<BreakerGroup> {
         let group = BreakerGroup::new(
-            MethodPolicy::built_in(false).node_breaker,
+            Rules::default(),
             prometheus::IntCounter::new("opened", "opened").unwrap(),
         );
-        group.update(MethodPolicy::built_in(false).node_breaker, members);
+        group.update(Rules::default(), members);
         group
     }
 

@@ -26,7 +26,7 @@ use crate::metrics::MethodMetrics;
 use crate::outcome::Reason;
 use crate::policy::MethodPolicy;
 use crate::runtime::IoRuntime;
-use crate::wire::{Frame, RequestId, UnaryReply};
+use crate::wire::{Frame, OwnHeaders, RequestId, UnaryReply};
 
 /// How long the first call of a service waits for its first list of instances, its own deadline apart.
 const FIRST_LIST: Duration = Duration::from_secs(5);
@@ -150,7 +150,9 @@ impl Channel {
         let mut version = state.version.subscribe();
         let some_instance = |_: &u64| {
             let snapshot = state.snapshot.load();
-            snapshot.as_ref().is_some_and(|s| !s.pool.members().is_empty())
+            snapshot
+                .as_ref()
+                .is_some_and(|s| !s.pools[0].members().is_empty())
         };
         let waiting = {
             let _timers = state.shared.runtime.handle().enter();
@@ -184,7 +186,7 @@ impl Channel {
             },
             instances: snapshot
                 .iter()
-                .flat_map(|snapshot| snapshot.pool.members())
+                .flat_map(|snapshot| snapshot.pools[0].members())
                 .map(|m| m.view())
                 .collect(),
             policies: methods
@@ -247,6 +249,10 @@ impl Channel {
             parent: options.parent,
             trace: None,
             deadline: begun,
+            pool: 0,
+            key: None,
+            routing_key: options.routing_key,
+            own: OwnHeaders::new(),
             given_up: Mutex::default(),
             channel: self.0.clone(),
         };

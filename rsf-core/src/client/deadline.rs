@@ -23,13 +23,13 @@ impl<S> Deadline<S> {
 
 impl<S: Stage> Stage for Deadline<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let policy = call.policy().timeout;
+        let policy = Duration::from_millis(call.policy().call.timeout_ms);
         let timeout = call.timeout.map_or(policy, |own| own.min(policy));
         let own = call.begun + timeout;
         let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
         call.deadline = inherited.map_or(own, |inherited| inherited.min(own));
         let inherits = inherited.is_some_and(|inherited| inherited < own);
-        if call.deadline <= Instant::now() && !call.snapshot.pool.is_empty() {
+        if call.deadline <= Instant::now() && !call.pool().is_empty() {
             // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
             // routing says so, which tells more than that waiting for the first list took all the time.)
             return Err(over(call, timeout, inherits));
@@ -61,7 +61,10 @@ fn over(call: &OutboundCall, timeout: Duration, inherited: bool) -> RpcError {
             .origins
             .get("timeout_ms")
             .map_or("built-in", |origin| origin);
-        let origin = if call.timeout.is_some_and(|own| own <= call.policy().timeout) {
+        let origin = if call
+            .timeout
+            .is_some_and(|own| own <= Duration::from_millis(call.policy().call.timeout_ms))
+        {
             "the caller"
         } else {
             origin

@@ -93,7 +93,7 @@ impl Sources {
         let next = ServiceSnapshot::build(channel, discovery, &resolution, previous.as_deref(), now);
         if let Some(next) = next {
             // Each process begins at another place, or all of them would load the same few instances.
-            let members = next.pool.members();
+            let members = next.pools[0].members();
             let first = channel.connect_from % members.len().max(1);
             for member in members
                 .iter()

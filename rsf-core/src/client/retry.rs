@@ -80,9 +80,9 @@ impl<'a> Flight<'a> {
             Ok(attempt) => {
                 self.tried.push(attempt.endpoint().clone());
                 self.under_way.push(attempt);
-                match self.call.policy().attempt_timeout {
+                match self.call.policy().call.attempt_timeout_ms {
                     Some(limit) if self.may_follow(Reason::AttemptTimeout) => {
-                        self.set_timer(limit, Next::Timeout)
+                        self.set_timer(Duration::from_millis(limit), Next::Timeout)
                     }
                     _ => self.next = Next::Nothing,
                 }
@@ -106,7 +106,7 @@ impl<'a> Flight<'a> {
     /// Whether policy has room for a further attempt after an outcome that leaves the handler possibly run.
     fn may_follow(&self, reason: Reason) -> bool {
         let policy = self.call.policy();
-        (self.tried.len() as u32) < policy.attempts
+        (self.tried.len() as u32) < policy.call.retry.attempts
             && RpcError::new(reason, true, "").is_retryable(policy.idempotent)
     }
 
@@ -114,7 +114,7 @@ impl<'a> Flight<'a> {
     fn plan(&mut self, error: &RpcError) {
         let policy = self.call.policy();
         let made = self.tried.len() as u32;
-        if made == 0 || made >= policy.attempts || !error.is_retryable(policy.idempotent) {
+        if made == 0 || made >= policy.call.retry.attempts || !error.is_retryable(policy.idempotent) {
             return;
         }
         let metrics = &self.call.channel.shared.metrics;
@@ -123,12 +123,13 @@ impl<'a> Flight<'a> {
             return;
         }
         metrics.retries.inc();
-        let most = policy
-            .backoff
+        let retry = &policy.call.retry;
+        let most = retry
+            .backoff_ms
             .saturating_mul(1 << (made - 1))
-            .min(policy.max_backoff);
+            .min(retry.max_backoff_ms);
         // Full jitter. Another instance needs no pause for its own sake; the pause protects the service as a whole.
-        self.set_timer(most.mul_f64(fastrand::f64()), Next::Start);
+        self.set_timer(Duration::from_millis(most).mul_f64(fastrand::f64()), Next::Start);
     }
 
     fn settle(&mut self, place: usize, error: RpcError) {

@@ -1,12 +1,13 @@
 //! Which pool of instances a call may go to.
 
+use super::key::hash;
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
 use crate::outcome::Reason;
 use crate::wire::UnaryReply;
 
-/// Picks a pool that the snapshot compiled. There is one pool so far, of all instances that policy lets take calls;
-/// routing rules compile more of them.
+/// Picks a pool that the snapshot compiled. The first one has all instances that policy lets take calls; routing rules
+/// compile more of them.
 pub(crate) struct Route<S> {
     inner: S,
 }
@@ -19,7 +20,8 @@ impl<S> Route<S> {
 
 impl<S: Stage> Stage for Route<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        if call.snapshot.pool.is_empty() {
+        call.key = call.routing_key.as_ref().map(|key| hash(key.as_bytes()));
+        if call.pool().is_empty() {
             return Err(RpcError::new(
                 Reason::NoInstance,
                 false,

@@ -16,7 +16,8 @@ pub(crate) struct ServiceSnapshot {
     pub(crate) version: (u64, u64),
     /// Why no list is known, where none is.
     pub(crate) not_ready: Option<Arc<str>>,
-    pub(crate) pool: Pool,
+    /// What calls may choose among. The first has all instances that policy lets take calls.
+    pub(crate) pools: Vec<Pool>,
     /// In the order of the service's descriptor.
     pub(crate) methods: Vec<MethodPolicy>,
     /// What holds for the service as a whole: balance, node breaker, budget.
@@ -51,15 +52,16 @@ impl ServiceSnapshot {
         let breakers = previous.map_or_else(
             || {
                 BreakerGroup::new(
-                    service.node_breaker,
+                    service.call.node_breaker,
                     channel.shared.metrics.ejections(&channel.key),
                 )
             },
             |previous| previous.breakers.clone(),
         );
         let (members, left_out) = members(channel, list, &rules, previous, &breakers, unix_ms);
-        breakers.update(service.node_breaker, members.len());
-        let (percent, per_second) = (service.budget_percent, service.budget_per_second);
+        breakers.update(service.call.node_breaker, members.len());
+        let retry = &service.call.retry;
+        let (percent, per_second) = (retry.budget_percent, retry.budget_per_second);
         let budget = previous
             .map(|previous| &previous.budget)
             .filter(|budget| budget.is(percent, per_second))
@@ -71,7 +73,7 @@ impl ServiceSnapshot {
         Some(ServiceSnapshot {
             version: list.version,
             not_ready,
-            pool: Pool::new(members),
+            pools: vec![Pool::new(members)],
             methods: methods.collect(),
             service,
             budget,
@@ -112,7 +114,7 @@ fn members(
 ) -> (Vec<Member>, LeftOut) {
     let known: std::collections::HashMap<_, _> = previous
         .iter()
-        .flat_map(|previous| previous.pool.members())
+        .flat_map(|previous| previous.pools[0].members())
         .map(|member| (member.endpoint.instance.id.clone(), &member.endpoint))
         .collect();
     let mut members = Vec::with_capacity(list.instances.len());

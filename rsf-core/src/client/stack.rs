@@ -6,8 +6,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::balance::Pool;
 use super::channel::{ChannelState, MethodState};
 use super::deadline::Deadline;
+use super::degrade::Degrade;
+use super::intercept::Intercept;
+use super::limit::Limit;
+use super::method_breaker::MethodBreaker;
 use super::observe::{Measure, Trace};
 use super::retry::Retry;
 use super::route::Route;
@@ -16,7 +21,7 @@ use crate::context::Context;
 use crate::error::{AttemptRecord, RpcError};
 use crate::metadata::Metadata;
 use crate::policy::MethodPolicy;
-use crate::wire::{Frame, RequestId, TraceParent, UnaryReply};
+use crate::wire::{Frame, OwnHeaders, RequestId, TraceParent, UnaryReply};
 
 /// One stage of the path; it wraps the stages behind it.
 pub(crate) trait Stage: Send + Sync + 'static {
@@ -40,6 +45,14 @@ pub(crate) struct OutboundCall {
     pub(crate) trace: Option<TraceParent>,
     /// Set by [`Deadline`].
     pub(crate) deadline: Instant,
+    /// The place of the pool in the snapshot; set by [`Route`].
+    pub(crate) pool: usize,
+    /// The hash of the routing key where the call has one; set by [`Route`].
+    pub(crate) key: Option<u64>,
+    /// The routing key that the caller named.
+    pub(crate) routing_key: Option<Box<str>>,
+    /// RSF's own headers that most calls do not have.
+    pub(crate) own: OwnHeaders,
     /// What became of the attempts where the call was given up while some were under way.
     pub(crate) given_up: Mutex<GivenUp>,
 }
@@ -57,13 +70,19 @@ impl OutboundCall {
         &self.snapshot.methods[self.method]
     }
 
+    /// The instances that the call may go to.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.snapshot.pools[self.pool]
+    }
+
     pub(crate) fn method(&self) -> &MethodState {
         &self.channel.methods[self.method]
     }
 }
 
 /// The whole path of a call.
-pub(crate) type ClientStack = Trace<Measure<Deadline<Route<Retry>>>>;
+pub(crate) type ClientStack =
+    Trace<Measure<Intercept<Degrade<Deadline<Limit<MethodBreaker<Route<Retry>>>>>>>>;
 
 /// Composes the path, outermost first. Tests run this very stack.
 pub(crate) fn client_stack() -> ClientStack {
@@ -71,11 +90,17 @@ pub(crate) fn client_stack() -> ClientStack {
     let stack = Retry::new();
     // Outside retry: all attempts of a call belong to one pool, or a retry could leave its zone or shard.
     let stack = Route::new(stack);
-    // (The method breaker's seat: outside routing, so that an open breaker costs nothing; inside the deadline.)
-    // (The consumer limit's seat: outside the breaker, so that a call that waits for a place is not counted as slow.)
+    // Outside routing, so that an open breaker costs nothing; inside the limits, whose refusals say nothing about the
+    // method.
+    let stack = MethodBreaker::new(stack);
+    // Outside the breaker, so that what is not sent is not counted.
+    let stack = Limit::new(stack);
     // Outside everything that can take time.
     let stack = Deadline::new(stack);
-    // (The degrade seat: outside the deadline, so that a call that ran out of time can still be answered.)
+    // Outside the deadline, so that a call that ran out of time can still be answered.
+    let stack = Degrade::new(stack);
+    // Outside all of RSF's own answers, so that the application's code sees the call as its caller does.
+    let stack = Intercept::new(stack);
     // Outside whatever can answer, so that every call is counted once, as its caller saw it.
     let stack = Measure::new(stack);
     // Outermost, because all the others happen within the span.

@@ -50,8 +50,8 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
                 .await
                 .map_err(|error| refusal(&error.to_string()))?;
             let now = Instant::now();
-            let balance: Balance = snapshot.service.balance;
-            let endpoint = snapshot.pool.pick(balance, &[], now);
+            let balance: Balance = snapshot.service.call.balance;
+            let endpoint = snapshot.pools[0].pick(balance, &[], now);
             let endpoint = endpoint.ok_or_else(|| refusal(&snapshot.explain_empty(&state.key)))?;
             let mut pass = Pass::through(endpoint.clone(), now);
             let place = endpoint.enter();

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fields::{DOCUMENT, Field, Kind};
-use crate::control::{Instance, Scope};
+use super::call::CallPolicy;
+use super::fields::{DOCUMENT, Field, Kind, Level};
+use super::group::join;
+use super::instances::InstanceRule;
+use super::provider::ProviderPolicy;
+use crate::control::Scope;
 
 /// Bytes that a document may have at most.
 pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
@@ -23,107 +27,10 @@ pub struct PolicyDocument {
     pub consumers: BTreeMap<String, CallPolicy>,
     /// Rules for instances, in order.
     pub instances: Vec<InstanceRule>,
-    /// The provider's limits.
+    /// What holds at the provider's side.
     pub provider: ProviderPolicy,
     /// Threads that run callbacks.
     pub callback_threads: Option<u32>,
-}
-
-/// The part of a policy that a method can have of its own. See [`super::fields`] for units and ranges.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(
-    missing_docs,
-    reason = "each field is documented in the table that docs/policy.md is made from"
-)]
-pub struct CallPolicy {
-    pub timeout_ms: Option<u64>,
-    pub attempt_timeout_ms: Option<u64>,
-    pub retry: RetryPolicy,
-    pub balance: Option<Balance>,
-    pub node_breaker: NodeBreakerPolicy,
-}
-
-/// When a call is attempted again.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(
-    missing_docs,
-    reason = "each field is documented in the table that docs/policy.md is made from"
-)]
-pub struct RetryPolicy {
-    pub attempts: Option<u32>,
-    pub backoff_ms: Option<u64>,
-    pub max_backoff_ms: Option<u64>,
-    pub budget_percent: Option<u32>,
-    pub budget_per_second: Option<u32>,
-}
-
-/// When an instance is left alone.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(
-    missing_docs,
-    reason = "each field is documented in the table that docs/policy.md is made from"
-)]
-pub struct NodeBreakerPolicy {
-    pub enabled: Option<bool>,
-    pub consecutive_failures: Option<u32>,
-    pub ejection_ms: Option<u64>,
-    pub max_ejection_ms: Option<u64>,
-    pub max_ejected_percent: Option<u32>,
-}
-
-/// How an instance is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// The lesser pending calls per weight, of candidates drawn by weight.
-    LeastPending,
-    /// By weight alone.
-    Random,
-}
-
-/// Limits at the provider's side.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(
-    missing_docs,
-    reason = "each field is documented in the table that docs/policy.md is made from"
-)]
-pub struct ProviderPolicy {
-    pub pool: Option<u32>,
-    pub queue: Option<u32>,
-    pub concurrency: BTreeMap<String, u32>,
-}
-
-/// A selector of instances, with an expiry, and what holds for them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[allow(
-    missing_docs,
-    reason = "each field is documented in the table that docs/policy.md is made from"
-)]
-pub struct InstanceRule {
-    pub instance: Option<String>,
-    pub zone: Option<String>,
-    pub tags: BTreeMap<String, String>,
-    pub weight: Option<u32>,
-    pub disabled: Option<bool>,
-    pub expires_unix_ms: Option<u64>,
-}
-
-impl InstanceRule {
-    /// Whether the rule speaks of `instance` at `unix_ms`.
-    pub fn selects(&self, instance: &Instance, unix_ms: u64) -> bool {
-        self.expires_unix_ms.is_none_or(|end| unix_ms < end)
-            && self.instance.as_deref().is_none_or(|id| id == &*instance.id)
-            && self.zone.as_deref().is_none_or(|zone| zone == &*instance.zone)
-            && self
-                .tags
-                .iter()
-                .all(|(key, value)| instance.tags.get(key) == Some(value))
-    }
 }
 
 /// One thing that is wrong with a document.
@@ -152,142 +59,162 @@ impl PolicyDocument {
             )));
         }
         let value: Value = serde_json::from_str(json).map_err(|e| whole(format!("is no valid JSON: {e}")))?;
-        let mut errors = Vec::new();
-        object("", &value, DOCUMENT, &mut errors);
-        check_scope(scope, &value, &mut errors);
-        if !errors.is_empty() {
-            return Err(errors);
+        let mut check = Check {
+            scope,
+            in_method: false,
+            errors: Vec::new(),
+        };
+        check.object("", &value, DOCUMENT);
+        if !check.errors.is_empty() {
+            return Err(check.errors);
         }
         serde_json::from_value(value).map_err(|e| whole(e.to_string()))
     }
 }
 
-fn check_scope(scope: &Scope, value: &Value, errors: &mut Vec<PolicyError>) {
-    let misplaced = |field: &str| value.get(field).is_some_and(|v| !v.is_null());
-    if misplaced("methods") && !matches!(scope, Scope::Service(_)) {
-        let problem =
-            "methods differ only within one service; put it into a `service/<name>` document".to_owned();
-        errors.push(PolicyError {
-            path: "methods".to_owned(),
-            problem,
-        });
-    }
-    for field in ["pool", "queue"] {
-        let set = value
-            .pointer(&format!("/provider/{field}"))
-            .is_some_and(|v| !v.is_null());
-        if set && matches!(scope, Scope::Service(_)) {
-            let problem = "is the instance's, not a service's; put it into the `application/<name>` document";
-            errors.push(PolicyError {
-                path: format!("provider.{field}"),
-                problem: problem.to_owned(),
-            });
-        }
-    }
-    if misplaced("callback_threads") && *scope != Scope::Fleet {
-        let problem = "belongs to the `fleet` document, it is one pool a process".to_owned();
-        errors.push(PolicyError {
-            path: "callback_threads".to_owned(),
-            problem,
-        });
-    }
+/// The check of one document: what it may hold depends on the scope that it is for.
+struct Check<'a> {
+    scope: &'a Scope,
+    /// Within `methods`, where only what each method can have of its own may stand.
+    in_method: bool,
+    errors: Vec<PolicyError>,
 }
 
-fn object(path: &str, value: &Value, fields: &[Field], errors: &mut Vec<PolicyError>) {
-    let Some(map) = value.as_object() else {
-        let path = if path.is_empty() { "document" } else { path };
-        return errors.push(PolicyError {
+impl Check<'_> {
+    fn error(&mut self, path: &str, problem: impl Into<String>) {
+        self.errors.push(PolicyError {
             path: path.to_owned(),
-            problem: expected("an object", value),
+            problem: problem.into(),
         });
-    };
-    for (key, value) in map {
-        let path = if path.is_empty() {
-            key.clone()
-        } else {
-            format!("{path}.{key}")
+    }
+
+    fn object(&mut self, path: &str, value: &Value, fields: &[Field]) {
+        let Some(map) = value.as_object() else {
+            let path = if path.is_empty() { "document" } else { path };
+            return self.error(path, expected("an object", value));
         };
-        match fields.iter().find(|field| field.name == key) {
-            Some(_) if value.is_null() => {}
-            Some(field) => check(&path, value, field.kind, errors),
-            None => {
-                let known: Vec<_> = fields.iter().map(|field| field.name).collect();
-                errors.push(PolicyError {
-                    path,
-                    problem: format!("unknown field; known here: {}", known.join(", ")),
+        for (key, value) in map {
+            let path = join(path, key);
+            match fields.iter().find(|field| field.name == key) {
+                Some(_) if value.is_null() => {}
+                Some(field) => {
+                    self.level(&path, field.level);
+                    self.value(&path, value, field.kind);
+                }
+                None => {
+                    let known = fields
+                        .iter()
+                        .filter(|field| !self.in_method || field.level == Level::Method);
+                    let known: Vec<_> = known.map(|field| field.name).collect();
+                    self.error(&path, format!("unknown field; known here: {}", known.join(", ")));
+                }
+            }
+        }
+    }
+
+    /// Refuses what cannot be set here, and says where it can.
+    fn level(&mut self, path: &str, level: Level) {
+        let problem = match (level, self.scope) {
+            (Level::Service, _) if self.in_method => "holds for the service as a whole; put it under `call`",
+            (Level::Instance, Scope::Service(_)) => {
+                "is the instance's, not a service's; put it into the `application/<name>` document"
+            }
+            (Level::Fleet, Scope::Application(_) | Scope::Service(_)) => {
+                "is one for a whole process; put it into the `fleet` document"
+            }
+            _ => return,
+        };
+        self.error(path, problem);
+    }
+
+    fn value(&mut self, path: &str, value: &Value, kind: Kind) {
+        let problem = match kind {
+            Kind::Integer(least, most) => match value.as_u64() {
+                Some(n) if (least..=most).contains(&n) => return,
+                _ => expected(&format!("an integer from {least} to {most}"), value),
+            },
+            Kind::Number(least, most) => match value.as_f64() {
+                Some(n) if (least..=most).contains(&n) => return,
+                _ => expected(&format!("a number from {least} to {most}"), value),
+            },
+            Kind::Word(words) => match value.as_str() {
+                Some(word) if words.contains(&word) => return,
+                _ => expected(&format!("one of {}", words.join(", ")), value),
+            },
+            Kind::Words(words) => {
+                return self.list(path, value, words.len(), |check, path, item| {
+                    check.value(path, item, Kind::Word(words));
                 });
             }
-        }
+            Kind::Text(most) => match value.as_str() {
+                Some(text) if text.len() <= most => return,
+                _ => expected(&format!("text of at most {most} bytes"), value),
+            },
+            Kind::TextList(most, count) => {
+                return self.list(path, value, count, |check, path, item| {
+                    check.value(path, item, Kind::Text(most));
+                });
+            }
+            Kind::Flag if value.is_boolean() => return,
+            Kind::Flag => expected("true or false", value),
+            Kind::Json(most) if value.to_string().len() <= most => return,
+            Kind::Json(most) => format!("at most {most} bytes of JSON are allowed"),
+            Kind::Object(fields) => return self.object(path, value, fields),
+            Kind::Named(fields) => {
+                return self.entries(path, value, |check, path, item| {
+                    check.object(path, item, fields);
+                });
+            }
+            Kind::Methods(fields) => return self.methods(path, value, fields),
+            Kind::Texts => {
+                return self.entries(path, value, |check, path, item| {
+                    check.value(path, item, Kind::Text(200));
+                });
+            }
+            Kind::Numbers(least, most) => {
+                return self.entries(path, value, |check, path, item| {
+                    check.value(path, item, Kind::Integer(least, most));
+                });
+            }
+            Kind::List(fields, most) => {
+                return self.list(path, value, most, |check, path, item| {
+                    check.object(path, item, fields);
+                });
+            }
+        };
+        self.error(path, problem);
     }
-}
 
-fn check(path: &str, value: &Value, kind: Kind, errors: &mut Vec<PolicyError>) {
-    let problem = match kind {
-        Kind::Integer(least, most) => match value.as_u64() {
-            Some(n) if (least..=most).contains(&n) => return,
-            _ => expected(&format!("an integer from {least} to {most}"), value),
-        },
-        Kind::Number(least, most) => match value.as_f64() {
-            Some(n) if (least..=most).contains(&n) => return,
-            _ => expected(&format!("a number from {least} to {most}"), value),
-        },
-        Kind::Word(words) => match value.as_str() {
-            Some(word) if words.contains(&word) => return,
-            _ => expected(&format!("one of {}", words.join(", ")), value),
-        },
-        Kind::Text(most) => match value.as_str() {
-            Some(text) if text.len() <= most => return,
-            _ => expected(&format!("text of at most {most} bytes"), value),
-        },
-        Kind::Flag if value.is_boolean() => return,
-        Kind::Flag => expected("true or false", value),
-        Kind::Object(fields) => return object(path, value, fields, errors),
-        Kind::Named(fields) => {
-            return entries(path, value, errors, |path, v, errors| {
-                object(path, v, fields, errors)
-            });
+    fn methods(&mut self, path: &str, value: &Value, fields: &[Field]) {
+        if !matches!(self.scope, Scope::Service(_)) {
+            return self.error(
+                path,
+                "methods differ only within one service; put it into a `service/<name>` document",
+            );
         }
-        Kind::Texts => {
-            return entries(path, value, errors, |path, v, errors| {
-                check(path, v, Kind::Text(200), errors)
-            });
-        }
-        Kind::Numbers(least, most) => {
-            let inner = Kind::Integer(least, most);
-            return entries(path, value, errors, |path, v, errors| {
-                check(path, v, inner, errors)
-            });
-        }
-        Kind::List(fields, most) => match value.as_array() {
+        self.in_method = true;
+        self.entries(path, value, |check, path, item| check.object(path, item, fields));
+        self.in_method = false;
+    }
+
+    fn list(&mut self, path: &str, value: &Value, most: usize, each: impl Fn(&mut Self, &str, &Value)) {
+        match value.as_array() {
             Some(items) if items.len() <= most => {
                 for (index, item) in items.iter().enumerate() {
-                    object(&format!("{path}[{index}]"), item, fields, errors);
+                    each(self, &format!("{path}[{index}]"), item);
                 }
-                return;
             }
-            _ => expected(&format!("a list of at most {most}"), value),
-        },
-    };
-    errors.push(PolicyError {
-        path: path.to_owned(),
-        problem,
-    });
-}
+            _ => self.error(path, expected(&format!("a list of at most {most}"), value)),
+        }
+    }
 
-fn entries(
-    path: &str,
-    value: &Value,
-    errors: &mut Vec<PolicyError>,
-    each: impl Fn(&str, &Value, &mut Vec<PolicyError>),
-) {
-    let Some(map) = value.as_object() else {
-        return errors.push(PolicyError {
-            path: path.to_owned(),
-            problem: expected("an object", value),
-        });
-    };
-    for (key, value) in map {
-        each(&format!("{path}.{key}"), value, errors);
+    fn entries(&mut self, path: &str, value: &Value, each: impl Fn(&mut Self, &str, &Value)) {
+        let Some(map) = value.as_object() else {
+            return self.error(path, expected("an object", value));
+        };
+        for (key, value) in map {
+            each(self, &join(path, key), value);
+        }
     }
 }
 
@@ -372,7 +299,9 @@ mod tests {
             for field in fields {
                 match field.kind {
                     Kind::Object(inner) => compare(field.name, &value[field.name], inner),
-                    Kind::List(inner, _) => compare(field.name, &value[field.name][0], inner),
+                    Kind::List(inner, _) if value[field.name].is_array() => {
+                        compare(field.name, &value[field.name][0], inner);
+                    }
                     _ => {}
                 }
             }

@@ -8,7 +8,7 @@ use crate::error::framework_status;
 use crate::message::Response;
 use crate::outcome::Reason;
 use crate::permits::Permits;
-use crate::policy::ProviderLimits;
+use crate::policy::ProviderRules;
 use crate::status::Status;
 use crate::wire::Frame;
 
@@ -88,7 +88,7 @@ pub(super) struct PoolLimits {
 
 impl PoolLimits {
     pub(super) fn new() -> Self {
-        let built_in = ProviderLimits::default();
+        let built_in = ProviderRules::default();
         PoolLimits {
             running: Permits::new(built_in.pool as usize),
             waiting: AtomicUsize::new(0),
@@ -96,9 +96,9 @@ impl PoolLimits {
         }
     }
 
-    pub(super) fn set(&self, limits: &ProviderLimits) {
-        self.running.resize(limits.pool as usize);
-        self.queue.store(limits.queue as usize, Ordering::Relaxed);
+    pub(super) fn set(&self, rules: &ProviderRules) {
+        self.running.resize(rules.pool as usize);
+        self.queue.store(rules.queue as usize, Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::metadata::Metadata;
 use crate::method::service_key;
 use crate::metrics::{MethodMetrics, Metrics};
 use crate::outcome::Reason;
+use crate::policy::ProviderRules;
 use crate::policy_book::PolicyBook;
 use crate::status::Status;
 use crate::wire::headers::{GRPC, TARGET, without_reason};
@@ -52,6 +54,8 @@ pub(super) struct HostedMethod {
     name: String,
     pub(super) path: String,
     pub(super) limit: MethodLimit,
+    /// What policy says of the service now.
+    pub(super) rules: ArcSwap<ProviderRules>,
     pub(super) metrics: MethodMetrics,
 }
 
@@ -346,6 +350,7 @@ fn host(services: &[(String, Arc<dyn Service>)], metrics: &Metrics) -> Result<Ho
                 name: method.name.to_string(),
                 path: method.path.to_string(),
                 limit: MethodLimit::new(),
+                rules: ArcSwap::default(),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
         }
@@ -376,10 +381,12 @@ fn follow_policies(
     let mut keys: Vec<_> = keys.collect();
     keys.sort();
     let (methods, pool) = (methods.to_vec(), pool.clone());
-    policies.follow_limits(application, keys, move |service, limits| {
-        pool.set(&limits);
+    policies.follow_provider(application, keys, move |service, view| {
+        let rules = Arc::new(view.rules);
+        pool.set(&rules);
         for method in methods.iter().filter(|method| method.key == service) {
-            method.limit.set(limits.concurrency.get(&method.name).copied());
+            method.limit.set(rules.concurrency.get(&method.name).copied());
+            method.rules.store(rules.clone());
         }
     });
 }

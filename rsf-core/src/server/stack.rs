@@ -5,6 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::admission::Admit;
+use super::authorize::Authorize;
+use super::dedup::Dedup;
+use super::intercept::Intercept;
 use super::limits::{Pool, Threshold};
 use super::observe::{Catch, Measure};
 use super::provider::HostedMethod;
@@ -28,20 +31,25 @@ pub(super) struct InboundCall {
 }
 
 /// The whole path of a call.
-pub(super) type ServerStack = Measure<Admit<Threshold<Pool<Catch<Handler>>>>>;
+pub(super) type ServerStack = Measure<Admit<Authorize<Threshold<Pool<Dedup<Catch<Intercept<Handler>>>>>>>>;
 
 /// Composes the path, outermost first. Tests run this very stack.
 pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimits>) -> ServerStack {
     // The handler within its context, so that calls it makes inherit deadline and trace.
     let stack = Handler {};
-    // Around the handler alone: only business code panics.
+    // The application's own code, within the handler's context.
+    let stack = Intercept::new(stack);
+    // Around business code, because only that panics.
     let stack = Catch::new(stack, admit.panics.clone());
-    // (Dedup's seat: inside the pool, because it may run the handler; a duplicate that waits gives its permit back.)
+    // Inside the pool, because it may run the handler; outside the catch, because a panic is an outcome too.
+    let stack = Dedup::new(stack);
     // The instance's own limit: how many handlers run, how many calls wait.
     let stack = Pool::new(stack, pool);
     // Outside the queue, so that one method cannot fill it.
     let stack = Threshold::new(stack);
-    // Outside every limit: what is not meant for us, or too late, takes no place.
+    // Outside every limit, so that strangers take no place.
+    let stack = Authorize::new(stack);
+    // Outside even that: what is not meant for us, or too late, takes no place.
     let stack = Admit::new(stack, admit);
     // Outermost, so that refusals are counted too.
     Measure::new(stack)

@@ -46,6 +46,9 @@ pub(crate) fn request_headers(request: &UnaryRequest, varying: Varying) -> Heade
     set(CALLER, &request.caller);
     set(TARGET, &request.target);
     set(IMPLEMENTATION, &request.implementation);
+    for (name, value) in &request.own {
+        headers.insert(name.clone(), value.clone());
+    }
     let mut set = |name: HeaderName, mut value: HeaderValue| {
         value.set_sensitive(varying == Varying::Literal);
         headers.insert(name, value);
@@ -153,6 +156,7 @@ mod tests {
             caller: Some(HeaderValue::from_static("order")),
             target: None,
             implementation: None,
+            own: Vec::new(),
             metadata: crate::metadata::Metadata::new(),
         };
         let kept_out = |varying| {

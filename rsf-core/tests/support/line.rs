@@ -73,6 +73,7 @@ pub fn request(method: &str, message: &Note) -> UnaryRequest {
         caller: None,
         target: None,
         implementation: None,
+        own: Vec::new(),
         metadata: Metadata::new(),
     }
 }

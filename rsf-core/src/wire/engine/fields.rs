@@ -63,6 +63,9 @@ pub(super) fn varying(request: &UnaryRequest) -> Literals {
         let attempts = request.previous_attempts.to_string();
         push(&mut literals, &PREVIOUS_ATTEMPTS, attempts.as_bytes());
     }
+    for (name, value) in &request.own {
+        push(&mut literals, name, value.as_bytes());
+    }
     if !request.metadata.is_empty() {
         let mut map = HeaderMap::new();
         request.metadata.write_to(&mut map);
