@@ -80,6 +80,8 @@ pub struct ConsumerParts {
     pub application: String,
     /// The namespace; providers of another one refuse.
     pub namespace: String,
+    /// The data centre or machine room that calls are made from; may be empty.
+    pub zone: String,
     /// Where I/O happens.
     pub runtime: IoRuntime,
     /// How connections are made.
@@ -96,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) application: String,
     pub(crate) caller: Option<HeaderValue>,
     pub(crate) namespace: String,
+    #[allow(dead_code, reason = "routing reads it")]
+    pub(crate) zone: String,
     pub(crate) runtime: IoRuntime,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) control: Arc<dyn ControlPlane>,
@@ -113,6 +117,7 @@ impl Consumer {
             caller: HeaderValue::from_str(&parts.application).ok(),
             application: parts.application,
             namespace: parts.namespace,
+            zone: parts.zone,
             runtime: parts.runtime,
             wire: parts.wire,
             control: parts.control,

@@ -302,6 +302,8 @@ async fn services_that_cannot_be_hosted_together_are_refused() {
     let identity = || ProviderIdentity {
         application: Instance::at("echo", "nowhere:1").application.to_string(),
         target: None,
+        zone: String::new(),
+        tags: Default::default(),
     };
     let (_, health) = tonic_health::server::health_reporter();
     let echo = || -> Arc<Echo> { Echo::plain() };

@@ -147,6 +147,8 @@ pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> 
         let identity = ProviderIdentity {
             application: PROVIDER.to_owned(),
             target: Some(format!("{NAMESPACE}/{}", instance.id)),
+            zone: String::new(),
+            tags: Default::default(),
         };
         let provider = Provider::builder()
             .service("", Arc::new(EchoServer::new(Handlers)))
@@ -170,6 +172,7 @@ pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result
     let consumer = Consumer::new(ConsumerParts {
         application: CONSUMER.to_owned(),
         namespace: NAMESPACE.to_owned(),
+        zone: String::new(),
         runtime: ground.runtime,
         wire: T::wire(),
         control: ground.control,

@@ -38,6 +38,7 @@ fn shop(latency: Duration) -> Shop {
     let consumer = Consumer::new(ConsumerParts {
         application: "customers".to_owned(),
         namespace: "test".to_owned(),
+        zone: String::new(),
         runtime,
         wire: Arc::new(wire.clone()),
         control: control.clone(),
@@ -48,6 +49,8 @@ fn shop(latency: Duration) -> Shop {
     let identity = ProviderIdentity {
         application: "shop".to_owned(),
         target: None,
+        zone: String::new(),
+        tags: Default::default(),
     };
     let provider = Provider::builder()
         .service("", Arc::new(MemberServiceServer::new(Members::new(latency))))

@@ -97,6 +97,8 @@ impl World {
         let identity = ProviderIdentity {
             application: "probe".to_owned(),
             target: None,
+            zone: String::new(),
+            tags: Default::default(),
         };
         let probe = Arc::new(Probe::new(schema, self.hanging.clone()));
         let provider = Provider::builder()
@@ -219,6 +221,7 @@ fn consumer(control: Arc<StaticControlPlane>) -> Consumer {
     Consumer::new(ConsumerParts {
         application: "adapter".to_owned(),
         namespace: "test".to_owned(),
+        zone: String::new(),
         runtime,
         wire: Arc::new(Http2Wire::new()),
         control,

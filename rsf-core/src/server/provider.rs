@@ -1,6 +1,6 @@
 //! The methods of a process, and what stands beside them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -77,6 +77,10 @@ pub struct ProviderIdentity {
     pub application: String,
     /// `namespace/instance`; `None` where no registry knows the instance.
     pub target: Option<String>,
+    /// The data centre or machine room; may be empty.
+    pub zone: String,
+    /// The labels that the instance registers.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Collects what a process provides.

@@ -117,6 +117,8 @@ impl Fleet {
         let identity = ProviderIdentity {
             application: instance.application.to_string(),
             target: (instance.incarnation != 0).then(|| format!("test/{}", instance.id)),
+            zone: instance.zone.to_string(),
+            tags: instance.tags.clone(),
         };
         let provider = builder.build(identity, &metrics, &policies).unwrap();
         let mut node = Node {
@@ -145,6 +147,7 @@ impl Fleet {
         let consumer = Consumer::new(ConsumerParts {
             application: "tester".to_owned(),
             namespace: "test".to_owned(),
+            zone: String::new(),
             runtime: self.runtime.clone(),
             wire: self.wire(),
             control: self.control.clone(),

@@ -199,6 +199,7 @@ impl ApplicationBuilder {
         let consumer = Consumer::new(ConsumerParts {
             application: self.name.clone(),
             namespace: settings.namespace.clone(),
+            zone: settings.zone.clone(),
             runtime: runtime.clone(),
             wire: Arc::new(Http2Wire::new()),
             control,
@@ -213,6 +214,8 @@ impl ApplicationBuilder {
                 let identity = ProviderIdentity {
                     application: self.name.clone(),
                     target,
+                    zone: settings.zone.clone(),
+                    tags: settings.tags.clone().into_iter().collect(),
                 };
                 Some(builder.build(identity, &metrics, &policies)?)
             }

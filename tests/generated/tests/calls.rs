@@ -122,6 +122,8 @@ fn fixture() -> Fixture {
     let identity = ProviderIdentity {
         application: "provider".to_owned(),
         target: None,
+        zone: String::new(),
+        tags: Default::default(),
     };
     let provider = Provider::builder()
         .service("", Arc::new(AwkwardServer::new(Handlers { name: "" })))
@@ -140,6 +142,7 @@ fn fixture() -> Fixture {
     let consumer = Consumer::new(ConsumerParts {
         application: "consumer".to_owned(),
         namespace: "test".to_owned(),
+        zone: String::new(),
         runtime,
         wire: Arc::new(wire),
         control,
