@@ -8,7 +8,7 @@ BACKEND ?= embedded
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools lint fmt bench bench-instructions clean help
+.PHONY: demo test test-tools reliability lint fmt bench bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -28,12 +28,16 @@ test-tools: ## install redis-server, zookeeper, curl, PHP, Node, Python's gRPC a
 lint: ## check format, clippy's warnings, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package rsf-suite --test reliability -- -D warnings
 	@deploy/install-test-tools.sh deny
 	cargo fetch --quiet
 	cargo deny --offline check --hide-inclusion-graph bans licenses sources
 
 fmt: ## format the code
 	cargo fmt --all
+
+reliability: test-tools ## break RSF's parts under load, one case after the other; CASES=T23,T28 runs some of them
+	@tests/reliability.sh $(CASES)
 
 bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)

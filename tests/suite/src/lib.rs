@@ -6,7 +6,8 @@
 //! 2. [`Provider`]: one instance of the demo shop as a process.
 //! 3. [`Load`]: customers at a steady rate while the test breaks something.
 //! 4. [`Lists`]: what a running consumer sees of a service, and how short its list ever was.
-//! 5. [`Prober`]: a service whose answers show what reached the handler; the program `suite-provider` provides it.
+//! 5. [`Case`]: a case of `make reliability` and its one line.
+//! 6. [`Prober`]: a service whose answers show what reached the handler; the program `suite-provider` provides it.
 //!
 //! What goes wrong here panics with what was seen, as in `rsf-testkit`.
 
@@ -16,12 +17,14 @@
     reason = "a test has nothing better to do with an error"
 )]
 
+mod case;
 mod load;
 mod probe;
 mod provider;
 mod site;
 mod watch;
 
+pub use case::Case;
 pub use load::{Load, LoadReport};
 pub use probe::{PROBE, Probe, ProbeClient, ProbeReply, ProbeRequest, ProbeServer, Prober, RpcStatus};
 pub use provider::Provider;

@@ -192,8 +192,8 @@ async fn timeout_becomes(consumer: &Application, ms: u64) {
     let channel = members(consumer);
     eventually(SOON, async || {
         let policies = channel.view().policies;
-        match policies.get("Get").map(|policy| policy.timeout) {
-            Some(seen) if seen == Duration::from_millis(ms) => Ok(()),
+        match policies.get("Get").map(|policy| policy.call.timeout_ms) {
+            Some(seen) if seen == ms => Ok(()),
             seen => Err(format!("timeout {seen:?} instead of {ms} ms")),
         }
     })

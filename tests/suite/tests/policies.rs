@@ -145,7 +145,7 @@ impl Wanted {
         let timeout = view
             .policies
             .get("Get")
-            .is_some_and(|policy| policy.timeout.as_millis() == u128::from(self.timeout_ms));
+            .is_some_and(|policy| policy.call.timeout_ms == self.timeout_ms);
         timeout && view.instances.iter().any(|one| one.instance == "shop/2") != self.second_weighs_nothing
     }
 }

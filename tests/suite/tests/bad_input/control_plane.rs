@@ -1,7 +1,6 @@
 //! Namespaces that are not there, consoles without their token, policies that are invalid.
 
 use std::fs;
-use std::time::Duration;
 
 use rsf::{Application, Settings};
 use rsf_console::ClientError;
@@ -107,9 +106,9 @@ async fn the_console_wants_its_token() {
     site.stop().await;
 }
 
-/// What the consumer's calls to the members' service get for a timeout.
-fn timeout_of(consumer: &Application) -> Duration {
-    members(consumer).view().policies["Get"].timeout
+/// Milliseconds that the consumer's calls to the members' service get.
+fn timeout_of(consumer: &Application) -> u64 {
+    members(consumer).view().policies["Get"].call.timeout_ms
 }
 
 fn refused(consumer: &Application) -> f64 {
@@ -139,7 +138,7 @@ async fn an_invalid_policy_is_refused_at_the_console_and_again_at_the_consumer()
         .revision;
     let in_force = async |milliseconds: u64| {
         eventually(SOON, async || match timeout_of(&consumer) {
-            seen if seen == Duration::from_millis(milliseconds) => Ok(()),
+            seen if seen == milliseconds => Ok(()),
             seen => Err(format!("{seen:?}")),
         })
         .await;
@@ -204,11 +203,7 @@ async fn an_invalid_policy_is_refused_at_the_console_and_again_at_the_consumer()
         assert!(refusal.refusal.contains(text), "no {text} in {}", refusal.refusal);
     }
     assert_eq!(refused(&consumer), 1.0, "rsf_policies_refused_total");
-    assert_eq!(
-        timeout_of(&consumer),
-        Duration::from_millis(700),
-        "the last good one stays"
-    );
+    assert_eq!(timeout_of(&consumer), 700, "the last good one stays");
     all_is_well(&site, &consumer).await.unwrap();
 
     // A good one is taken again, and everybody says so; so is its end.

@@ -1,0 +1,14 @@
+//! What must survive: the cases that `make reliability` runs, each a fault, its figures, and what must hold.
+//!
+//! A case is one file, `t05.rs`, with one test `t05_…` a backend that it holds for, and its negative control
+//! `t05_control_…`: with the guard switched off the case must be red. Each is written with [`rsf_suite::Case`], which
+//! prints the case's line, and takes a minute at most. `make reliability CASES=T05,T23` runs some of them; `make test`
+//! runs none.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a case has nothing better to do with an error"
+)]
+
+mod t23;
