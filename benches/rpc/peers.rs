@@ -17,7 +17,8 @@ pub(crate) async fn serve(peer: Peer, listeners: Vec<TcpListener>) -> Result<()>
         Peer::Tonic => tonic::serve(listeners).await,
         Peer::Governed => governed::serve::<Hyper>(listeners).await,
         Peer::Engine => governed::serve::<Engine>(listeners).await,
-        Peer::Wire => wire::serve(listeners).await,
+        Peer::Wire => wire::serve::<Hyper>(listeners).await,
+        Peer::EngineWire => wire::serve::<Engine>(listeners).await,
     }
 }
 
@@ -44,7 +45,24 @@ pub(crate) async fn call(cell: Cell, addresses: &[String], amount: Amount, serve
             )
             .await
         }
-        Peer::Wire => load::run(wire::connect(addresses).await?, in_flight, amount, server).await,
+        Peer::Wire => {
+            load::run(
+                wire::connect::<Hyper>(addresses).await?,
+                in_flight,
+                amount,
+                server,
+            )
+            .await
+        }
+        Peer::EngineWire => {
+            load::run(
+                wire::connect::<Engine>(addresses).await?,
+                in_flight,
+                amount,
+                server,
+            )
+            .await
+        }
     }
 }
 

@@ -18,8 +18,10 @@ pub(crate) enum Peer {
     Governed,
     /// The same over RSF's own engine, which is a spike and off by default.
     Engine,
-    /// RSF's wire by itself: what governance stands on.
+    /// RSF's wire by itself, with all that a governed call carries: what governance stands on.
     Wire,
+    /// The same over RSF's own engine.
+    EngineWire,
 }
 
 /// The tokio runtime of both processes.
@@ -60,6 +62,7 @@ impl fmt::Display for Cell {
             Peer::Governed => "rsf governed",
             Peer::Engine => "rsf governed (engine spike)",
             Peer::Wire => "rsf wire alone",
+            Peer::EngineWire => "rsf wire alone (engine spike)",
         };
         let mode = match self.mode {
             Mode::Multi => "multi",
@@ -93,9 +96,15 @@ pub(crate) fn cells(only: &str) -> Vec<Cell> {
         (Mode::Current, 1, 1),
         (Mode::Multi, 64, 10),
     ] {
-        for peer in [Peer::Tonic, Peer::Governed, Peer::Engine, Peer::Wire] {
+        for peer in [
+            Peer::Tonic,
+            Peer::Governed,
+            Peer::Engine,
+            Peer::Wire,
+            Peer::EngineWire,
+        ] {
             // A connection by itself knows one instance.
-            if instances == 1 || peer != Peer::Wire {
+            if instances == 1 || !matches!(peer, Peer::Wire | Peer::EngineWire) {
                 cells.push(Cell {
                     peer,
                     mode,

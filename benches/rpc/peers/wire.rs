@@ -1,5 +1,6 @@
-//! RSF's wire without anything above it: no deadline, no request id, no trace, no balance, no limits, no metrics. What a
-//! governed call costs more is the cost of governance.
+//! RSF's wire without anything above it: no stack, no balance, no limits, no metrics, no timers. A request carries what a
+//! governed one carries: a deadline, a request id, the caller and a trace that differ from call to call. What a governed
+//! call costs more is the cost of governance.
 
 use std::sync::Arc;
 
@@ -7,14 +8,13 @@ use futures_util::future::BoxFuture;
 use prost::Message as _;
 use rsf_core::metadata::Metadata;
 use rsf_core::status::Status;
-use rsf_core::wire::http2::{Http2Wire, ServerOptions};
 use rsf_core::wire::{
-    Connection, Dispatch, Exchange, Frame, InboundReply, InboundRequest, RequestId, Target, UnaryRequest,
-    Wire,
+    Connection, Dispatch, Exchange, Frame, InboundReply, InboundRequest, RequestId, Target, TraceParent,
+    UnaryRequest,
 };
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
+use super::governed::Travel;
 use crate::load::Caller;
 use crate::{Error, Result};
 
@@ -57,16 +57,15 @@ impl Dispatch for Echo {
     }
 }
 
-pub(super) async fn serve(listeners: Vec<TcpListener>) -> Result<()> {
-    let servers = listeners.into_iter().map(|listener| {
-        let drain = CancellationToken::new();
-        rsf_core::wire::http2::serve(listener, Arc::new(Echo), ServerOptions::default(), drain)
-    });
+pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> {
+    let servers = listeners
+        .into_iter()
+        .map(|listener| T::serve(listener, Arc::new(Echo)));
     futures_util::future::join_all(servers).await;
     Ok(())
 }
 
-pub(super) async fn connect(addresses: &[String]) -> Result<impl Caller> {
+pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Caller> {
     let [address] = addresses else {
         return Err(Error::from("the wire alone has one connection"));
     };
@@ -75,9 +74,10 @@ pub(super) async fn connect(addresses: &[String]) -> Result<impl Caller> {
         keepalive: true,
     };
     Ok(Calls {
-        connection: Http2Wire::new().connect(&target).await?,
+        connection: T::wire().connect(&target).await?,
         path: http::uri::PathAndQuery::from_static(PATH),
         payload: super::payload(),
+        next: 0,
     })
 }
 
@@ -86,20 +86,29 @@ struct Calls {
     connection: Arc<dyn Connection>,
     path: http::uri::PathAndQuery,
     payload: Vec<u8>,
+    /// What differs from call to call is made of it.
+    next: u64,
 }
 
 impl Caller for Calls {
     async fn call(&mut self) -> Result<()> {
+        self.next += 1;
         let payload = self.payload.clone();
         let frame = Frame::encode(&Message { payload }).map_err(|size| format!("{size} bytes"))?;
         let request = UnaryRequest {
             path: self.path.clone(),
             frame,
-            timeout: None,
+            timeout: Some(std::time::Duration::from_nanos(
+                1_000_000_000 - self.next % 100_000_000,
+            )),
             previous_attempts: 0,
-            request_id: RequestId::Number(1),
-            trace: None,
-            caller: None,
+            request_id: RequestId::Number(self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            trace: Some(TraceParent {
+                trace_id: u128::from(self.next) << 64 | u128::from(self.next.wrapping_mul(0x9e37_79b9)),
+                span_id: self.next,
+                sampled: false,
+            }),
+            caller: Some(http::HeaderValue::from_static("bench")),
             target: None,
             implementation: None,
             own: Vec::new(),
