@@ -34,5 +34,6 @@ pub mod wire;
 pub mod metrics;
 mod permits;
 pub mod runtime;
+mod timer;
 
 pub use policy_book::PolicyBook;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::{ControlPlane, PolicyText, Scope};
 use crate::policy::{Layer, PolicyDocument, ProviderView, provider_rules};
 use crate::runtime::IoRuntime;
+use crate::timer::Timers;
 
 /// Valid policies by scope. A document that does not pass the check leaves the last good one in force.
 ///
@@ -85,6 +86,11 @@ impl PolicyBook {
             }
         });
         receiver
+    }
+
+    /// The timers of the runtime that the book lives on.
+    pub(crate) fn timers(&self) -> &Timers {
+        self.runtime.timers()
     }
 
     /// Runs a task that ends with the book.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::permits::Permits;
+use crate::timer::Timers;
 
 /// Callback threads where no policy says otherwise.
 const CALLBACK_THREADS: usize = 4;
@@ -20,6 +21,7 @@ thread_local! {
 pub struct IoRuntime {
     handle: Handle,
     callbacks: Arc<Permits>,
+    timers: Timers,
     _owned: Option<Arc<Owned>>,
 }
 
@@ -46,6 +48,7 @@ impl IoRuntime {
         let runtime = builder.build()?;
         let handle = runtime.handle().clone();
         Ok(IoRuntime {
+            timers: timers(&handle),
             handle,
             callbacks: Permits::new(CALLBACK_THREADS),
             _owned: Some(Arc::new(Owned(Some(runtime)))),
@@ -55,6 +58,7 @@ impl IoRuntime {
     /// Shares a runtime that exists. It must have timers and I/O enabled.
     pub fn shared(handle: Handle) -> Self {
         IoRuntime {
+            timers: timers(&handle),
             handle,
             callbacks: Permits::new(CALLBACK_THREADS),
             _owned: None,
@@ -64,6 +68,11 @@ impl IoRuntime {
     /// The runtime's handle.
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Coarse timers for calls.
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// Whether this thread may be blocked: it is no asynchronous runtime's, or RSF lent it out for that.
@@ -85,6 +94,11 @@ impl IoRuntime {
         let callbacks = self.callbacks.clone();
         move |threads| callbacks.resize(threads.map_or(CALLBACK_THREADS, |threads| threads as usize))
     }
+}
+
+/// A shard for each thread of the runtime, and one for those that only wait.
+fn timers(runtime: &Handle) -> Timers {
+    Timers::start(runtime, runtime.metrics().num_workers() + 1)
 }
 
 /// Runs blocking code on this thread and lets calls inside `wait`. For threads that a runtime keeps for blocking

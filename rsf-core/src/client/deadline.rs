@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
 use crate::outcome::Reason;
+use crate::timer::until;
 use crate::wire::UnaryReply;
 
 /// Ends the call when its time is over: the policy's or the caller's timeout, whichever is shorter, and never later
@@ -34,19 +35,8 @@ impl<S: Stage> Stage for Deadline<S> {
             // routing says so, which tells more than that waiting for the first list took all the time.)
             return Err(over(call, timeout, inherits));
         }
-        let timer = {
-            // The caller's executor may know no timers.
-            let _timers = call.channel.shared.runtime.handle().enter();
-            tokio::time::sleep_until(call.deadline)
-        };
-        let outcome = {
-            let call = &mut *call;
-            tokio::select! {
-                biased;
-                result = self.inner.call(call) => Some(result),
-                () = timer => None,
-            }
-        };
+        let timers = call.channel.shared.runtime.timers().clone();
+        let outcome = until(&timers, call.deadline, self.inner.call(call)).await;
         outcome.unwrap_or_else(|| Err(over(call, timeout, inherits)))
     }
 }

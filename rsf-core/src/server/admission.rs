@@ -1,5 +1,7 @@
 //! Whether a call may come in at all: meant for this instance, whole, and in time.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::stack::{AdmitRules, InboundCall, Stage};
@@ -7,6 +9,7 @@ use crate::error::framework_status;
 use crate::message::Response;
 use crate::outcome::Reason;
 use crate::status::Status;
+use crate::timer::until;
 use crate::wire::Frame;
 use crate::wire::headers::TARGET;
 
@@ -21,6 +24,10 @@ impl<S> Admit<S> {
         Admit { inner, rules }
     }
 }
+
+/// A caller ends its call at the deadline by itself, and knows better who set it. Only where it does not, the provider
+/// does, a little later.
+const GRACE: Duration = Duration::from_millis(5);
 
 impl<S: Stage> Stage for Admit<S> {
     async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
@@ -42,9 +49,9 @@ impl<S: Stage> Stage for Admit<S> {
         if deadline <= Instant::now() {
             return Err(expired("before the call was admitted"));
         }
-        match tokio::time::timeout_at(deadline, self.inner.call(call)).await {
-            Ok(result) => result,
-            Err(_) => Err(expired("while the call waited or was handled")),
+        match until(&self.rules.timers, deadline + GRACE, self.inner.call(call)).await {
+            Some(result) => result,
+            None => Err(expired("while the call waited or was handled")),
         }
     }
 }

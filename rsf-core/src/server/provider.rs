@@ -160,6 +160,7 @@ impl ProviderBuilder {
         let admit = AdmitRules {
             identity: identity.target.clone(),
             panics: metrics.handler_panics.clone(),
+            timers: policies.timers().clone(),
         };
         Ok(Arc::new(Provider {
             end: CancellationToken::new(),

@@ -16,6 +16,7 @@ use crate::error::REASON;
 use crate::message::{Request, Response};
 use crate::outcome::Reason;
 use crate::status::Status;
+use crate::timer::Timers;
 use crate::wire::Frame;
 
 /// One stage of the path; it wraps the stages behind it.
@@ -60,6 +61,8 @@ pub(super) struct AdmitRules {
     /// `namespace/instance`; a call for another one is refused.
     pub(super) identity: Option<String>,
     pub(super) panics: prometheus::IntCounter,
+    /// What ends calls whose deadline passes.
+    pub(super) timers: Timers,
 }
 
 /// The innermost stage: runs the handler.
