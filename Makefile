@@ -8,7 +8,7 @@ BACKEND ?= embedded
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools reliability lint fmt bench bench-instructions clean help
+.PHONY: demo test test-tools reliability lint fmt bench bench-memory bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -41,6 +41,9 @@ reliability: test-tools ## break RSF's parts under load, one case after the othe
 
 bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)
+
+bench-memory: ## look at the memory that 100 000 pending calls take in a consumer
+	cargo bench --package rsf-benches --bench rpc -- --memory $(ARGS)
 
 bench-instructions: ## count instructions a call, client and server, with valgrind's callgrind where it is installed
 	cargo bench --package rsf-benches --bench rpc -- --instructions $(ARGS)

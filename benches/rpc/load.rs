@@ -7,17 +7,23 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::memory::{self, Resident};
 use crate::plan::Amount;
-use crate::{Result, cpu};
+use crate::{Error, Result, cpu};
 
 /// Something that can be called again and again.
 pub(crate) trait Caller: Clone + Send + 'static {
     /// One call, with a look at its reply.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// One call that the server does not answer.
+    fn hold(&mut self) -> impl Future<Output = Result<()>> + Send {
+        std::future::ready(Err(Error::from("this peer holds no calls")))
+    }
 }
 
 /// What a client has measured.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) calls: u64,
     pub(crate) seconds: f64,
@@ -26,6 +32,8 @@ pub(crate) struct Measured {
     /// CPU microseconds a call.
     pub(crate) client_cpu_us: f64,
     pub(crate) server_cpu_us: f64,
+    /// What pending calls take, where there were some.
+    pub(crate) resident: Option<Resident>,
 }
 
 const WARM: u8 = 0;
@@ -45,9 +53,16 @@ pub(crate) async fn run(
     amount: Amount,
     server: u32,
 ) -> Result<Measured> {
+    if let Amount::Pending(pending) = amount {
+        let resident = Some(memory::hold(caller, pending, server).await?);
+        return Ok(Measured {
+            resident,
+            ..Measured::default()
+        });
+    }
     let (phase, left) = match amount {
         Amount::Time { .. } => (WARM, u64::MAX),
-        Amount::Calls(calls) => (MEASURE, calls),
+        Amount::Calls(calls) | Amount::Pending(calls) => (MEASURE, calls),
     };
     let control = Arc::new(Control {
         phase: AtomicU8::new(phase),
@@ -86,6 +101,7 @@ pub(crate) async fn run(
         p99_us: at(0.99),
         client_cpu_us: clocks.client.as_secs_f64() * 1e6 / calls,
         server_cpu_us: clocks.server.as_secs_f64() * 1e6 / calls,
+        resident: None,
     })
 }
 

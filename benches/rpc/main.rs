@@ -5,7 +5,7 @@
 //! 3. [`peers`]: what they run. [`load`] is the closed loop, [`cpu`] the clocks.
 //! 4. [`report`]: medians and spread, as a table and as JSON.
 //!
-//! [`instructions`] counts instructions instead of time, under callgrind.
+//! [`instructions`] counts instructions instead of time, under callgrind; [`memory`] looks at what pending calls hold.
 
 mod plan;
 mod process;
@@ -15,6 +15,7 @@ mod load;
 mod peers;
 
 mod instructions;
+mod memory;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -63,6 +64,9 @@ struct Arguments {
     /// Counts instructions a call with valgrind's callgrind, instead of time.
     #[arg(long)]
     instructions: bool,
+    /// Looks at the memory of 100 000 pending calls, instead of time.
+    #[arg(long, conflicts_with = "instructions")]
+    memory: bool,
     /// With --instructions: keeps callgrind's files, for `callgrind_annotate`.
     #[arg(long, requires = "instructions")]
     keep: bool,
@@ -86,6 +90,7 @@ fn main() -> Result<()> {
         Some(Role::Server { spec }) => process::server(&serde_json::from_str(&spec)?),
         Some(Role::Client { spec }) => process::client(&serde_json::from_str(&spec)?),
         None if arguments.instructions => instructions::run(&arguments.only, arguments.keep),
+        None if arguments.memory => memory::run(&arguments.only),
         None => report::run(
             &arguments.only,
             arguments.repeats,

@@ -53,6 +53,8 @@ pub(crate) enum Amount {
     Time { warm: Duration, window: Duration },
     /// So many calls in all, for callgrind.
     Calls(u64),
+    /// So many calls that are not answered, to look at the memory that they take.
+    Pending(u64),
 }
 
 impl fmt::Display for Cell {

@@ -38,6 +38,9 @@ struct Handlers;
 
 impl Echo for Handlers {
     async fn echo(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        if request.get_ref().payload.is_empty() {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(request.into_inner()))
     }
 }
@@ -162,7 +165,7 @@ pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> 
 
 pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result<impl Caller> {
     let mut policy = serde_json::from_str(REFERENCE_POLICY)?;
-    if matches!(amount, Amount::Calls(_)) {
+    if !matches!(amount, Amount::Time { .. }) {
         lengthen_timeouts(&mut policy);
     }
     let ground = Ground::new(&policy)?;
@@ -198,5 +201,10 @@ impl Caller for Calls {
         let payload = self.payload.clone();
         let reply = self.client.echo(Message { payload }).await?;
         super::check(&reply.get_ref().payload)
+    }
+
+    async fn hold(&mut self) -> Result<()> {
+        self.client.echo(Message { payload: Vec::new() }).await?;
+        Ok(())
     }
 }

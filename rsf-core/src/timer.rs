@@ -1,0 +1,270 @@
+//! Coarse timers: many are set, nearly all are cancelled before their time.
+//!
+//! Each call has a deadline that almost never passes. A timer of the runtime would cost it about a thousand
+//! instructions; here setting and cancelling are a few dozen, since a timer is a place in a wheel (Varghese and Lauck
+//! 1987: hashed, hierarchical) that only a task of its own looks at. Timers fire at most two milliseconds late, never
+//! early, and follow tokio's clock, paused or not.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+mod wheel;
+
+use wheel::{Place, Wheel};
+
+/// The timers of one runtime, in shards, so that its threads rarely meet. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Timers {
+    shards: Arc<[Arc<Shard>]>,
+}
+
+struct Shard {
+    begun: Instant,
+    state: Mutex<State>,
+    /// Rung where a timer is due before the driver would look, and at the end.
+    earlier: Arc<Notify>,
+}
+
+struct State {
+    wheel: Wheel<Option<Waker>>,
+    /// The tick at which the driver looks next; `u64::MAX` while it only waits to be rung.
+    looks_at: u64,
+}
+
+/// Threads find their shard by a number of their own.
+fn own_number() -> usize {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed)));
+    OWN.get()
+}
+
+impl std::fmt::Debug for Timers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Timers")
+            .field("shards", &self.shards.len())
+            .finish()
+    }
+}
+
+impl Timers {
+    /// Timers whose driver runs on `runtime`, for as long as anybody holds them.
+    pub(crate) fn start(runtime: &tokio::runtime::Handle, shards: usize) -> Timers {
+        let _timers = runtime.enter();
+        let shards = (0..shards.max(1)).map(|_| {
+            let shard = Arc::new(Shard {
+                begun: Instant::now(),
+                state: Mutex::new(State {
+                    wheel: Wheel::new(),
+                    looks_at: u64::MAX,
+                }),
+                earlier: Arc::default(),
+            });
+            runtime.spawn(drive(Arc::downgrade(&shard), shard.earlier.clone()));
+            shard
+        });
+        Timers {
+            shards: shards.collect(),
+        }
+    }
+
+    /// A timer for `at`. It is set when it is first polled.
+    pub(crate) fn at(&self, at: Instant) -> Timer {
+        Timer {
+            shard: self.shards[own_number() % self.shards.len()].clone(),
+            at,
+            place: None,
+        }
+    }
+}
+
+/// Waits until a moment. Dropped, it is cancelled.
+pub(crate) struct Timer {
+    shard: Arc<Shard>,
+    at: Instant,
+    place: Option<Place>,
+}
+
+impl Timer {
+    /// Another moment instead.
+    #[cfg_attr(not(test), allow(dead_code, reason = "retry sets its timer anew"))]
+    pub(crate) fn reset(&mut self, at: Instant) {
+        self.cancel();
+        self.at = at;
+    }
+
+    /// Whether the moment has come. Once it has, the timer stays there until it is reset.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.shard.state.lock();
+        match self.place {
+            Some(place) => match state.wheel.get(place) {
+                // The driver has taken it out: its time has come.
+                None => Poll::Ready(()),
+                Some(waker) => {
+                    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                        *waker = Some(cx.waker().clone());
+                    }
+                    Poll::Pending
+                }
+            },
+            None => {
+                let tick = self.shard.tick_of(self.at);
+                self.place = Some(state.wheel.insert(tick, Some(cx.waker().clone())));
+                let earlier = tick < state.looks_at;
+                if earlier {
+                    state.looks_at = tick;
+                }
+                drop(state);
+                if earlier {
+                    self.shard.earlier.notify_one();
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(place) = self.place.take() {
+            let waker = self.shard.state.lock().wheel.remove(place);
+            // Outside the lock: a waker may run anything.
+            drop(waker);
+        }
+    }
+}
+
+/// The future's outcome, or nothing where `at` comes first. Where both are there, the outcome wins.
+pub(crate) async fn until<F: Future>(timers: &Timers, at: Instant, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut timer = timers.at(at);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => timer.poll(cx).map(|()| None),
+    })
+    .await
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl Shard {
+    /// The first tick that is not before `at`.
+    fn tick_of(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.begun);
+        // One more, because a tick's moment is its beginning.
+        since.as_secs() * 1000 + u64::from(since.subsec_millis()) + 1
+    }
+
+    /// Wakes all whose time has come and returns when to look next.
+    fn fire(&self, due: &mut Vec<Option<Waker>>) -> Option<Instant> {
+        let since = Instant::now().saturating_duration_since(self.begun);
+        let next = {
+            let mut state = self.state.lock();
+            state.wheel.advance(since.as_millis() as u64, due);
+            let next = state.wheel.next_tick();
+            state.looks_at = next.unwrap_or(u64::MAX);
+            next
+        };
+        // Outside the lock: a waker may run anything.
+        due.drain(..).flatten().for_each(Waker::wake);
+        next.map(|tick| self.begun + Duration::from_millis(tick))
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.earlier.notify_one();
+    }
+}
+
+/// Fires what is due, until nobody holds the shard any more.
+async fn drive(shard: Weak<Shard>, earlier: Arc<Notify>) {
+    let mut due = Vec::new();
+    loop {
+        let Some(held) = shard.upgrade() else { return };
+        let next = held.fire(&mut due);
+        drop(held);
+        match next {
+            Some(moment) => drop(tokio::time::timeout_at(moment, earlier.notified()).await),
+            None => earlier.notified().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn wait(timer: &mut Timer) {
+        std::future::poll_fn(|cx| timer.poll(cx)).await;
+    }
+
+    fn timers() -> Timers {
+        Timers::start(&tokio::runtime::Handle::current(), 1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_fires_at_its_time_and_never_before() {
+        let timers = timers();
+        for milliseconds in [0, 1, 2, 255, 256, 257, 1000, 65_535, 65_536, 3_600_000] {
+            let begun = Instant::now();
+            let wanted = Duration::from_millis(milliseconds);
+            wait(&mut timers.at(begun + wanted)).await;
+            let took = begun.elapsed();
+            assert!(took >= wanted, "{took:?} for {milliseconds} ms");
+            assert!(
+                took <= wanted + Duration::from_millis(2),
+                "{took:?} for {milliseconds} ms"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_one_is_not_kept_waiting_by_a_later_one() {
+        let timers = timers();
+        let begun = Instant::now();
+        let mut later = timers.at(begun + Duration::from_secs(100));
+        let mut earlier = timers.at(begun + Duration::from_millis(10));
+        tokio::select! {
+            () = wait(&mut later) => panic!("the later one"),
+            () = wait(&mut earlier) => {}
+        }
+        assert!(begun.elapsed() < Duration::from_millis(13));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_reset_waits_again() {
+        let timers = timers();
+        let begun = Instant::now();
+        let mut timer = timers.at(begun + Duration::from_millis(5));
+        wait(&mut timer).await;
+        wait(&mut timer).await;
+        timer.reset(begun + Duration::from_millis(50));
+        wait(&mut timer).await;
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_one_leaves_nothing_behind() {
+        let timers = timers();
+        let shard = Arc::downgrade(&timers.shards[0]);
+        for _ in 0..1000 {
+            let mut timer = timers.at(Instant::now() + Duration::from_secs(3));
+            assert!(futures_util::poll!(std::future::poll_fn(|cx| timer.poll(cx))).is_pending());
+        }
+        assert!(shard.upgrade().unwrap().state.lock().wheel.next_tick().is_none());
+        drop(timers);
+        assert!(
+            shard.upgrade().is_none(),
+            "the driver holds nothing while it waits"
+        );
+    }
+}
