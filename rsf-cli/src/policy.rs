@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::Failure;
 
+mod resolved;
+
 /// Where the console is and what opens it.
 #[derive(Args)]
 pub(crate) struct ConsoleAt {
@@ -79,7 +81,7 @@ pub(crate) enum PolicyCommand {
         scope: Scope,
         /// field.path=value; the value is JSON, or text where it is none; an empty one removes the field
         assignments: Vec<String>,
-        /// JSON file with the whole document; `-` reads standard input
+        /// File with the whole document, YAML (`.yaml`, `.yml`) or JSON; `-` reads JSON from standard input
         #[arg(long, short = 'f', conflicts_with = "assignments")]
         file: Option<PathBuf>,
         /// Show what would change, and change nothing
@@ -122,6 +124,24 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         signed: Signed,
     },
+    /// Print what holds for the calls of a service, field by field, and which document each value comes from
+    Resolve {
+        /// Service key, `package.Service` or `package.Service:implementation`
+        service: String,
+        /// Method name; without one, what holds for the service as a whole
+        #[arg(long)]
+        method: Option<String>,
+        /// The calling application
+        #[arg(long, default_value = "")]
+        consumer: String,
+        /// Only values that some document sets
+        #[arg(long)]
+        set: bool,
+        #[command(flatten)]
+        console: ConsoleAt,
+    },
+    /// Print the JSON Schema of policy documents, for editors
+    Schema,
     /// Show which instances run which revision
     Acks {
         /// fleet, application/<name> or service/<package.Service>
@@ -177,6 +197,18 @@ pub(crate) async fn run(command: PolicyCommand) -> Result<(), Failure> {
                 comment: signed.comment.clone(),
             };
             accepted(&signed.console.client()?.rollback(&scope, &asked).await?);
+            Ok(())
+        }
+        PolicyCommand::Resolve {
+            service,
+            method,
+            consumer,
+            set,
+            console,
+        } => resolved::print(&console.client()?, &service, method.as_deref(), &consumer, set).await,
+        PolicyCommand::Schema => {
+            let schema = rsf_core::policy::schema::json_schema();
+            println!("{}", serde_json::to_string_pretty(&schema)?);
             Ok(())
         }
         PolicyCommand::Acks { scope, console } => acknowledgements(&scope, &console.client()?).await,
@@ -269,6 +301,14 @@ fn read_document(path: &std::path::Path) -> Result<Value, Failure> {
         std::io::stdin().read_to_string(&mut text)?;
     } else {
         text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    }
+    let yaml = path
+        .extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml");
+    if yaml {
+        let document: Value =
+            serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        text = document.to_string();
     }
     Ok(Value::String(text))
 }

@@ -49,6 +49,55 @@ async fn cluster_changes_change_what_calls_do() {
     changes_change_what_calls_do(Kind::Cluster).await;
 }
 
+/// What the commands of `rsf policy` say of documents that a file in YAML and a single field have set.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_resolved_view_names_the_document_of_each_value() {
+    let site = Site::start(Kind::Embedded).await;
+    let run = async |arguments: &[&str]| {
+        let rsf = site.rsf("cli").arg("policy").args(arguments);
+        let console = site.console_url();
+        let token = site.token_file();
+        let access = [
+            "--console",
+            &console,
+            "--token-file",
+            token.to_str().expect("a plain name"),
+        ];
+        let output = rsf.args(access).output(SOON).await;
+        let text = output.stdout;
+        assert!(output.status.success(), "{text}{}", output.stderr);
+        text
+    };
+    std::fs::create_dir_all(site.state("cli")).expect("a folder");
+    let file = site.state("cli").join("members.yaml");
+    let yaml = "# members answer fast\ncall:\n  timeout_ms: 250\n  retry: {attempts: 2}\nmethods:\n  Get:\n    timeout_ms: 80\n";
+    std::fs::write(&file, yaml).expect("a file");
+    let scope = format!("service/{MEMBERS}");
+    run(&["set", &scope, "--file", file.to_str().expect("a plain name")]).await;
+    run(&["set", "fleet", "call.balance=random"]).await;
+
+    let resolved = run(&["resolve", MEMBERS, "--method", "Get", "--set"]).await;
+    let rows: Vec<Vec<_>> = resolved
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let wanted = [
+        ["call.balance", "\"random\"", "fleet@2"].join(" "),
+        ["call.retry.attempts", "2", &format!("{scope}@1")].join(" "),
+        ["call.timeout_ms", "80", &format!("{scope}@1 method Get")].join(" "),
+    ];
+    let rows: Vec<_> = rows.iter().map(|row| row.join(" ")).collect();
+    assert_eq!(rows, wanted);
+    let whole = run(&["resolve", MEMBERS]).await;
+    assert!(
+        whole
+            .lines()
+            .any(|line| line.starts_with("provider.pool") && line.ends_with("built-in")),
+        "{whole}"
+    );
+    site.stop().await;
+}
+
 async fn changes_take_effect_within_a_second(kind: Kind) {
     let site = Site::start(kind).await;
     let _providers = tokio::join!(site.provider("1", &[]), site.provider("2", &[]));
