@@ -97,6 +97,7 @@ pub(crate) fn cells(only: &str) -> Vec<Cell> {
         (Mode::Current, 64, 1),
         (Mode::Current, 1, 1),
         (Mode::Multi, 64, 10),
+        (Mode::Current, 64, 10),
     ] {
         for peer in [
             Peer::Tonic,
@@ -105,15 +106,12 @@ pub(crate) fn cells(only: &str) -> Vec<Cell> {
             Peer::Wire,
             Peer::EngineWire,
         ] {
-            // A connection by itself knows one instance.
-            if instances == 1 || !matches!(peer, Peer::Wire | Peer::EngineWire) {
-                cells.push(Cell {
-                    peer,
-                    mode,
-                    in_flight,
-                    instances,
-                });
-            }
+            cells.push(Cell {
+                peer,
+                mode,
+                in_flight,
+                instances,
+            });
         }
     }
     cells.retain(|cell| cell.to_string().contains(only));

@@ -15,8 +15,8 @@ use rsf_core::wire::{
 use tokio::net::TcpListener;
 
 use super::governed::Travel;
+use crate::Result;
 use crate::load::Caller;
-use crate::{Error, Result};
 
 const PATH: &str = "/bench.v1.Echo/Echo";
 
@@ -66,15 +66,16 @@ pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> 
 }
 
 pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Caller> {
-    let [address] = addresses else {
-        return Err(Error::from("the wire alone has one connection"));
-    };
-    let target = Target {
-        address: address.as_str().into(),
-        keepalive: true,
-    };
+    let mut connections = Vec::new();
+    for address in addresses {
+        let target = Target {
+            address: address.as_str().into(),
+            keepalive: true,
+        };
+        connections.push(T::wire().connect(&target).await?);
+    }
     Ok(Calls {
-        connection: T::wire().connect(&target).await?,
+        connections,
         path: http::uri::PathAndQuery::from_static(PATH),
         payload: super::payload(),
         next: 0,
@@ -83,7 +84,8 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
 
 #[derive(Clone)]
 struct Calls {
-    connection: Arc<dyn Connection>,
+    /// Called in turn.
+    connections: Vec<Arc<dyn Connection>>,
     path: http::uri::PathAndQuery,
     payload: Vec<u8>,
     /// What differs from call to call is made of it.
@@ -114,7 +116,8 @@ impl Caller for Calls {
             own: Vec::new(),
             metadata: Metadata::new(),
         };
-        let reply = Exchange::start(self.connection.clone(), request).await?;
+        let connection = &self.connections[self.next as usize % self.connections.len()];
+        let reply = Exchange::start(connection.clone(), request).await?;
         let message = reply.result.map_err(|status| status.message().to_owned())?;
         super::check(&Message::decode(message)?.payload)
     }
