@@ -116,6 +116,7 @@ fn code(reason: Reason) -> Code {
         Reason::Handler => Code::Unknown,
         Reason::NoInstance
         | Reason::BreakerOpen
+        | Reason::Degraded
         | Reason::Connect
         | Reason::ConnectionLost
         | Reason::Refused
