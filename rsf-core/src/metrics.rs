@@ -181,7 +181,7 @@ impl MethodBreakerMetrics {
     /// In no registry.
     pub(crate) fn unregistered() -> Self {
         MethodBreakerMetrics {
-            state: prometheus::core::GenericGauge::new("state", "state").unwrap(),
+            state: IntGauge::new("state", "state").unwrap(),
             opened: IntCounter::new("opened", "opened").unwrap(),
         }
     }

@@ -174,10 +174,7 @@ impl Follower {
         match self.parse(&text.document) {
             Ok(document) => {
                 let origin = format!("{}@{}", self.scope, text.revision).into();
-                self.layer.send_replace(Some(Layer {
-                    origin,
-                    document,
-                }));
+                self.layer.send_replace(Some(Layer { origin, document }));
                 self.control.acknowledge(&self.scope, text.revision, None);
             }
             Err(errors) => {
@@ -196,7 +193,11 @@ impl Follower {
         let checks = self.checks.lock().get(&self.scope).cloned().unwrap_or_default();
         // Two consumers of one service find the same.
         let mut problems: Vec<PolicyError> = Vec::new();
-        for problem in checks.iter().filter_map(Weak::upgrade).flat_map(|check| check.problems(&document)) {
+        for problem in checks
+            .iter()
+            .filter_map(Weak::upgrade)
+            .flat_map(|check| check.problems(&document))
+        {
             if !problems.contains(&problem) {
                 problems.push(problem);
             }

@@ -80,7 +80,8 @@ impl Degraded {
         }
         let origin = policy.origins.get("degrade.when").cloned();
         let origin = origin.unwrap_or_else(|| "built-in".into());
-        if let Some(same) = previous.filter(|previous| previous.rules == *rules && previous.origin == origin) {
+        if let Some(same) = previous.filter(|previous| previous.rules == *rules && previous.origin == origin)
+        {
             return Ok(Some(same.clone()));
         }
         Ok(Some(Arc::new(Degraded {
@@ -117,7 +118,11 @@ impl Degraded {
         let message = match (&self.rules.message, &error) {
             (Some(message), _) => message.clone(),
             (None, Some(error)) => {
-                format!("degraded by `degrade` of {}, because {}", self.origin, error.message())
+                format!(
+                    "degraded by `degrade` of {}, because {}",
+                    self.origin,
+                    error.message()
+                )
             }
             (None, None) => format!(
                 "{}: fails at once by `degrade` of {}; not sent",
@@ -153,7 +158,8 @@ fn answer(method: &MethodDescriptor, rules: &DegradeRules, types: &ReplyTypes<'_
     match rules.code {
         Some(code) => Ok(Answer::Fail(code)),
         None => Err(
-            "when: there is no answer to give; set `reply_json`, `reply_base64` or `code` beside it".to_owned(),
+            "when: there is no answer to give; set `reply_json`, `reply_base64` or `code` beside it"
+                .to_owned(),
         ),
     }
 }

@@ -48,15 +48,19 @@ impl Guards {
         let metrics = &channel.shared.metrics;
         let name = format!("{}/{}", channel.key, method.name);
         let known = previous.and_then(|previous| previous.degrade.as_ref());
-        let (degrade, unfit) =
-            match Degraded::build(method, policy, types, known, || metrics.degraded(&name)) {
-                Ok(degrade) => (degrade, None),
-                Err(problem) => (None, Some(problem)),
-            };
+        let (degrade, unfit) = match Degraded::build(method, policy, types, known, || metrics.degraded(&name))
+        {
+            Ok(degrade) => (degrade, None),
+            Err(problem) => (None, Some(problem)),
+        };
         if let Some(problem) = &unfit
             && previous.and_then(|previous| previous.unfit.as_ref()) != Some(problem)
         {
-            tracing::warn!(method = name, problem, "the degraded answer does not fit the method and is not given");
+            tracing::warn!(
+                method = name,
+                problem,
+                "the degraded answer does not fit the method and is not given"
+            );
             metrics.policies_refused.inc();
         }
         let known = previous.and_then(|previous| previous.breaker.as_ref());
@@ -90,7 +94,10 @@ impl DocumentCheck for ChannelState {
         for method in &self.methods {
             let policy = method_policy(Some(&method.descriptor), &self.shared.application, &resolution);
             let rules = &policy.call.degrade;
-            let encoded = rules.reply_json.as_ref().map(|json| types.encode(&method.descriptor, json).map(drop));
+            let encoded = rules
+                .reply_json
+                .as_ref()
+                .map(|json| types.encode(&method.descriptor, json).map(drop));
             let raw = rules.reply_base64.as_ref().map(|text| {
                 let bytes = crate::policy::degrade::decode_base64(text)?;
                 types.check(&method.descriptor, &bytes)

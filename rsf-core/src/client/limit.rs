@@ -59,7 +59,13 @@ impl ConsumerLimit {
             return None;
         }
         let counted = previous.filter(|previous| previous.rules.concurrency.is_some());
-        let origin = |field| policy.origins.get(field).cloned().unwrap_or_else(|| "built-in".into());
+        let origin = |field| {
+            policy
+                .origins
+                .get(field)
+                .cloned()
+                .unwrap_or_else(|| "built-in".into())
+        };
         Some(Arc::new(ConsumerLimit {
             rules,
             under_way: counted.map_or_else(Arc::default, |previous| previous.under_way.clone()),
@@ -146,7 +152,10 @@ impl Rate {
     /// How much of the burst is used up. Asking takes one more, so this is for a limiter that goes out of use.
     fn used(&self) -> u32 {
         match self.limiter.check() {
-            Ok(state) => self.burst.get().saturating_sub(state.remaining_burst_capacity() + 1),
+            Ok(state) => self
+                .burst
+                .get()
+                .saturating_sub(state.remaining_burst_capacity() + 1),
             Err(_) => self.burst.get(),
         }
     }
@@ -191,7 +200,10 @@ mod tests {
             begun += begin(&rate, 1);
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        assert!((609..=611).contains(&begun), "{begun} in a minute: a burst, then ten a second");
+        assert!(
+            (609..=611).contains(&begun),
+            "{begun} in a minute: a burst, then ten a second"
+        );
     }
 
     #[tokio::test(start_paused = true)]

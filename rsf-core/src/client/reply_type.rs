@@ -2,7 +2,9 @@
 
 use std::cell::OnceCell;
 
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, prost::Message as _};
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, prost::Message as _,
+};
 use serde_json::Value;
 
 use crate::method::{MethodDescriptor, ServiceDescriptor};
@@ -34,7 +36,9 @@ impl<'a> ReplyTypes<'a> {
                 self.service.name
             ));
         }
-        let reply = self.reply(method).map_err(|error| format!("reply_json: {error}"))?;
+        let reply = self
+            .reply(method)
+            .map_err(|error| format!("reply_json: {error}"))?;
         let name = reply.full_name().to_owned();
         let options = DeserializeOptions::new().deny_unknown_fields(true);
         let message = DynamicMessage::deserialize_with_options(reply, json, &options)
@@ -47,7 +51,9 @@ impl<'a> ReplyTypes<'a> {
         if !self.are_known() {
             return Ok(());
         }
-        let reply = self.reply(method).map_err(|error| format!("reply_base64: {error}"))?;
+        let reply = self
+            .reply(method)
+            .map_err(|error| format!("reply_base64: {error}"))?;
         let name = reply.full_name().to_owned();
         DynamicMessage::decode(reply, bytes)
             .map(drop)
@@ -66,6 +72,11 @@ impl<'a> ReplyTypes<'a> {
         pool.get_service_by_name(&self.service.name)
             .and_then(|service| service.methods().find(|known| known.name() == method.name))
             .map(|method| method.output())
-            .ok_or_else(|| format!("the schema of `{}` has no method `{}`", self.service.name, method.name))
+            .ok_or_else(|| {
+                format!(
+                    "the schema of `{}` has no method `{}`",
+                    self.service.name, method.name
+                )
+            })
     }
 }

@@ -76,9 +76,14 @@ impl DegradePolicy {
 
 pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     use base64::Engine as _;
-    let bytes = crate::metadata::BASE64.decode(text).map_err(|error| format!("is no base64: {error}"))?;
+    let bytes = crate::metadata::BASE64
+        .decode(text)
+        .map_err(|error| format!("is no base64: {error}"))?;
     if bytes.len() > MAX_REPLY_BYTES {
-        return Err(format!("{} bytes; at most {MAX_REPLY_BYTES} are allowed", bytes.len()));
+        return Err(format!(
+            "{} bytes; at most {MAX_REPLY_BYTES} are allowed",
+            bytes.len()
+        ));
     }
     Ok(bytes)
 }

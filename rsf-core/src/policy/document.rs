@@ -79,8 +79,14 @@ impl PolicyDocument {
     /// What is wrong although each field by itself holds what it may.
     fn problems(&self) -> Vec<PolicyError> {
         let call = std::iter::once(("call".to_owned(), &self.call));
-        let methods = self.methods.iter().map(|(name, call)| (join("methods", name), call));
-        let consumers = self.consumers.iter().map(|(name, call)| (join("consumers", name), call));
+        let methods = self
+            .methods
+            .iter()
+            .map(|(name, call)| (join("methods", name), call));
+        let consumers = self
+            .consumers
+            .iter()
+            .map(|(name, call)| (join("consumers", name), call));
         let mut problems = Vec::new();
         for (path, call) in call.chain(methods).chain(consumers) {
             for (field, problem) in call.degrade.problems() {

@@ -54,14 +54,21 @@ impl FromIterator<Code> for Codes {
 
 impl Serialize for Codes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(Code::ALL.iter().filter(|code| self.contains(**code)).map(|code| code.name()))
+        serializer.collect_seq(
+            Code::ALL
+                .iter()
+                .filter(|code| self.contains(**code))
+                .map(|code| code.name()),
+        )
     }
 }
 
 impl<'de> Deserialize<'de> for Codes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let names = Vec::<String>::deserialize(deserializer)?;
-        let code = |name: &String| Code::from_name(name).ok_or_else(|| D::Error::custom(format!("`{name}` is no gRPC code")));
+        let code = |name: &String| {
+            Code::from_name(name).ok_or_else(|| D::Error::custom(format!("`{name}` is no gRPC code")))
+        };
         names.iter().map(code).collect()
     }
 }

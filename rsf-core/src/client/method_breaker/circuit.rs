@@ -147,7 +147,9 @@ impl Circuit {
 
     fn settle_trial(&self, rules: &Rules, trial: Trial, ending: Ending, now: Instant) {
         let mut state = self.state.lock();
-        let State::HalfOpen(trials) = &mut *state else { return };
+        let State::HalfOpen(trials) = &mut *state else {
+            return;
+        };
         if trials.begun != trial {
             return;
         }

@@ -162,7 +162,10 @@ mod tests {
 
     #[test]
     fn no_call_is_lost_between_threads() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         let _time = runtime.enter();
         let now = Instant::now();
         let window = Window::new(ms(1000), now);
