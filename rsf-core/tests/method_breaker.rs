@@ -113,8 +113,16 @@ impl Rig {
         self.rule(r#""enabled":false"#).await;
     }
 
+    /// 0 closed, 1 half-open, 2 open: the metric, which the view must confirm.
     fn state(&self) -> u64 {
-        counted(&self.peer.registry, "rsf_method_breaker_state", GET)
+        let state = counted(&self.peer.registry, "rsf_method_breaker_state", GET);
+        let view = self.peer.channel.view();
+        let wanted = ["closed", "half-open", "open"][state as usize];
+        assert_eq!(
+            view.method_breakers.get("Get").copied().unwrap_or("closed"),
+            wanted
+        );
+        state
     }
 }
 

@@ -77,6 +77,10 @@ impl Breaker {
         }))
     }
 
+    pub(super) fn state_name(&self) -> &'static str {
+        self.circuit.state_name()
+    }
+
     fn admit(self: &Arc<Self>, call: &OutboundCall) -> Result<Pass, RpcError> {
         let trial = self.circuit.admit(&self.rules).map_err(|refusal| {
             let path = &call.method().path;

@@ -145,6 +145,14 @@ impl Circuit {
         }
     }
 
+    pub(super) fn state_name(&self) -> &'static str {
+        match self.mode.load(Ordering::Relaxed) {
+            CLOSED => "closed",
+            HALF_OPEN => "half-open",
+            _ => "open",
+        }
+    }
+
     fn settle_trial(&self, rules: &Rules, trial: Trial, ending: Ending, now: Instant) {
         let mut state = self.state.lock();
         let State::HalfOpen(trials) = &mut *state else {
