@@ -15,6 +15,7 @@ use crate::policy::degrade::{MAX_REPLY_BYTES, decode_base64};
 use crate::policy::{DegradeRules, DegradeWhen, MethodPolicy};
 use crate::status::{Code, Status};
 use crate::wire::UnaryReply;
+use crate::wire::headers::DEGRADED;
 
 /// Answers in the service's place where policy says so.
 pub(crate) struct Degrade<S> {
@@ -43,9 +44,6 @@ impl<S: Stage> Stage for Degrade<S> {
         }
     }
 }
-
-/// The metadata key that marks what policy answered, in replies and in errors.
-const DEGRADED: &str = "rsf-degraded";
 
 /// A method's answer by policy, ready to be given.
 pub(crate) struct Degraded {
