@@ -14,6 +14,7 @@
 //! 10. [`attempt`]: balance → node breaker → endpoint → wire.
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
+//! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema,
 //! [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
 
 mod attempt;
@@ -25,11 +26,13 @@ mod deadline;
 mod degrade;
 mod endpoint;
 mod follow;
+mod guards;
 mod intercept;
 mod key;
 mod limit;
 mod method_breaker;
 mod observe;
+mod reply_type;
 mod retry;
 mod route;
 mod snapshot;

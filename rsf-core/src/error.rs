@@ -65,6 +65,13 @@ impl RpcError {
         self
     }
 
+    /// The same failure with the answer that policy gives in its place.
+    pub(crate) fn answered_by_policy(mut self, status: Status) -> Self {
+        self.0.reason = Reason::Degraded;
+        self.0.status = status;
+        self
+    }
+
     /// gRPC's code.
     pub fn code(&self) -> Code {
         self.0.status.code()
@@ -116,6 +123,7 @@ fn code(reason: Reason) -> Code {
         Reason::Handler => Code::Unknown,
         Reason::NoInstance
         | Reason::BreakerOpen
+        | Reason::Degraded
         | Reason::Connect
         | Reason::ConnectionLost
         | Reason::Refused

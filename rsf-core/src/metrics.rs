@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::outcome::Reason;
@@ -26,6 +26,9 @@ pub struct Metrics {
     server_underway: IntGauge,
     errors: IntCounterVec,
     ejections: IntCounterVec,
+    breaker_states: IntGaugeVec,
+    breakers_opened: IntCounterVec,
+    degraded: IntCounterVec,
     /// Further attempts that were made.
     pub retries: IntCounter,
     /// Further attempts that were due but had no credit.
@@ -62,6 +65,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
         Ok(Metrics {
             client: duration(
                 "rpc_client_call_duration_seconds",
@@ -89,6 +97,21 @@ impl Metrics {
                 "Ejections of instances",
                 &["service"],
             )?,
+            breaker_states: gauges(
+                "rsf_method_breaker_state",
+                "Method breakers that policy wants: 0 closed, 1 half-open, 2 open",
+                &["rpc_method"],
+            )?,
+            breakers_opened: counters(
+                "rsf_method_breaker_opened_total",
+                "Times that a method breaker opened",
+                &["rpc_method"],
+            )?,
+            degraded: counters(
+                "rsf_client_degraded_total",
+                "Calls that policy answered in the method's place",
+                &["rpc_method"],
+            )?,
             retries: counter("rsf_client_retries_total", "Further attempts that were made")?,
             retry_budget_exhausted: counter(
                 "rsf_client_retry_budget_exhausted_total",
@@ -115,6 +138,17 @@ impl Metrics {
         self.ejections.with_label_values(&[service])
     }
 
+    pub(crate) fn method_breaker(&self, method: &str) -> MethodBreakerMetrics {
+        MethodBreakerMetrics {
+            state: self.breaker_states.with_label_values(&[method]),
+            opened: self.breakers_opened.with_label_values(&[method]),
+        }
+    }
+
+    pub(crate) fn degraded(&self, method: &str) -> IntCounter {
+        self.degraded.with_label_values(&[method])
+    }
+
     fn method(
         &self,
         side: &'static str,
@@ -131,6 +165,24 @@ impl Metrics {
             underway: underway.clone(),
             side,
             name,
+        }
+    }
+}
+
+/// What a method's breaker tells.
+pub(crate) struct MethodBreakerMetrics {
+    /// 0 closed, 1 half-open, 2 open.
+    pub(crate) state: IntGauge,
+    pub(crate) opened: IntCounter,
+}
+
+#[cfg(test)]
+impl MethodBreakerMetrics {
+    /// In no registry.
+    pub(crate) fn unregistered() -> Self {
+        MethodBreakerMetrics {
+            state: IntGauge::new("state", "state").unwrap(),
+            opened: IntCounter::new("opened", "opened").unwrap(),
         }
     }
 }

@@ -16,6 +16,8 @@ pub enum Reason {
     BreakerOpen,
     /// The consumer's own limit.
     ConsumerLimit,
+    /// Policy's `degrade` let the call fail in the method's place.
+    Degraded,
     /// The provider's concurrency threshold.
     ProviderLimit,
     /// The provider's queue is full.
@@ -113,6 +115,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::NoInstance, Retry::Never, false, false, false),
     row(Reason::BreakerOpen, Retry::Never, false, false, false),
     row(Reason::ConsumerLimit, Retry::Never, false, false, false),
+    row(Reason::Degraded, Retry::Never, false, false, false),
     row(Reason::ProviderLimit, Retry::Always, false, true, false),
     row(Reason::QueueFull, Retry::Always, false, true, false),
     row(Reason::Denied, Retry::Never, false, false, false),
@@ -141,6 +144,25 @@ impl Reason {
         &TABLE[self as usize]
     }
 
+    /// Whether the service gave no answer of its own, so that policy's `degrade` may answer (`when: unavailable`). A
+    /// handler's error is an answer; the consumer's own limit says nothing about the service.
+    pub fn is_unavailable(self) -> bool {
+        matches!(
+            self,
+            Reason::NoInstance
+                | Reason::BreakerOpen
+                | Reason::ProviderLimit
+                | Reason::QueueFull
+                | Reason::Deadline
+                | Reason::AttemptTimeout
+                | Reason::Connect
+                | Reason::ConnectionLost
+                | Reason::Refused
+                | Reason::WrongInstance
+                | Reason::Unavailable
+        )
+    }
+
     /// As it stands in `rsf-reason`, in metrics and in messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -148,6 +170,7 @@ impl Reason {
             Reason::NoInstance => "no_instance",
             Reason::BreakerOpen => "breaker_open",
             Reason::ConsumerLimit => "consumer_limit",
+            Reason::Degraded => "degraded",
             Reason::ProviderLimit => "provider_limit",
             Reason::QueueFull => "queue_full",
             Reason::Denied => "denied",
@@ -190,8 +213,8 @@ impl fmt::Display for Reason {
 pub fn markdown() -> String {
     let yes = |flag| if flag { "yes" } else { "–" };
     let mut out = String::from(
-        "| reason | attempted again | takes retry credit | counts for the node breaker | counts for the method breaker | stored by dedup |\n\
-         |---|---|---|---|---|---|\n",
+        "| reason | attempted again | takes retry credit | counts for the node breaker | counts for the method breaker | stored by dedup | answered by `degrade` |\n\
+         |---|---|---|---|---|---|---|\n",
     );
     for row in TABLE {
         let retry = match row.retry {
@@ -200,12 +223,13 @@ pub fn markdown() -> String {
             Retry::IfIdempotent => "if idempotent",
         };
         out.push_str(&format!(
-            "| `{}` | {retry} | {} | {} | {} | {} |\n",
+            "| `{}` | {retry} | {} | {} | {} | {} | {} |\n",
             row.reason,
             yes(row.credit),
             yes(row.node_breaker),
             yes(row.method_breaker),
-            yes(row.stored)
+            yes(row.stored),
+            yes(row.reason.is_unavailable())
         ));
     }
     out

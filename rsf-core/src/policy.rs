@@ -1,7 +1,8 @@
 //! Policy: what governs a call, as documents that change while calls run.
 //!
 //! 1. [`group`]: how a field is declared, once.
-//! 2. [`call`], [`instances`] and [`provider`]: the fields, with units, ranges and defaults.
+//! 2. [`call`] with its groups in files of their own, [`instances`] and [`provider`]: the fields, with units, ranges and
+//!    defaults.
 //! 3. [`fields`]: the table of all of them, that validation, docs and [`schema`] are made from.
 //! 4. [`document`]: one document of one scope, parsed and checked with all errors at once.
 //! 5. [`resolve`]: documents in their order of precedence → the values that hold for one method, and where each came
@@ -12,7 +13,11 @@
 pub(crate) mod group;
 
 pub mod call;
+pub mod degrade;
 pub mod instances;
+pub mod limit;
+pub mod method_breaker;
+pub mod node_breaker;
 pub mod provider;
 
 pub mod document;
@@ -20,9 +25,13 @@ pub mod fields;
 pub mod resolve;
 pub mod schema;
 
-pub use call::{Balance, CallPolicy, CallRules, NodeBreakerRules, RetryRules};
+pub use call::{Balance, CallPolicy, CallRules, RetryRules};
+pub use degrade::{DegradeRules, DegradeWhen};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;
 pub use instances::InstanceRule;
+pub use limit::LimitRules;
+pub use method_breaker::MethodBreakerRules;
+pub use node_breaker::NodeBreakerRules;
 pub use provider::{ProviderPolicy, ProviderRules};
 pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};

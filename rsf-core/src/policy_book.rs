@@ -1,14 +1,14 @@
 //! The process's policies: each watched, checked and acknowledged once, however many services use it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{ControlPlane, PolicyText, Scope};
-use crate::policy::{Layer, PolicyDocument, ProviderView, provider_rules};
+use crate::policy::{Layer, PolicyDocument, PolicyError, ProviderView, provider_rules};
 use crate::runtime::IoRuntime;
 use crate::timer::Timers;
 
@@ -20,8 +20,17 @@ pub struct PolicyBook {
     runtime: IoRuntime,
     refused: prometheus::IntCounter,
     layers: Mutex<HashMap<Scope, watch::Receiver<Option<Layer>>>>,
+    checks: Arc<Checks>,
     ended: CancellationToken,
 }
+
+/// A check that a document must pass in this process beyond its own, for what the process alone knows.
+pub(crate) trait DocumentCheck: Send + Sync {
+    /// Everything that is wrong with the document.
+    fn problems(&self, document: &Arc<PolicyDocument>) -> Vec<PolicyError>;
+}
+
+type Checks = Mutex<HashMap<Scope, Vec<Weak<dyn DocumentCheck>>>>;
 
 impl Drop for PolicyBook {
     fn drop(&mut self) {
@@ -42,6 +51,7 @@ impl PolicyBook {
             runtime,
             refused,
             layers: Mutex::default(),
+            checks: Arc::default(),
             ended: CancellationToken::new(),
         });
         let mut fleet = book.layer(&Scope::Fleet);
@@ -75,6 +85,7 @@ impl PolicyBook {
             scope: scope.clone(),
             control: self.control.clone(),
             refused: self.refused.clone(),
+            checks: self.checks.clone(),
             layer: watch::Sender::new(None),
         };
         follower.read(texts.borrow_and_update().as_deref());
@@ -91,6 +102,14 @@ impl PolicyBook {
     /// The timers of the runtime that the book lives on.
     pub(crate) fn timers(&self) -> &Timers {
         self.runtime.timers()
+    }
+
+    /// Documents of `scope` that come from now on must pass `check` too, for as long as it lives.
+    pub(crate) fn check(&self, scope: &Scope, check: Weak<dyn DocumentCheck>) {
+        let mut checks = self.checks.lock();
+        let checks = checks.entry(scope.clone()).or_default();
+        checks.retain(|check| check.strong_count() > 0);
+        checks.push(check);
     }
 
     /// Runs a task that ends with the book.
@@ -137,6 +156,7 @@ struct Follower {
     scope: Scope,
     control: Arc<dyn ControlPlane>,
     refused: prometheus::IntCounter,
+    checks: Arc<Checks>,
     layer: watch::Sender<Option<Layer>>,
 }
 
@@ -151,13 +171,10 @@ impl Follower {
             self.layer.send_replace(None);
             return self.control.acknowledge(&self.scope, text.revision, None);
         }
-        match PolicyDocument::parse(&self.scope, &text.document) {
+        match self.parse(&text.document) {
             Ok(document) => {
                 let origin = format!("{}@{}", self.scope, text.revision).into();
-                self.layer.send_replace(Some(Layer {
-                    origin,
-                    document: Arc::new(document),
-                }));
+                self.layer.send_replace(Some(Layer { origin, document }));
                 self.control.acknowledge(&self.scope, text.revision, None);
             }
             Err(errors) => {
@@ -168,6 +185,26 @@ impl Follower {
                 self.control
                     .acknowledge(&self.scope, text.revision, Some(refusal));
             }
+        }
+    }
+
+    fn parse(&self, text: &str) -> Result<Arc<PolicyDocument>, Vec<PolicyError>> {
+        let document = Arc::new(PolicyDocument::parse(&self.scope, text)?);
+        let checks = self.checks.lock().get(&self.scope).cloned().unwrap_or_default();
+        // Two consumers of one service find the same.
+        let mut problems: Vec<PolicyError> = Vec::new();
+        for problem in checks
+            .iter()
+            .filter_map(Weak::upgrade)
+            .flat_map(|check| check.problems(&document))
+        {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+        match problems.is_empty() {
+            true => Ok(document),
+            false => Err(problems),
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::fmt;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::metadata::Metadata;
 
 /// The result of a call as gRPC numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
 #[allow(
     missing_docs,
@@ -34,7 +36,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 17] = [
+    pub(crate) const ALL: [Code; 17] = [
         Code::Ok,
         Code::Cancelled,
         Code::Unknown,
@@ -54,13 +56,29 @@ impl Code {
         Code::Unauthenticated,
     ];
 
+    /// The names of all codes but `OK`.
+    pub(crate) const ERROR_NAMES: &[&str] = &{
+        let mut names = [""; Code::ALL.len() - 1];
+        let mut place = 0;
+        while place < names.len() {
+            names[place] = Code::ALL[place + 1].name();
+            place += 1;
+        }
+        names
+    };
+
+    /// The code of gRPC's spelling (`NOT_FOUND`).
+    pub fn from_name(name: &str) -> Option<Code> {
+        Code::ALL.into_iter().find(|code| code.name() == name)
+    }
+
     /// The code of a number; numbers that gRPC does not know are `Unknown`.
     pub fn from_number(number: u32) -> Code {
         Code::ALL.get(number as usize).copied().unwrap_or(Code::Unknown)
     }
 
     /// gRPC's spelling (`NOT_FOUND`).
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Code::Ok => "OK",
             Code::Cancelled => "CANCELLED",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::Admission;
+use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked, PendingPlace};
 use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
@@ -33,7 +33,7 @@ enum Phase {
 
 /// Silence until the logical deadline counts against an instance only if the instance had this long to answer, or
 /// half of what policy grants: a caller that leaves a millisecond learns nothing about the provider.
-const FAIR_TIME: Duration = Duration::from_millis(100);
+pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
 
 impl Attempt {
     /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before.
@@ -72,7 +72,8 @@ impl Attempt {
 
     /// Counts the attempt's timeout against its instance, once; it may still win.
     pub(super) fn count_timeout(&mut self) {
-        self.endpoint.breaker.failed(&mut self.admission, Instant::now());
+        let breaker = &self.endpoint.breaker;
+        breaker.failed(&mut self.admission, Failure::Timeout, Instant::now());
     }
 
     /// Whether the request has been handed to a connection.
@@ -104,16 +105,7 @@ impl Attempt {
             },
             Err(error) => Err(unanswered(error)),
         };
-        match &result {
-            Err(error) if error.reason().outcome().node_breaker => {
-                self.endpoint.breaker.failed(&mut self.admission, Instant::now());
-            }
-            // Refused before the handler: says nothing about the instance's health either way.
-            Err(error) if !error.may_have_run() => {
-                self.endpoint.breaker.refused(&mut self.admission, Instant::now());
-            }
-            _ => self.endpoint.breaker.succeeded(&mut self.admission),
-        }
+        settle(&self.endpoint, &mut self.admission, result.as_ref().err());
         result.map_err(|error| error.at(&self.endpoint.instance.id))
     }
 }
@@ -136,10 +128,8 @@ impl Future for Attempt {
                             attempt.phase = exchange(linked, &attempt.endpoint, request, attempt.deadline);
                         }
                         Err(error) => {
-                            attempt
-                                .endpoint
-                                .breaker
-                                .failed(&mut attempt.admission, Instant::now());
+                            let breaker = &attempt.endpoint.breaker;
+                            breaker.failed(&mut attempt.admission, Failure::Error, Instant::now());
                             let error = RpcError::new(Reason::Connect, false, error.to_string());
                             return Poll::Ready(Err(error.at(&attempt.endpoint.instance.id)));
                         }
@@ -156,7 +146,8 @@ impl Drop for Attempt {
         if !self.admission.is_settled() {
             let now = Instant::now();
             if now >= self.deadline && now - self.begun >= self.fair_time {
-                self.endpoint.breaker.failed(&mut self.admission, now);
+                let breaker = &self.endpoint.breaker;
+                breaker.failed(&mut self.admission, Failure::Timeout, now);
             } else {
                 self.endpoint.breaker.release(&mut self.admission);
             }
@@ -185,6 +176,22 @@ fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
         implementation: call.channel.implementation.clone(),
         own: call.own.clone(),
         metadata: call.metadata.clone(),
+    }
+}
+
+/// What an attempt's outcome says about its instance.
+pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Option<&RpcError>) {
+    let breaker = &endpoint.breaker;
+    match error {
+        Some(error) if error.reason().outcome().node_breaker => {
+            breaker.failed(admission, Failure::Error, Instant::now());
+        }
+        Some(error) if matches!(error.reason(), Reason::ProviderLimit | Reason::QueueFull) => {
+            breaker.failed(admission, Failure::Busy, Instant::now());
+        }
+        // Refused before the handler: says nothing about the instance's health either way.
+        Some(error) if !error.may_have_run() => breaker.refused(admission, Instant::now()),
+        _ => breaker.succeeded(admission),
     }
 }
 

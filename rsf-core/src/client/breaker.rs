@@ -1,7 +1,9 @@
 //! The node breaker: leaves an instance alone that fails again and again.
 //!
-//! closed → (failures in a row) → open for a growing time → half-open: one trial → closed, or open for longer.
-//! At most a share of the instances is open at once; beyond it all serve (Envoy's and Finagle's panic mode).
+//! closed → (failures, timeouts or refusals in a row) → open for a time → half-open: one trial → closed, or open for
+//! longer. Each ejection lasts a step longer than the last one, and a time without one takes a step off again (Envoy's
+//! outlier detection, gRFC A50): an instance that fails, recovers for a moment and fails again is left alone for longer.
+//! At most a share of the instances is open at once; beyond it the others serve (Envoy's and Finagle's panic mode).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +16,8 @@ use crate::policy::NodeBreakerRules as Rules;
 
 /// One instance's breaker.
 pub(crate) struct NodeBreaker {
-    /// Whether `state` differs from that of a breaker that has seen nothing bad. Calls to a well instance read this word
-    /// and take no lock; written under the lock.
+    /// Whether the instance is open or has failed since its last success. Calls to a well instance read this word and
+    /// take no lock; written under the lock.
     troubled: AtomicBool,
     state: Mutex<State>,
     group: Arc<BreakerGroup>,
@@ -23,6 +25,8 @@ pub(crate) struct NodeBreaker {
 
 /// What the breakers of one service share.
 pub(crate) struct BreakerGroup {
+    /// Whether policy wants breakers at all; beside the rules, because each look at an open instance asks.
+    enabled: AtomicBool,
     shared: Mutex<Group>,
     opened: prometheus::IntCounter,
 }
@@ -35,13 +39,35 @@ struct Group {
 
 #[derive(Default)]
 struct State {
-    failures: u32,
-    /// Ejections since the instance last proved well.
-    ejections: u32,
+    streak: Streak,
+    /// Steps that the last ejection was long; each time without one takes one off.
+    steps: u32,
+    /// When it closed last; the steps decay from then on.
+    closed_at: Option<Instant>,
     /// Open until then; `None`: closed.
     open_until: Option<Instant>,
     /// Half-open: the one trial is under way.
     trial: bool,
+}
+
+/// What has gone wrong since the last success.
+#[derive(Default)]
+struct Streak {
+    /// Failures, timeouts among them.
+    failures: u32,
+    timeouts: u32,
+    busy: u32,
+}
+
+/// How an attempt has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// An error that counts against the instance.
+    Error,
+    /// Silence for as long as it had.
+    Timeout,
+    /// Refused by the instance's threshold or queue.
+    Busy,
 }
 
 /// How an instance stands, best first.
@@ -53,10 +79,13 @@ pub(super) enum Standing {
 }
 
 /// An attempt's pass through the breaker; settled once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Admission {
     settled: bool,
+    /// The one trial of a half-open instance.
     trial: bool,
+    /// Admitted while open, because there was no better instance.
+    while_open: bool,
 }
 
 impl Admission {
@@ -68,6 +97,7 @@ impl Admission {
 impl BreakerGroup {
     pub(super) fn new(rules: Rules, opened: prometheus::IntCounter) -> Arc<Self> {
         Arc::new(BreakerGroup {
+            enabled: AtomicBool::new(rules.enabled),
             shared: Mutex::new(Group {
                 rules,
                 members: 0,
@@ -82,13 +112,13 @@ impl BreakerGroup {
         let mut shared = self.shared.lock();
         shared.rules = rules;
         shared.members = members;
+        self.enabled.store(rules.enabled, Ordering::Relaxed);
     }
 
     /// Takes a place among the open ones, unless the share is used up.
     fn try_open(&self) -> bool {
         let mut shared = self.shared.lock();
-        let most = shared.members * shared.rules.max_ejected_percent as usize / 100;
-        let room = shared.open < most;
+        let room = shared.open < most_open(shared.members, shared.rules.max_ejected_percent);
         if room {
             shared.open += 1;
             self.opened.inc();
@@ -103,6 +133,13 @@ impl BreakerGroup {
     fn rules(&self) -> Rules {
         self.shared.lock().rules
     }
+}
+
+/// How many of `members` may be open: the share rounded down, but one of two or more wherever there is a share at all
+/// (5 % of ten is no reason to keep a dead instance), and never the last one.
+fn most_open(members: usize, percent: u32) -> usize {
+    let share = members * percent as usize / 100;
+    share.max(usize::from(percent > 0)).min(members.saturating_sub(1))
 }
 
 impl NodeBreaker {
@@ -122,7 +159,7 @@ impl NodeBreaker {
         match state.open_until {
             None => Standing::Closed,
             // Policy has switched breakers off since: nobody stays ejected.
-            Some(_) if !self.group.rules().enabled => Standing::Closed,
+            Some(_) if !self.group.enabled.load(Ordering::Relaxed) => Standing::Closed,
             Some(until) if now >= until && !state.trial => Standing::HalfOpen,
             Some(_) => Standing::Open,
         }
@@ -132,10 +169,7 @@ impl NodeBreaker {
     /// there is no better, the attempt passes as well.
     pub(super) fn admit(&self, now: Instant) -> Admission {
         if !self.troubled.load(Ordering::Relaxed) {
-            return Admission {
-                settled: false,
-                trial: false,
-            };
+            return Admission::default();
         }
         let mut state = self.state.lock();
         let half_open = state.open_until.is_some_and(|until| now >= until) && !state.trial;
@@ -143,53 +177,68 @@ impl NodeBreaker {
         Admission {
             settled: false,
             trial: half_open,
+            while_open: state.open_until.is_some(),
         }
     }
 
+    /// The instance did its work. An attempt that was admitted before the instance was ejected proves nothing about
+    /// what came after.
     pub(super) fn succeeded(&self, admission: &mut Admission) {
         if std::mem::replace(&mut admission.settled, true) || !self.troubled.load(Ordering::Relaxed) {
             return;
         }
         let mut state = self.state.lock();
-        if state.failures != 0 || state.open_until.is_some() {
-            let was_open = state.open_until.is_some();
-            *state = State::default();
-            self.troubled.store(false, Ordering::Relaxed);
+        let was_open = state.open_until.is_some();
+        if was_open && !admission.while_open {
+            return;
+        }
+        state.streak = Streak::default();
+        state.open_until = None;
+        state.trial = false;
+        self.troubled.store(false, Ordering::Relaxed);
+        if was_open {
+            state.closed_at = Some(Instant::now());
             drop(state);
-            if was_open {
-                self.group.close();
-            }
+            self.group.close();
         }
     }
 
-    pub(super) fn failed(&self, admission: &mut Admission, now: Instant) {
+    pub(super) fn failed(&self, admission: &mut Admission, failure: Failure, now: Instant) {
         if std::mem::replace(&mut admission.settled, true) {
             return;
         }
         let rules = self.group.rules();
+        if failure == Failure::Busy && rules.consecutive_busy.is_none() && !admission.trial {
+            return;
+        }
         let mut state = self.state.lock();
         self.troubled.store(true, Ordering::Relaxed);
-        state.failures = state.failures.saturating_add(1);
-        if state.open_until.is_some() {
-            if admission.trial {
-                state.trial = false;
-                Self::open(&mut state, &rules, now);
+        state.streak.count(failure);
+        if state.open_until.is_none() {
+            if rules.enabled && state.streak.is_over(&rules) && self.group.try_open() {
+                state.open(&rules, now);
             }
-        } else if rules.enabled && state.failures >= rules.consecutive_failures && self.group.try_open() {
-            Self::open(&mut state, &rules, now);
+        } else if admission.trial {
+            state.trial = false;
+            match failure {
+                // It answered, and it may be busy for reasons of the moment: no longer ejection, but no proof of health
+                // either. Without a pause a refusing instance would draw every next call as its trial.
+                Failure::Busy => {
+                    state.open_until = Some(now + jittered(rules.ejection_ms));
+                }
+                Failure::Error | Failure::Timeout => state.open(&rules, now),
+            }
         }
     }
 
-    /// The attempt was refused before the handler: no failure, but no proof of health either. A trial comes again only
-    /// after another ejection of the first length, or a refusing instance would draw every next call.
+    /// The attempt was refused before the handler, for other reasons than load: no failure, but no proof of health
+    /// either.
     pub(super) fn refused(&self, admission: &mut Admission, now: Instant) {
-        if std::mem::replace(&mut admission.settled, true) || !admission.trial {
+        if !admission.trial {
+            admission.settled = true;
             return;
         }
-        let ejection = Duration::from_millis(self.group.rules().ejection_ms);
-        let mut state = self.state.lock();
-        state.trial = false;
-        state.open_until = Some(now + ejection);
+        self.failed(admission, Failure::Busy, now);
     }
 
     /// The attempt ended without saying anything about the instance.
@@ -206,20 +255,48 @@ impl NodeBreaker {
             Standing::Open => "open",
         }
     }
+}
 
-    fn open(state: &mut State, rules: &Rules, now: Instant) {
-        state.ejections = state.ejections.saturating_add(1);
-        let grown = rules
-            .ejection_ms
-            .saturating_mul(u64::from(state.ejections))
-            .min(rules.max_ejection_ms);
-        let jitter = 0.8 + 0.4 * fastrand::f64();
-        state.open_until = Some(
-            now + Duration::from_millis(grown)
-                .mul_f64(jitter)
-                .max(Duration::from_millis(1)),
-        );
+impl Streak {
+    fn count(&mut self, failure: Failure) {
+        let (failures, timeouts, busy) = match failure {
+            Failure::Error => (1, 0, 0),
+            Failure::Timeout => (1, 1, 0),
+            Failure::Busy => (0, 0, 1),
+        };
+        self.failures = self.failures.saturating_add(failures);
+        self.timeouts = self.timeouts.saturating_add(timeouts);
+        self.busy = self.busy.saturating_add(busy);
     }
+
+    fn is_over(&self, rules: &Rules) -> bool {
+        self.failures >= rules.consecutive_failures
+            || self.timeouts >= rules.consecutive_timeouts
+            || rules.consecutive_busy.is_some_and(|most| self.busy >= most)
+    }
+}
+
+impl State {
+    fn open(&mut self, rules: &Rules, now: Instant) {
+        let well = self
+            .closed_at
+            .take()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let decayed = well.as_millis() as u64 / rules.ejection_decay_ms.max(1);
+        let steps = self.steps.saturating_sub(decayed.min(u64::from(u32::MAX)) as u32);
+        // Steps beyond the longest ejection would take as long to decay again.
+        let most = rules.max_ejection_ms.div_ceil(rules.ejection_ms).max(1);
+        self.steps = u64::from(steps.saturating_add(1)).min(most) as u32;
+        let length = rules.ejection_ms.saturating_mul(u64::from(self.steps));
+        self.open_until = Some(now + jittered(length.min(rules.max_ejection_ms)));
+    }
+}
+
+/// ±20 %, so that the trials of many consumers do not come at once.
+fn jittered(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+        .mul_f64(0.8 + 0.4 * fastrand::f64())
+        .max(Duration::from_millis(1))
 }
 
 impl Drop for NodeBreaker {
@@ -231,70 +308,4 @@ impl Drop for NodeBreaker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn group(members: usize) -> Arc<BreakerGroup> {
-        let group = BreakerGroup::new(
-            Rules::default(),
-            prometheus::IntCounter::new("opened", "opened").unwrap(),
-        );
-        group.update(Rules::default(), members);
-        group
-    }
-
-    fn fail(breaker: &NodeBreaker, times: u32) {
-        for _ in 0..times {
-            let now = Instant::now();
-            breaker.failed(&mut breaker.admit(now), now);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn opens_after_failures_in_a_row_and_closes_after_a_good_trial() {
-        let breaker = NodeBreaker::new(group(3));
-        fail(&breaker, 4);
-        breaker.succeeded(&mut breaker.admit(Instant::now()));
-        fail(&breaker, 4);
-        assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
-        fail(&breaker, 1);
-        assert_eq!(breaker.standing(Instant::now()), Standing::Open);
-        tokio::time::advance(Duration::from_millis(6001)).await;
-        assert_eq!(breaker.standing(Instant::now()), Standing::HalfOpen);
-        let mut trial = breaker.admit(Instant::now());
-        assert_eq!(breaker.standing(Instant::now()), Standing::Open);
-        breaker.succeeded(&mut trial);
-        assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failed_trial_opens_for_longer_and_a_neutral_one_lets_the_next_try() {
-        let breaker = NodeBreaker::new(group(3));
-        fail(&breaker, 5);
-        tokio::time::advance(Duration::from_millis(6001)).await;
-        breaker.release(&mut breaker.admit(Instant::now()));
-        assert_eq!(breaker.standing(Instant::now()), Standing::HalfOpen);
-        fail(&breaker, 1);
-        tokio::time::advance(Duration::from_millis(6001)).await;
-        assert_eq!(breaker.standing(Instant::now()), Standing::Open);
-        tokio::time::advance(Duration::from_millis(6000)).await;
-        assert_eq!(breaker.standing(Instant::now()), Standing::HalfOpen);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn at_most_a_share_is_open() {
-        let group = group(4);
-        let breakers: Vec<_> = (0..4).map(|_| NodeBreaker::new(group.clone())).collect();
-        breakers.iter().for_each(|breaker| fail(breaker, 10));
-        let open = |breakers: &[NodeBreaker]| {
-            breakers
-                .iter()
-                .filter(|b| b.standing(Instant::now()) == Standing::Open)
-                .count()
-        };
-        assert_eq!(open(&breakers), 2);
-        let kept: Vec<_> = breakers.into_iter().skip(2).collect();
-        kept.iter().for_each(|breaker| fail(breaker, 1));
-        assert_eq!(open(&kept), 2, "an instance that leaves the list frees its place");
-    }
-}
+mod tests;

@@ -67,6 +67,8 @@ pub struct ChannelView {
     pub not_ready: Option<String>,
     /// Its instances.
     pub instances: Vec<InstanceView>,
+    /// Method name → closed, open or half-open, for the methods whose breaker policy has switched on.
+    pub method_breakers: std::collections::BTreeMap<String, &'static str>,
     /// Method name → what holds for it, and where each value came from.
     pub policies: std::collections::BTreeMap<String, MethodPolicy>,
 }
@@ -177,6 +179,11 @@ impl Channel {
             .methods
             .iter()
             .map(|method| method.descriptor.name.to_string());
+        let guards = snapshot.iter().flat_map(|snapshot| &snapshot.guards);
+        let breakers = methods
+            .clone()
+            .zip(guards)
+            .filter_map(|(name, guards)| Some((name, guards.breaker.as_ref()?.state_name())));
         ChannelView {
             service: self.0.key.clone(),
             version: snapshot.as_ref().map_or((0, 0), |snapshot| snapshot.version),
@@ -189,6 +196,7 @@ impl Channel {
                 .flat_map(|snapshot| snapshot.pools[0].members())
                 .map(|m| m.view())
                 .collect(),
+            method_breakers: breakers.collect(),
             policies: methods
                 .zip(
                     snapshot

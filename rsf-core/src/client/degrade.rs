@@ -1,8 +1,21 @@
-//! Degradation: an answer where the service has none.
+//! Degradation: an answer where the service has none, or in its place.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::reply_type::ReplyTypes;
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
+use crate::metadata::Metadata;
+use crate::method::MethodDescriptor;
+use crate::outcome::Reason;
+use crate::policy::degrade::{MAX_REPLY_BYTES, decode_base64};
+use crate::policy::{DegradeRules, DegradeWhen, MethodPolicy};
+use crate::status::{Code, Status};
 use crate::wire::UnaryReply;
+use crate::wire::headers::DEGRADED;
 
 /// Answers in the service's place where policy says so.
 pub(crate) struct Degrade<S> {
@@ -17,6 +30,134 @@ impl<S> Degrade<S> {
 
 impl<S: Stage> Stage for Degrade<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        self.inner.call(call).await
+        if let Some(degraded) = &call.guards().degrade
+            && degraded.when == DegradeWhen::Always
+        {
+            return degraded.answer(call, None);
+        }
+        match self.inner.call(call).await {
+            Err(error) => match &call.guards().degrade {
+                Some(degraded) if degraded.is_for(error.reason()) => degraded.answer(call, Some(error)),
+                _ => Err(error),
+            },
+            answered => answered,
+        }
+    }
+}
+
+/// A method's answer by policy, ready to be given.
+pub(crate) struct Degraded {
+    rules: DegradeRules,
+    when: DegradeWhen,
+    answer: Answer,
+    /// The layer that set `when`.
+    origin: Arc<str>,
+    given: prometheus::IntCounter,
+}
+
+enum Answer {
+    Reply(Bytes),
+    Fail(Code),
+}
+
+impl Degraded {
+    /// The answer that policy wants; `None` where it wants none, or an earlier one that is the same.
+    ///
+    /// # Errors
+    /// What is wrong with the answer for this method.
+    pub(super) fn build(
+        method: &MethodDescriptor,
+        policy: &MethodPolicy,
+        types: &ReplyTypes<'_>,
+        previous: Option<&Arc<Degraded>>,
+        given: impl FnOnce() -> prometheus::IntCounter,
+    ) -> Result<Option<Arc<Degraded>>, String> {
+        let rules = &policy.call.degrade;
+        if rules.when == DegradeWhen::Never {
+            return Ok(None);
+        }
+        let origin = policy.origins.get("degrade.when").cloned();
+        let origin = origin.unwrap_or_else(|| "built-in".into());
+        if let Some(same) = previous.filter(|previous| previous.rules == *rules && previous.origin == origin)
+        {
+            return Ok(Some(same.clone()));
+        }
+        Ok(Some(Arc::new(Degraded {
+            when: rules.when,
+            answer: answer(method, rules, types)?,
+            origin,
+            given: given(),
+            rules: rules.clone(),
+        })))
+    }
+
+    fn is_for(&self, reason: Reason) -> bool {
+        match self.when {
+            DegradeWhen::Never | DegradeWhen::Always => false,
+            DegradeWhen::BreakerOpen => reason == Reason::BreakerOpen,
+            DegradeWhen::Unavailable => reason.is_unavailable(),
+        }
+    }
+
+    /// Answers, instead of `error` where the service was asked at all.
+    fn answer(&self, call: &OutboundCall, error: Option<RpcError>) -> Result<UnaryReply, RpcError> {
+        self.given.inc();
+        let mut metadata = Metadata::new();
+        metadata.set_reserved(DEGRADED, HeaderValue::from_static("policy"));
+        let code = match &self.answer {
+            Answer::Reply(message) => {
+                return Ok(UnaryReply {
+                    result: Ok(message.clone()),
+                    metadata,
+                });
+            }
+            Answer::Fail(code) => *code,
+        };
+        let message = match (&self.rules.message, &error) {
+            (Some(message), _) => message.clone(),
+            (None, Some(error)) => {
+                format!(
+                    "degraded by `degrade` of {}, because {}",
+                    self.origin,
+                    error.message()
+                )
+            }
+            (None, None) => format!(
+                "{}: fails at once by `degrade` of {}; not sent",
+                call.method().path,
+                self.origin
+            ),
+        };
+        let status = Status::new(code, message).with_metadata(metadata);
+        Err(match error {
+            Some(error) => error.answered_by_policy(status),
+            None => RpcError::with_status(Reason::Degraded, false, status),
+        })
+    }
+}
+
+/// A reply beats a code, so that a service's reply can stand over a fleet's code.
+fn answer(method: &MethodDescriptor, rules: &DegradeRules, types: &ReplyTypes<'_>) -> Result<Answer, String> {
+    if let Some(json) = &rules.reply_json {
+        let bytes = types.encode(method, json)?;
+        if bytes.len() > MAX_REPLY_BYTES {
+            return Err(format!(
+                "reply_json: {} bytes encoded; at most {MAX_REPLY_BYTES} are allowed",
+                bytes.len()
+            ));
+        }
+        return Ok(Answer::Reply(bytes.into()));
+    }
+    if let Some(text) = &rules.reply_base64 {
+        let bytes = decode_base64(text).map_err(|error| format!("reply_base64: {error}"))?;
+        types.check(method, &bytes)?;
+        return Ok(Answer::Reply(bytes.into()));
+    }
+    match rules.code {
+        Some(code) => Ok(Answer::Fail(code)),
+        None => Err(
+            "when: there is no answer to give; set `reply_json`, `reply_base64` or `code` beside it"
+                .to_owned(),
+        ),
     }
 }

@@ -21,10 +21,13 @@ const RULE_EXPIRY: Duration = Duration::from_secs(1);
 pub(super) fn spawn(channel: &Arc<ChannelState>) {
     let shared = &channel.shared;
     let _runtime = shared.runtime.handle().enter();
+    let service = Scope::Service(channel.key.clone());
+    let check: Weak<ChannelState> = Arc::downgrade(channel);
+    shared.policies.check(&service, check);
     let sources = Sources {
         instances: shared.control.instances(&channel.key),
         fleet: shared.policies.layer(&Scope::Fleet),
-        service: shared.policies.layer(&Scope::Service(channel.key.clone())),
+        service: shared.policies.layer(&service),
         applications: BTreeMap::new(),
     };
     shared

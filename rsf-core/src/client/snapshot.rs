@@ -7,6 +7,7 @@ use super::breaker::BreakerGroup;
 use super::budget::RetryBudget;
 use super::channel::ChannelState;
 use super::endpoint::Endpoint;
+use super::guards::Guards;
 use crate::control::{Discovery, Instance, InstanceList};
 use crate::policy::{InstanceRule, MethodPolicy, Resolution, method_policy};
 
@@ -20,6 +21,8 @@ pub(crate) struct ServiceSnapshot {
     pub(crate) pools: Vec<Pool>,
     /// In the order of the service's descriptor.
     pub(crate) methods: Vec<MethodPolicy>,
+    /// In the same order: what stands before each method's calls.
+    pub(super) guards: Vec<Guards>,
     /// What holds for the service as a whole: balance, node breaker, budget.
     pub(crate) service: MethodPolicy,
     pub(crate) budget: Arc<RetryBudget>,
@@ -69,12 +72,14 @@ impl ServiceSnapshot {
         let methods = channel
             .methods
             .iter()
-            .map(|m| method_policy(Some(&m.descriptor), caller, resolution));
+            .map(|m| method_policy(Some(&m.descriptor), caller, resolution))
+            .collect::<Vec<_>>();
         Some(ServiceSnapshot {
             version: list.version,
             not_ready,
             pools: vec![Pool::new(members)],
-            methods: methods.collect(),
+            guards: Guards::build(channel, &methods, previous),
+            methods,
             service,
             budget,
             breakers,

@@ -10,6 +10,7 @@ use super::balance::Pool;
 use super::channel::{ChannelState, MethodState};
 use super::deadline::Deadline;
 use super::degrade::Degrade;
+use super::guards::Guards;
 use super::intercept::Intercept;
 use super::limit::Limit;
 use super::method_breaker::MethodBreaker;
@@ -68,6 +69,11 @@ pub(crate) struct GivenUp {
 impl OutboundCall {
     pub(crate) fn policy(&self) -> &MethodPolicy {
         &self.snapshot.methods[self.method]
+    }
+
+    /// What stands before the method's calls.
+    pub(crate) fn guards(&self) -> &Guards {
+        &self.snapshot.guards[self.method]
     }
 
     /// The instances that the call may go to.

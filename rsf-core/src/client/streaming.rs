@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::attempt;
-use super::breaker::Admission;
+use super::breaker::{Admission, Failure};
 use super::channel::Channel;
 use super::endpoint::Endpoint;
 use crate::outcome::Reason;
@@ -111,17 +111,12 @@ impl Pass {
             None if response.status() == http::StatusCode::OK => None,
             None => Some(attempt::answered(Status::new(from_http(response.status()), ""))),
         };
-        match error {
-            Some(error) if error.reason().outcome().node_breaker => self.failed(),
-            Some(error) if !error.may_have_run() => {
-                self.endpoint.breaker.refused(&mut self.admission, Instant::now());
-            }
-            _ => self.endpoint.breaker.succeeded(&mut self.admission),
-        }
+        attempt::settle(&self.endpoint, &mut self.admission, error.as_ref());
     }
 
     fn failed(&mut self) {
-        self.endpoint.breaker.failed(&mut self.admission, Instant::now());
+        let breaker = &self.endpoint.breaker;
+        breaker.failed(&mut self.admission, Failure::Error, Instant::now());
     }
 }
 

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::degrade::{DegradePolicy, DegradeRules};
 use super::fields::{HOUR_MS, Kind};
 use super::group::group;
+use super::limit::{LimitPolicy, LimitRules};
+use super::method_breaker::{MethodBreakerPolicy, MethodBreakerRules};
+use super::node_breaker::{NodeBreakerPolicy, NodeBreakerRules};
 
 group! {
     /// The part of a policy that calls, methods and consumers can have.
@@ -21,6 +25,9 @@ group! {
     groups {
         retry: RetryPolicy => RetryRules, "when and how often a call is attempted again";
         @service node_breaker: NodeBreakerPolicy => NodeBreakerRules, "when an instance that fails is left alone";
+        method_breaker: MethodBreakerPolicy => MethodBreakerRules, "when a method that fails or is slow as a whole is not called for a while";
+        limit: LimitPolicy => LimitRules, "what each process of a consumer may send";
+        degrade: DegradePolicy => DegradeRules, "what answers in the method's place, and when";
     }
 }
 
@@ -40,25 +47,6 @@ group! {
             "retries as a share of the calls, per consumer and service, over ten seconds";
         @service budget_per_second: u32 = 10, Kind::Integer(0, 10_000),
             "retries a second that are always allowed";
-    }
-}
-
-group! {
-    /// When an instance is left alone.
-    policy NodeBreakerPolicy;
-    /// When an instance is left alone, resolved.
-    #[derive(Copy)]
-    resolved NodeBreakerRules;
-    fields {
-        enabled: bool = true, Kind::Flag, "whether failing instances are ejected";
-        consecutive_failures: u32 = 5, Kind::Integer(1, 1000),
-            "failures or timeouts in a row that eject an instance";
-        ejection_ms: u64 = 5000, Kind::Integer(100, HOUR_MS),
-            "milliseconds of the first ejection; grows with each further one, ±20 % jitter";
-        max_ejection_ms: u64 = 300_000, Kind::Integer(100, HOUR_MS),
-            "milliseconds that an ejection lasts at most";
-        max_ejected_percent: u32 = 50, Kind::Integer(0, 100),
-            "the largest share of the instances that may be ejected; beyond it all serve (panic mode)";
     }
 }
 

@@ -68,7 +68,35 @@ impl PolicyDocument {
         if !check.errors.is_empty() {
             return Err(check.errors);
         }
-        serde_json::from_value(value).map_err(|e| whole(e.to_string()))
+        let document: PolicyDocument = serde_json::from_value(value).map_err(|e| whole(e.to_string()))?;
+        let problems = document.problems();
+        match problems.is_empty() {
+            true => Ok(document),
+            false => Err(problems),
+        }
+    }
+
+    /// What is wrong although each field by itself holds what it may.
+    fn problems(&self) -> Vec<PolicyError> {
+        let call = std::iter::once(("call".to_owned(), &self.call));
+        let methods = self
+            .methods
+            .iter()
+            .map(|(name, call)| (join("methods", name), call));
+        let consumers = self
+            .consumers
+            .iter()
+            .map(|(name, call)| (join("consumers", name), call));
+        let mut problems = Vec::new();
+        for (path, call) in call.chain(methods).chain(consumers) {
+            for (field, problem) in call.degrade.problems() {
+                problems.push(PolicyError {
+                    path: format!("{path}.degrade.{field}"),
+                    problem,
+                });
+            }
+        }
+        problems
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("rsf-request-i
 pub(crate) const TARGET: HeaderName = HeaderName::from_static("rsf-target");
 /// The implementation of the service.
 pub(crate) const IMPLEMENTATION: HeaderName = HeaderName::from_static("rsf-implementation");
+/// Marks what policy answered in the service's place, in the metadata of replies and errors. Never sent.
+pub(crate) const DEGRADED: &str = "rsf-degraded";
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
