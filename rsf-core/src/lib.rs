@@ -7,7 +7,9 @@
 //! queue and pool → handler.
 //!
 //! Beside the path: [`policy`] is what steers it, [`control`] is what it asks of the control plane, [`outcome`] says
-//! what each way to fail means, [`context`] is what calls inside calls inherit.
+//! what each way to fail means, [`context`] is what calls inside calls inherit, [`identity`] is how a caller proves who
+//! it is. Applications add code of their own around calls as [`client::ClientInterceptor`] and
+//! [`server::ServerInterceptor`].
 //!
 //! What this crate does not do: it opens no registry, names neither Redis nor ZooKeeper, serves no HTTP paths but
 //! gRPC's, and generates no code. Tests own time (`tokio::time`), chance (`fastrand::seed`) and network
@@ -15,6 +17,7 @@
 
 pub mod call;
 pub mod context;
+pub mod identity;
 pub mod message;
 pub mod metadata;
 pub mod method;

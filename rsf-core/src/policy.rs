@@ -1,7 +1,8 @@
 //! Policy: what governs a call, as documents that change while calls run.
 //!
 //! 1. [`group`]: how a field is declared, once.
-//! 2. [`call`], [`instances`] and [`provider`]: the fields, with units, ranges and defaults.
+//! 2. [`call`], [`instances`] and [`provider`]: the fields, with units, ranges and defaults; groups of their own are
+//!    [`trace`] and [`authorization`].
 //! 3. [`fields`]: the table of all of them, that validation, docs and [`schema`] are made from.
 //! 4. [`document`]: one document of one scope, parsed and checked with all errors at once.
 //! 5. [`resolve`]: documents in their order of precedence → the values that hold for one method, and where each came
@@ -15,11 +16,15 @@ pub mod call;
 pub mod instances;
 pub mod provider;
 
+pub mod authorization;
+pub mod trace;
+
 pub mod document;
 pub mod fields;
 pub mod resolve;
 pub mod schema;
 
+pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
 pub use call::{Balance, CallPolicy, CallRules, NodeBreakerRules, RetryRules};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{HOUR_MS, Kind};
 use super::group::group;
+use super::trace::{TracePolicy, TraceRules};
 
 group! {
     /// The part of a policy that calls, methods and consumers can have.
@@ -20,6 +21,7 @@ group! {
     }
     groups {
         retry: RetryPolicy => RetryRules, "when and how often a call is attempted again";
+        trace: TracePolicy => TraceRules, "which calls are traced";
         @service node_breaker: NodeBreakerPolicy => NodeBreakerRules, "when an instance that fails is left alone";
     }
 }
