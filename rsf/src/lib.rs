@@ -28,12 +28,14 @@ pub mod state;
 pub use application::{Application, ApplicationBuilder, StartError};
 pub use settings::{InvalidSettings, Settings};
 
+pub use bytes::Bytes;
 pub use rsf_core::call::{Call, CallFuture, OneWayCall, RawMessage, Reply, StartedCall};
 pub use rsf_core::client::{
     Channel, Client, ClientCall, ClientInterceptor, ClientNext, Consumer, TonicChannel,
 };
 pub use rsf_core::context::{Context, spawn, spawn_blocking};
 pub use rsf_core::error::{AttemptRecord, RpcError};
+pub use rsf_core::identity;
 pub use rsf_core::identity::Identity;
 pub use rsf_core::message::{Request, Response};
 pub use rsf_core::metadata::Metadata;
