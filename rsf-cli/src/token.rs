@@ -81,8 +81,14 @@ fn key(arguments: &KeyArguments) -> Result<(), Failure> {
     create(&arguments.file, 0o600, &key.to_pem()?)?;
     create(&public, 0o644, &key.public_pem()?)?;
     println!("key {}", key.id());
-    println!("private  {}  (signs tokens; keep it where they are made)", arguments.file.display());
-    println!("public   {}  (RSF_TRUSTED_KEYS of the providers)", public.display());
+    println!(
+        "private  {}  (signs tokens; keep it where they are made)",
+        arguments.file.display()
+    );
+    println!(
+        "public   {}  (RSF_TRUSTED_KEYS of the providers)",
+        public.display()
+    );
     Ok(())
 }
 

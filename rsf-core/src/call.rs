@@ -234,9 +234,7 @@ impl<R: Reply> Future for CallFuture<R> {
 }
 
 fn decode<R: Reply>(reply: UnaryReply) -> Result<Response<R>, RpcError> {
-    let bytes = reply
-        .result
-        .map_err(RpcError::handler)?;
+    let bytes = reply.result.map_err(RpcError::handler)?;
     let message = R::read(bytes).map_err(|error| {
         let problem = format!(
             "the reply is no {}: {error}; do both sides use one schema?",

@@ -16,7 +16,9 @@ use parking_lot::Mutex;
 use rsf_core::context::Context;
 use rsf_core::error::RpcError;
 use rsf_core::identity::token::unix_seconds;
-use rsf_core::identity::{ApplicationToken, Claims, Identity, Peer as ProvenPeer, SigningKey, TokenVerifier, TrustedKeys};
+use rsf_core::identity::{
+    ApplicationToken, Claims, Identity, Peer as ProvenPeer, SigningKey, TokenVerifier, TrustedKeys,
+};
 use rsf_core::message::{Request, Response};
 use rsf_core::metadata::Metadata;
 use rsf_core::outcome::Reason;
@@ -34,7 +36,10 @@ fn key(seed: u8) -> SigningKey {
 }
 
 fn trusted(seeds: &[u8]) -> TrustedKeys {
-    let pem: String = seeds.iter().map(|seed| key(*seed).public_pem().unwrap()).collect();
+    let pem: String = seeds
+        .iter()
+        .map(|seed| key(*seed).public_pem().unwrap())
+        .collect();
     TrustedKeys::from_pem(&pem).unwrap()
 }
 
@@ -58,7 +63,11 @@ fn noting() -> (Arc<Echo>, Arc<Mutex<Option<(Option<String>, Identity)>>>) {
     let note = noted.clone();
     let echo = Echo::with(move |_, request: Request<Note>| {
         let context = Context::current().unwrap();
-        assert_eq!(context.metadata().get("rsf-token"), None, "a token goes no further than the door");
+        assert_eq!(
+            context.metadata().get("rsf-token"),
+            None,
+            "a token goes no further than the door"
+        );
         *note.lock() = Some((context.caller().map(str::to_owned), context.identity().clone()));
         async { Ok(Response::new(request.into_inner())) }
     });
@@ -84,7 +93,10 @@ fn called(fleet: &Fleet, application: &str, token: &str) -> Peer {
 
 /// Publishes what the providers of the service are to do about authorization, and waits until they do.
 async fn govern(fleet: &Fleet, revision: u64, authorization: &str) {
-    fleet.service_policy(revision, &format!(r#"{{"provider":{{"authorization":{authorization}}}}}"#));
+    fleet.service_policy(
+        revision,
+        &format!(r#"{{"provider":{{"authorization":{authorization}}}}}"#),
+    );
     let acknowledged = || fleet.acknowledged(SERVICE) == Some((revision, None));
     eventually("the policy is accepted", acknowledged).await;
 }
@@ -109,7 +121,8 @@ async fn becomes(peer: &Peer, method: &str, wanted: Option<Reason>) -> Option<Rp
 }
 
 fn verdicts(node: &Node) -> [u64; 4] {
-    ["allowed", "denied", "audited", "unauthenticated"].map(|v| counted(&node.registry, "rsf_authorization_total", v))
+    ["allowed", "denied", "audited", "unauthenticated"]
+        .map(|v| counted(&node.registry, "rsf_authorization_total", v))
 }
 
 #[test]
@@ -218,12 +231,19 @@ fn a_provider_that_must_not_be_open_waits_for_its_policy() {
     fleet.runtime.clone().handle().block_on(async {
         // A policy about other things opens nothing.
         fleet.service_policy(1, r#"{"call":{"timeout_ms":2000}}"#);
-        let builder = provider(Echo::plain()).tonic_service(Counter).require_authorization(true);
+        let builder = provider(Echo::plain())
+            .tonic_service(Counter)
+            .require_authorization(true);
         let node = fleet.provide_built(builder);
-        fleet.control.set_instances("test.v1.Counter", vec![node.instance.clone()]);
+        fleet
+            .control
+            .set_instances("test.v1.Counter", vec![node.instance.clone()]);
         let order = called(&fleet, "order", "");
         let denied = becomes(&order, "Get", Some(Reason::Denied)).await.unwrap();
-        assert!(denied.message().contains("RSF_AUTHORIZATION_REQUIRED"), "{denied}");
+        assert!(
+            denied.message().contains("RSF_AUTHORIZATION_REQUIRED"),
+            "{denied}"
+        );
         let mut counter = Client::new(order.consumer.tonic_channel("test.v1.Counter"));
         let next = tonic::Request::new(support::number(1));
         let refused = counter.unary("/test.v1.Counter/Next", next).await.unwrap_err();
@@ -253,17 +273,41 @@ fn hosted_tonic_services_are_guarded_and_health_stays_open() {
         eventually("the policy is accepted", || fleet.acknowledged(scope).is_some()).await;
         let cases = [
             ("order", token("order"), "/test.v1.Counter/Next", None),
-            ("order", String::new(), "/test.v1.Counter/Next", Some(tonic::Code::Unauthenticated)),
-            ("shop", token("order"), "/test.v1.Counter/Next", Some(tonic::Code::Unauthenticated)),
-            ("shop", token("shop"), "/test.v1.Counter/Next", Some(tonic::Code::PermissionDenied)),
-            ("order", token("order"), "/test.v1.Counter/Count", Some(tonic::Code::PermissionDenied)),
+            (
+                "order",
+                String::new(),
+                "/test.v1.Counter/Next",
+                Some(tonic::Code::Unauthenticated),
+            ),
+            (
+                "shop",
+                token("order"),
+                "/test.v1.Counter/Next",
+                Some(tonic::Code::Unauthenticated),
+            ),
+            (
+                "shop",
+                token("shop"),
+                "/test.v1.Counter/Next",
+                Some(tonic::Code::PermissionDenied),
+            ),
+            (
+                "order",
+                token("order"),
+                "/test.v1.Counter/Count",
+                Some(tonic::Code::PermissionDenied),
+            ),
         ];
         for (application, token, path, refused) in cases {
             let peer = called(&fleet, application, &token);
             let mut counter = Client::new(peer.consumer.tonic_channel("test.v1.Counter"));
             let next = tonic::Request::new(support::number(1));
             let result = counter.unary(path, next).await;
-            assert_eq!(result.err().map(|status| status.code()), refused, "{application} {path}");
+            assert_eq!(
+                result.err().map(|status| status.code()),
+                refused,
+                "{application} {path}"
+            );
         }
         let anybody = called(&fleet, "anybody", "");
         let health = anybody.consumer.tonic_channel("grpc.health.v1.Health");
@@ -314,7 +358,10 @@ fn forged(header: &str, claims: &str, seed: u8) -> String {
     use ed25519_dalek::Signer as _;
     let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
     let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
-    format!("{signed}.{}", BASE64.encode(key.sign(signed.as_bytes()).to_bytes()))
+    format!(
+        "{signed}.{}",
+        BASE64.encode(key.sign(signed.as_bytes()).to_bytes())
+    )
 }
 
 #[test]
@@ -335,21 +382,74 @@ fn tokens_that_are_not_good_let_nobody_in() {
         };
         let bad = [
             (forged(r#"{"alg":"none"}"#, good, 1), "algorithm `none`"),
-            (format!("{}.", forged(r#"{"alg":"none"}"#, good, 1).rsplit_once('.').unwrap().0), "algorithm `none`"),
+            (
+                format!(
+                    "{}.",
+                    forged(r#"{"alg":"none"}"#, good, 1).rsplit_once('.').unwrap().0
+                ),
+                "algorithm `none`",
+            ),
             (forged(r#"{"alg":"HS256"}"#, good, 1), "algorithm `HS256`"),
             (forged(eddsa, good, 3), "none of the trusted keys"),
-            (forged(&format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, key(2).id()), good, 1), "none of the trusted keys"),
-            (forged(r#"{"alg":"EdDSA","kid":"0000"}"#, good, 1), "none of the trusted keys"),
+            (
+                forged(&format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, key(2).id()), good, 1),
+                "none of the trusted keys",
+            ),
+            (
+                forged(r#"{"alg":"EdDSA","kid":"0000"}"#, good, 1),
+                "none of the trusted keys",
+            ),
             (tampered, "none of the trusted keys"),
             (forged(r#"{"alg":"EdDSA","crit":["b64"]}"#, good, 1), "`crit`"),
             (forged("[]", good, 1), "header"),
-            (forged(eddsa, r#"{"sub":"order","namespace":"test"}"#, 1), "claims"),
-            (forged(eddsa, r#"{"sub":"order","namespace":"test","exp":"never"}"#, 1), "claims"),
-            (Claims { expires: now - 60, ..claims("order") }.sign(&key(1)).unwrap(), "expired"),
-            (Claims { not_before: now + 120, ..claims("order") }.sign(&key(1)).unwrap(), "not valid before"),
-            (Claims { namespace: "prod".into(), ..claims("order") }.sign(&key(1)).unwrap(), "namespace `prod`"),
-            (Claims { audience: vec!["stock".into()], ..claims("order") }.sign(&key(1)).unwrap(), "calls to stock"),
-            (token("shop"), "is application `shop`'s, the caller says that it is `order`"),
+            (
+                forged(eddsa, r#"{"sub":"order","namespace":"test"}"#, 1),
+                "claims",
+            ),
+            (
+                forged(eddsa, r#"{"sub":"order","namespace":"test","exp":"never"}"#, 1),
+                "claims",
+            ),
+            (
+                Claims {
+                    expires: now - 60,
+                    ..claims("order")
+                }
+                .sign(&key(1))
+                .unwrap(),
+                "expired",
+            ),
+            (
+                Claims {
+                    not_before: now + 120,
+                    ..claims("order")
+                }
+                .sign(&key(1))
+                .unwrap(),
+                "not valid before",
+            ),
+            (
+                Claims {
+                    namespace: "prod".into(),
+                    ..claims("order")
+                }
+                .sign(&key(1))
+                .unwrap(),
+                "namespace `prod`",
+            ),
+            (
+                Claims {
+                    audience: vec!["stock".into()],
+                    ..claims("order")
+                }
+                .sign(&key(1))
+                .unwrap(),
+                "calls to stock",
+            ),
+            (
+                token("shop"),
+                "is application `shop`'s, the caller says that it is `order`",
+            ),
             ("a.b".to_owned(), "three parts"),
             ("....".to_owned(), "three parts"),
             ("x".repeat(5000), "longer than 4096"),
@@ -367,10 +467,23 @@ fn tokens_that_are_not_good_let_nobody_in() {
         // And these are good.
         let signed = |claims: Claims| claims.sign(&key(2)).unwrap();
         for token in [
-            forged(eddsa, r#"{"sub":"order","namespace":"test","exp":99999999999,"aud":"echo"}"#, 1),
-            signed(Claims { audience: vec!["stock".into(), "echo".into()], ..claims("order") }),
-            signed(Claims { expires: now - 20, ..claims("order") }),
-            signed(Claims { not_before: now + 20, ..claims("order") }),
+            forged(
+                eddsa,
+                r#"{"sub":"order","namespace":"test","exp":99999999999,"aud":"echo"}"#,
+                1,
+            ),
+            signed(Claims {
+                audience: vec!["stock".into(), "echo".into()],
+                ..claims("order")
+            }),
+            signed(Claims {
+                expires: now - 20,
+                ..claims("order")
+            }),
+            signed(Claims {
+                not_before: now + 20,
+                ..claims("order")
+            }),
         ] {
             ask(&node, &token, "order", None).await.unwrap();
         }
@@ -423,7 +536,12 @@ fn a_peer_that_the_wire_has_proven_needs_no_token() {
         let who = noted.lock().take().unwrap();
         assert_eq!(who, (Some("order".to_owned()), Identity::Proven("order".into())));
         let status = ask(&node, "", "shop", peer()).await.unwrap_err();
-        assert!(status.message().contains("the connection is application `order`'s"), "{status}");
+        assert!(
+            status
+                .message()
+                .contains("the connection is application `order`'s"),
+            "{status}"
+        );
     });
 }
 
@@ -454,9 +572,26 @@ fn keys_and_tokens_are_replaced_while_calls_run() {
 #[test]
 fn a_remembered_token_still_expires() {
     let verifier = TokenVerifier::new("test", "echo", trusted(&[1]));
-    let token = Claims { expires: 1000, not_before: 500, ..claims("order") }.sign(&key(1)).unwrap();
-    for (now, good) in [(600, true), (1030, true), (1031, false), (470, true), (469, false), (999, true)] {
-        assert_eq!(verifier.verify_at(&token, Some("order"), now).is_ok(), good, "{now}");
+    let token = Claims {
+        expires: 1000,
+        not_before: 500,
+        ..claims("order")
+    }
+    .sign(&key(1))
+    .unwrap();
+    for (now, good) in [
+        (600, true),
+        (1030, true),
+        (1031, false),
+        (470, true),
+        (469, false),
+        (999, true),
+    ] {
+        assert_eq!(
+            verifier.verify_at(&token, Some("order"), now).is_ok(),
+            good,
+            "{now}"
+        );
     }
     assert!(verifier.verify_at(&token, Some("shop"), 600).is_err());
     assert_eq!(&*verifier.verify_at(&token, None, 600).unwrap(), "order");
@@ -467,7 +602,10 @@ fn keys_come_in_pem_and_bad_ones_say_why() {
     let pem = key(1).to_pem().unwrap();
     assert_eq!(SigningKey::from_pem(&pem).unwrap().id(), key(1).id());
     let public = key(1).public_pem().unwrap();
-    assert_eq!(trusted(&[1, 2]).ids().collect::<Vec<_>>(), [key(1).id(), key(2).id()]);
+    assert_eq!(
+        trusted(&[1, 2]).ids().collect::<Vec<_>>(),
+        [key(1).id(), key(2).id()]
+    );
     let cut = public.replace("-----END", "-----DNE");
     let weak = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n-----END PUBLIC KEY-----\n";
     for (text, why) in [
@@ -475,7 +613,10 @@ fn keys_come_in_pem_and_bad_ones_say_why() {
         (pem.as_str(), "no key"),
         (cut.as_str(), "no end"),
         (weak, "weak"),
-        (&format!("{public}-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"), "key 2"),
+        (
+            &format!("{public}-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"),
+            "key 2",
+        ),
         (&public.repeat(65), "at most 64"),
     ] {
         let error = TrustedKeys::from_pem(text).unwrap_err().to_string();

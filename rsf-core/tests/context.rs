@@ -122,7 +122,10 @@ fn calls_inherit_on_tasks_and_threads_and_down_the_chain() {
                 assert_eq!(seen.priority.as_deref(), Some("high"), "{kind:?} {way}");
                 assert_eq!(seen.trace, Some(0xabc), "{kind:?} {way}");
                 let remaining = seen.remaining.unwrap();
-                assert!(remaining <= Duration::from_millis(1500), "{kind:?} {way}: {remaining:?}");
+                assert!(
+                    remaining <= Duration::from_millis(1500),
+                    "{kind:?} {way}: {remaining:?}"
+                );
             }
         });
     }
@@ -172,7 +175,8 @@ fn the_share_of_kept_traces_is_policy() {
         for (revision, percent) in [(1, 100.0), (2, 30.0), (3, 0.0)] {
             let document = format!(r#"{{"call":{{"trace":{{"sample_percent":{percent}}}}}}}"#);
             fleet.service_policy(revision, &document);
-            peer.governed(|policy| policy.call.trace.sample_percent == percent).await;
+            peer.governed(|policy| policy.call.trace.sample_percent == percent)
+                .await;
             let kept = calls().await;
             match percent {
                 100.0 => assert_eq!(kept, 200),
@@ -190,10 +194,21 @@ async fn a_call_inside_a_kept_trace_is_kept() {
     let peer = line.fleet.consumer();
     let mut metadata = rsf_core::metadata::Metadata::new();
     metadata
-        .insert("traceparent", "00-00000000000000000000000000000abc-00000000000000ef-01")
+        .insert(
+            "traceparent",
+            "00-00000000000000000000000000000abc-00000000000000ef-01",
+        )
         .unwrap();
     let context = Arc::new(Context::new(None, metadata));
-    let reply = peer.channel.call::<Note>(GET, note("").into()).context(context).await.unwrap();
+    let reply = peer
+        .channel
+        .call::<Note>(GET, note("").into())
+        .context(context)
+        .await
+        .unwrap();
     let trace = reply.metadata().get("traceparent").unwrap();
-    assert!(trace.starts_with("00-00000000000000000000000000000abc-") && trace.ends_with("-01"), "{trace}");
+    assert!(
+        trace.starts_with("00-00000000000000000000000000000abc-") && trace.ends_with("-01"),
+        "{trace}"
+    );
 }

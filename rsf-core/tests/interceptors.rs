@@ -41,16 +41,27 @@ impl Scribe {
 }
 
 impl ClientInterceptor for Scribe {
-    async fn intercept(&self, call: &mut ClientCall<'_>, next: ClientNext<'_>) -> Result<Response<Bytes>, RpcError> {
+    async fn intercept(
+        &self,
+        call: &mut ClientCall<'_>,
+        next: ClientNext<'_>,
+    ) -> Result<Response<Bytes>, RpcError> {
         let asked = Note::decode(call.message()).unwrap().text;
-        assert_eq!((call.service(), call.method(), call.path()), ("test.v1.Echo", "Get", "/test.v1.Echo/Get"));
+        assert_eq!(
+            (call.service(), call.method(), call.path()),
+            ("test.v1.Echo", "Get", "/test.v1.Echo/Get")
+        );
         assert!(call.deadline() > tokio::time::Instant::now());
         self.wrote(format!("{} {}", call.request_id(), asked));
         let before = call.metadata().get("way").unwrap_or_default().to_owned();
-        call.metadata_mut().insert("way", &format!("{before}{}", self.name)).unwrap();
+        call.metadata_mut()
+            .insert("way", &format!("{before}{}", self.name))
+            .unwrap();
         match asked.as_str() {
             "reply" if self.name == "b" => return Ok(Response::new(note("short").encode_to_vec().into())),
-            "refuse" if self.name == "b" => return Err(RpcError::intercepted(Status::failed_precondition("not now"))),
+            "refuse" if self.name == "b" => {
+                return Err(RpcError::intercepted(Status::failed_precondition("not now")));
+            }
             "panic" if self.name == "b" => panic!("as asked"),
             "shorten" => call.limit_time(Duration::from_millis(20)),
             _ => {}
@@ -65,16 +76,25 @@ impl ClientInterceptor for Scribe {
 }
 
 impl ServerInterceptor for Scribe {
-    async fn intercept(&self, call: &mut ServerCall<'_>, next: ServerNext<'_>) -> Result<Response<Frame>, Status> {
+    async fn intercept(
+        &self,
+        call: &mut ServerCall<'_>,
+        next: ServerNext<'_>,
+    ) -> Result<Response<Frame>, Status> {
         let asked = Note::decode(call.message()).unwrap().text;
-        assert_eq!((call.service(), call.method(), call.path()), ("test.v1.Echo", "Get", "/test.v1.Echo/Get"));
+        assert_eq!(
+            (call.service(), call.method(), call.path()),
+            ("test.v1.Echo", "Get", "/test.v1.Echo/Get")
+        );
         assert_eq!(call.caller(), Some("tester"));
         assert!(!call.identity().is_proven() && call.deadline().is_some());
         let context = Context::current().expect("an interceptor runs within the handler's context");
         assert_eq!(context.request_id(), call.request_id());
         self.wrote(format!("{} {asked}", call.request_id().unwrap()));
         let before = call.metadata().get("way").unwrap_or_default().to_owned();
-        call.metadata_mut().insert("way", &format!("{before}{}", self.name)).unwrap();
+        call.metadata_mut()
+            .insert("way", &format!("{before}{}", self.name))
+            .unwrap();
         match asked.as_str() {
             "reply" if self.name == "b" => return Ok(Response::new(Frame::encode(&note("short")).unwrap())),
             "refuse" if self.name == "b" => return Err(Status::failed_precondition("not now")),
@@ -110,14 +130,34 @@ fn table(client: bool) -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
     ];
     match client {
         true => table.extend([
-            ("fail", "handler", vec!["a 7 fail", "b 7 fail", "b saw handler", "a saw handler"]),
-            ("refuse", "intercepted", vec!["a 7 refuse", "b 7 refuse", "a saw intercepted"]),
+            (
+                "fail",
+                "handler",
+                vec!["a 7 fail", "b 7 fail", "b saw handler", "a saw handler"],
+            ),
+            (
+                "refuse",
+                "intercepted",
+                vec!["a 7 refuse", "b 7 refuse", "a saw intercepted"],
+            ),
             ("panic", "panic", vec!["a 7 panic", "b 7 panic"]),
-            ("shorten", "deadline", vec!["a 7 shorten", "b 7 shorten", "b saw deadline", "a saw deadline"]),
+            (
+                "shorten",
+                "deadline",
+                vec!["a 7 shorten", "b 7 shorten", "b saw deadline", "a saw deadline"],
+            ),
         ]),
         false => table.extend([
-            ("fail", "handler", vec!["a 7 fail", "b 7 fail", "b saw NOT_FOUND", "a saw NOT_FOUND"]),
-            ("refuse", "handler", vec!["a 7 refuse", "b 7 refuse", "a saw FAILED_PRECONDITION"]),
+            (
+                "fail",
+                "handler",
+                vec!["a 7 fail", "b 7 fail", "b saw NOT_FOUND", "a saw NOT_FOUND"],
+            ),
+            (
+                "refuse",
+                "handler",
+                vec!["a 7 refuse", "b 7 refuse", "a saw FAILED_PRECONDITION"],
+            ),
             ("panic", "panic", vec!["a 7 panic", "b 7 panic"]),
         ]),
     }
@@ -151,8 +191,15 @@ async fn check(fleet: &Fleet, client: bool) {
         assert_eq!(std::mem::take(&mut *journal.lock()), wrote, "{asked}");
         if asked == "refuse" {
             let error = result.unwrap_err();
-            assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, "not now"));
-            assert_eq!(error.may_have_run(), !client, "of a provider's interceptor nobody knows");
+            assert_eq!(
+                (error.code(), error.message()),
+                (Code::FailedPrecondition, "not now")
+            );
+            assert_eq!(
+                error.may_have_run(),
+                !client,
+                "of a provider's interceptor nobody knows"
+            );
         }
     }
     match client {
@@ -160,8 +207,15 @@ async fn check(fleet: &Fleet, client: bool) {
         false => assert_eq!(counted(&node.registry, "rsf_handler_panics_total", ""), 1),
     }
     let intercepted = counted(&peer.registry, "rsf_call_errors_total", "intercepted");
-    assert_eq!(intercepted, u64::from(client), "each call is counted as its caller saw it");
-    assert!(matches!(peer.get(note("pass")).await, Ok(reply) if reply.get_ref().text == "ab"), "all live on");
+    assert_eq!(
+        intercepted,
+        u64::from(client),
+        "each call is counted as its caller saw it"
+    );
+    assert!(
+        matches!(peer.get(note("pass")).await, Ok(reply) if reply.get_ref().text == "ab"),
+        "all live on"
+    );
 }
 
 #[test]
@@ -185,7 +239,11 @@ struct PassesOn(rsf_core::client::Channel);
 
 impl ServerInterceptor for PassesOn {
     async fn intercept(&self, _: &mut ServerCall<'_>, _: ServerNext<'_>) -> Result<Response<Frame>, Status> {
-        let refused = self.0.call::<Note>(support::GET, Request::new(note(""))).await.unwrap_err();
+        let refused = self
+            .0
+            .call::<Note>(support::GET, Request::new(note("")))
+            .await
+            .unwrap_err();
         assert_eq!(refused.reason(), Reason::ProviderLimit);
         Err(refused.status().clone())
     }
@@ -195,7 +253,10 @@ impl ServerInterceptor for PassesOn {
 async fn an_interceptor_does_not_pass_on_the_reason_of_another_call() {
     let fleet = Fleet::in_test();
     let busy = fleet.provide(echo());
-    fleet.service_policy(1, r#"{"call":{"retry":{"attempts":1}},"provider":{"concurrency":{"Get":0}}}"#);
+    fleet.service_policy(
+        1,
+        r#"{"call":{"retry":{"attempts":1}},"provider":{"concurrency":{"Get":0}}}"#,
+    );
     let inner = fleet.consumer();
     inner.connected(1).await;
     inner.governed(|policy| policy.call.retry.attempts == 1).await;

@@ -67,8 +67,15 @@ fn the_caller_does_not_wait_and_the_handler_runs() {
             let over = || counted(&peer.registry, "rsf_client_calls_underway", "") == 0;
             eventually("the consumer has all replies", over).await;
             assert_eq!(counted(&peer.registry, "rsf_client_one_way_failed_total", ""), 1);
-            let measured = counted(&peer.registry, "rpc_client_call_duration_seconds", "test.v1.Echo/Put");
-            assert_eq!(measured, 3, "{kind:?}: one-way calls are measured like all others");
+            let measured = counted(
+                &peer.registry,
+                "rpc_client_call_duration_seconds",
+                "test.v1.Echo/Put",
+            );
+            assert_eq!(
+                measured, 3,
+                "{kind:?}: one-way calls are measured like all others"
+            );
         });
     }
 }
@@ -94,9 +101,15 @@ async fn the_deadline_still_bounds_the_handler() {
     let echo = Echo::silent();
     let _node = fleet.provide(echo.clone());
     let peer = fleet.consumer();
-    peer.put(note("")).timeout(Duration::from_millis(200)).one_way().await.unwrap();
+    peer.put(note(""))
+        .timeout(Duration::from_millis(200))
+        .one_way()
+        .await
+        .unwrap();
     echo.seen().until("it runs", |counts| counts.began == 1).await;
-    echo.seen().until("it is ended", |counts| counts.dropped == 1).await;
+    echo.seen()
+        .until("it is ended", |counts| counts.dropped == 1)
+        .await;
     let failed = || counted(&peer.registry, "rsf_client_one_way_failed_total", "") == 1;
     eventually("the failure is counted", failed).await;
 }
@@ -138,7 +151,11 @@ fn an_idempotent_method_is_not_run_twice() {
         dying.kill();
         let lost = || counted(&peer.registry, "rsf_client_one_way_failed_total", "") == 1;
         eventually("the connection's loss is the outcome", lost).await;
-        assert_eq!(healthy.counts().began, 0, "an awaited call would have been attempted again");
+        assert_eq!(
+            healthy.counts().began,
+            0,
+            "an awaited call would have been attempted again"
+        );
         assert_eq!(counted(&peer.registry, "rsf_client_retries_total", ""), 0);
     });
 }
@@ -152,7 +169,11 @@ fn it_is_attempted_again_where_it_was_refused_unseen() {
         let peer = fleet.consumer();
         peer.connected(1).await;
         fleet.service_policy(1, r#"{"provider":{"concurrency":{"Put":0}}}"#);
-        let acknowledged = || fleet.acknowledged("service/test.v1.Echo").is_some_and(|(revision, _)| revision == 1);
+        let acknowledged = || {
+            fleet
+                .acknowledged("service/test.v1.Echo")
+                .is_some_and(|(revision, _)| revision == 1)
+        };
         eventually("the policy is known", acknowledged).await;
         peer.put(note("")).one_way().await.unwrap();
         let refused = || counted(&peer.registry, "rsf_client_one_way_failed_total", "") == 1;
@@ -184,7 +205,11 @@ fn a_provider_that_ends_gracefully_finishes_them() {
             echo.seen().until("it ends", |counts| counts.ended == 1).await;
             let over = || counted(&peer.registry, "rsf_client_calls_underway", "") == 0;
             eventually("the reply is read", over).await;
-            assert_eq!(counted(&peer.registry, "rsf_client_one_way_failed_total", ""), 0, "{kind:?}");
+            assert_eq!(
+                counted(&peer.registry, "rsf_client_one_way_failed_total", ""),
+                0,
+                "{kind:?}"
+            );
         });
     }
 }

@@ -151,12 +151,25 @@ async fn interceptors_run_around_calls_and_handlers() {
         greeter.hello(HelloRequest { name }).await
     };
     let error = ask(&plain, "Ada").await.unwrap_err();
-    assert_eq!((error.code(), error.reason()), (Code::InvalidArgument, Reason::Handler));
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::InvalidArgument, Reason::Handler)
+    );
     let visitor = alone("visitor", &folder, provider.address());
     let visitor = visitor.client_interceptor(ShortNames).start().await.unwrap();
-    assert!(ask(&visitor, "Ada").await.unwrap().get_ref().text.contains("north"));
+    assert!(
+        ask(&visitor, "Ada")
+            .await
+            .unwrap()
+            .get_ref()
+            .text
+            .contains("north")
+    );
     let error = ask(&visitor, &"A".repeat(200)).await.unwrap_err();
-    assert_eq!((error.code(), error.reason()), (Code::InvalidArgument, Reason::Intercepted));
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::InvalidArgument, Reason::Intercepted)
+    );
 }
 
 fn signed(application: &str, key: &SigningKey) -> String {
@@ -201,7 +214,10 @@ async fn applications_prove_who_they_are_by_the_files_that_settings_name() {
     let wrong = settings(Some(&folder.join("bad.pem")), Some(&token));
     let wrong = Application::builder("visitor").settings(wrong).start().await;
     let problem = wrong.err().unwrap().to_string();
-    assert!(problem.contains("application `other`'s") && problem.contains("no key"), "{problem}");
+    assert!(
+        problem.contains("application `other`'s") && problem.contains("no key"),
+        "{problem}"
+    );
 
     fs::write(&token, signed("visitor", &first)).unwrap();
     let visitor = Application::builder("visitor").settings(settings(None, Some(&token)));
@@ -209,7 +225,11 @@ async fn applications_prove_who_they_are_by_the_files_that_settings_name() {
     let greeter: GreeterServiceClient = visitor.client();
     let ask = async || {
         let name = "Ada".to_owned();
-        greeter.hello(HelloRequest { name }).await.err().map(|error| error.reason())
+        greeter
+            .hello(HelloRequest { name })
+            .await
+            .err()
+            .map(|error| error.reason())
     };
     assert_eq!(ask().await, None);
 
@@ -230,7 +250,9 @@ async fn until(condition: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), looking).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), looking)
+        .await
+        .unwrap();
 }
 
 #[test]
@@ -239,11 +261,17 @@ fn an_application_lives_and_ends_without_a_runtime_around_it() {
     let knowing = GreeterServiceServer::new(Knowing);
     let provider = alone("greeter", &folder, "127.0.0.1:1").service(knowing);
     let provider = provider.start_blocking().unwrap();
-    let visitor = alone("visitor", &folder, provider.address()).start_blocking().unwrap();
+    let visitor = alone("visitor", &folder, provider.address())
+        .start_blocking()
+        .unwrap();
     let greeter: GreeterServiceClient = visitor.client();
     let name = "Ada".to_owned();
     greeter.hello(HelloRequest { name: name.clone() }).wait().unwrap();
-    greeter.hello(HelloRequest { name: name.clone() }).one_way().wait().unwrap();
+    greeter
+        .hello(HelloRequest { name: name.clone() })
+        .one_way()
+        .wait()
+        .unwrap();
     provider.shutdown_blocking();
     let error = greeter.hello(HelloRequest { name }).wait().unwrap_err();
     assert_eq!(error.reason(), Reason::Connect, "{error}");

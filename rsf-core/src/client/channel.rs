@@ -277,7 +277,11 @@ impl Channel {
                 && handed_over.is_some_and(|caller| caller.is_done())
             {
                 self.0.shared.metrics.one_way_failed.inc();
-                let path = self.0.methods.get(method).map_or("", |method| method.path.as_str());
+                let path = self
+                    .0
+                    .methods
+                    .get(method)
+                    .map_or("", |method| method.path.as_str());
                 tracing::warn!(method = path, %error, "a one-way call failed after it was handed over");
             }
             result

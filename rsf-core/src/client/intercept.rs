@@ -206,7 +206,9 @@ impl<S: Stage> Stage for Intercept<S> {
             path: &self.inner,
         };
         // The call is given up with the panic, and no stage holds state of its own.
-        let result = AssertUnwindSafe(next.run(&mut ClientCall(call))).catch_unwind().await;
+        let result = AssertUnwindSafe(next.run(&mut ClientCall(call)))
+            .catch_unwind()
+            .await;
         match result {
             Ok(result) => result.map(|response| {
                 let (message, metadata) = response.into_parts();
@@ -220,7 +222,8 @@ impl<S: Stage> Stage for Intercept<S> {
                 let path = &call.method().path;
                 tracing::error!(method = %path, "an interceptor of outgoing calls panicked");
                 // It may have panicked over the reply.
-                let problem = format!("an interceptor of this application panicked around {path}; see its log");
+                let problem =
+                    format!("an interceptor of this application panicked around {path}; see its log");
                 Err(RpcError::new(Reason::Panic, true, problem))
             }
         }

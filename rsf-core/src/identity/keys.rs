@@ -83,7 +83,9 @@ impl TrustedKeys {
             let key = VerifyingKey::from_public_key_pem(block)
                 .map_err(|error| InvalidKey(format!("key {number} is no Ed25519 public key: {error}")))?;
             if key.is_weak() {
-                return Err(InvalidKey(format!("key {number} is weak: anybody can sign for it")));
+                return Err(InvalidKey(format!(
+                    "key {number} is weak: anybody can sign for it"
+                )));
             }
             keys.push((id(&key), key));
             rest = after;
@@ -91,7 +93,9 @@ impl TrustedKeys {
         match keys.len() {
             0 => Err(InvalidKey(format!("no key: `{BEGIN}` is not there"))),
             1..=MAX_KEYS => Ok(TrustedKeys(keys)),
-            found => Err(InvalidKey(format!("{found} keys; at most {MAX_KEYS} are allowed"))),
+            found => Err(InvalidKey(format!(
+                "{found} keys; at most {MAX_KEYS} are allowed"
+            ))),
         }
     }
 
@@ -110,5 +114,8 @@ impl TrustedKeys {
 
 /// The first half of the public key, in hexadecimal digits.
 fn id(key: &VerifyingKey) -> String {
-    key.as_bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    key.as_bytes()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

@@ -35,7 +35,12 @@ pub struct Claims {
     #[serde(rename = "exp")]
     pub expires: u64,
     /// The providing applications that it is for; empty: all of them.
-    #[serde(rename = "aud", default, skip_serializing_if = "Vec::is_empty", deserialize_with = "audience")]
+    #[serde(
+        rename = "aud",
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "audience"
+    )]
     pub audience: Vec<String>,
 }
 
@@ -52,7 +57,9 @@ pub enum TokenError {
     #[error("the token's signature was made by none of the trusted keys ({0})")]
     Signature(String),
     /// Its time has not come.
-    #[error("the token is not valid before Unix second {not_before}, now is {now}; compare the machines' clocks")]
+    #[error(
+        "the token is not valid before Unix second {not_before}, now is {now}; compare the machines' clocks"
+    )]
     NotYet {
         /// From when on it is valid.
         not_before: u64,
@@ -258,7 +265,9 @@ pub struct ApplicationToken(Option<Arc<ArcSwap<HeaderValue>>>);
 impl ApplicationToken {
     /// The token `text`.
     pub fn new(text: &str) -> Result<Self, TokenError> {
-        Ok(ApplicationToken(Some(Arc::new(ArcSwap::from_pointee(header(text)?)))))
+        Ok(ApplicationToken(Some(Arc::new(ArcSwap::from_pointee(header(
+            text,
+        )?)))))
     }
 
     /// Sends `text` from now on. Does nothing where the application began without a token.

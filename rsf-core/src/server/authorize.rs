@@ -235,7 +235,13 @@ impl Door {
 }
 
 impl Asked {
-    fn judge(&self, service: &str, caller: Option<&str>, proven: bool, method: &str) -> Result<(), (Reason, String)> {
+    fn judge(
+        &self,
+        service: &str,
+        caller: Option<&str>,
+        proven: bool,
+        method: &str,
+    ) -> Result<(), (Reason, String)> {
         let origin = |field: &str| {
             let origin = self.origins.get(&format!("authorization.{field}"));
             let origin = origin.map_or("built-in", |origin| origin);

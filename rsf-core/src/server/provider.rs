@@ -191,12 +191,19 @@ impl ProviderBuilder {
         let (health, health_service) = tonic_health::server::health_reporter();
         tonic.add_service(health_service);
         let pool = Arc::new(PoolLimits::new());
-        let doors = tonic_services.iter().map(|name| Door::new(name, required, metrics));
+        let doors = tonic_services
+            .iter()
+            .map(|name| Door::new(name, required, metrics));
         let tonic_doors: Vec<_> = doors.collect();
         let governed = Governed {
             methods: methods.clone(),
             pool: pool.clone(),
-            doors: methods.iter().map(|m| &m.door).chain(&tonic_doors).cloned().collect(),
+            doors: methods
+                .iter()
+                .map(|m| &m.door)
+                .chain(&tonic_doors)
+                .cloned()
+                .collect(),
             required,
         };
         follow_policies(&identity.application, governed, policies);
@@ -457,7 +464,11 @@ struct Governed {
 
 /// Pool and queue come from the fleet's and the application's policy alone, so every service reports the same ones.
 fn follow_policies(application: &str, governed: Governed, policies: &PolicyBook) {
-    let mut keys: Vec<_> = governed.doors.iter().map(|door| door.service().to_owned()).collect();
+    let mut keys: Vec<_> = governed
+        .doors
+        .iter()
+        .map(|door| door.service().to_owned())
+        .collect();
     keys.sort();
     keys.dedup();
     policies.follow_provider(application, keys, move |service, view| {

@@ -30,8 +30,10 @@ struct Followed {
     /// What was read last, good or not, so that each state is judged once.
     text: String,
     /// Takes a new text over, or says what is wrong with it; the old one then stays in force.
-    take: Box<dyn Fn(&str) -> Result<(), String> + Send>,
+    take: Take,
 }
+
+type Take = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
 impl Credentials {
     /// Reads the files that the settings name; all mistakes at once.
@@ -123,7 +125,9 @@ impl Followed {
             Ok(text) => {
                 match (self.take)(&text) {
                     Ok(()) => tracing::info!(%path, "read again"),
-                    Err(problem) => tracing::error!(%path, problem, "not taken over, what was read before stays"),
+                    Err(problem) => {
+                        tracing::error!(%path, problem, "not taken over, what was read before stays")
+                    }
                 }
                 self.text = text;
             }
@@ -147,7 +151,9 @@ fn check_own(text: &str, application: &str, namespace: &str) -> Result<(), Strin
             claims.namespace
         ));
     }
-    claims.check_time(unix_seconds()).map_err(|error| error.to_string())
+    claims
+        .check_time(unix_seconds())
+        .map_err(|error| error.to_string())
 }
 
 fn file(path: &Path) -> Result<String, String> {
