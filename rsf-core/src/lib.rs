@@ -1,10 +1,10 @@
 //! RSF's data path: the governed call.
 //!
-//! **Outgoing**, in order ([`client`] has the stack): stub → trace and metrics → deadline → route → retry →
+//! **Outgoing**, in order ([`client`] has the stack): stub → trace and metrics → interceptors → deadline → route → retry →
 //! \[each attempt: balance → node breaker → endpoint → [`wire`]\].
 //!
-//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (identity, deadline) → concurrency threshold →
-//! queue and pool → handler.
+//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (target, deadline) → authorization → concurrency
+//! threshold → queue and pool → interceptors → handler.
 //!
 //! Beside the path: [`policy`] is what steers it, [`control`] is what it asks of the control plane, [`outcome`] says
 //! what each way to fail means, [`context`] is what calls inside calls inherit, [`identity`] is how a caller proves who

@@ -624,3 +624,20 @@ fn keys_come_in_pem_and_bad_ones_say_why() {
     }
     assert!(SigningKey::from_pem(&public).is_err());
 }
+
+#[test]
+fn the_guides_example_is_a_policy() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/authorization.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let example = page.split("```json").nth(1).unwrap().split("```").next().unwrap();
+    let scope = "service/shop.v1.StockService".parse().unwrap();
+    let document = rsf_core::policy::PolicyDocument::parse(&scope, example).unwrap();
+    assert_eq!(document.provider.authorization.callers.len(), 3);
+    let wrong = r#"{"provider":{"authorization":{"mode":"on","callers":{"order":{"method":["Get"]},"shop":["Get"]}}}}"#;
+    let errors = rsf_core::policy::PolicyDocument::parse(&scope, wrong).unwrap_err();
+    let mut paths: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
+    paths.sort_unstable();
+    let at = "provider.authorization";
+    let expected = [".callers.order.method", ".callers.shop", ".mode"].map(|path| format!("{at}{path}"));
+    assert_eq!(paths, expected);
+}
