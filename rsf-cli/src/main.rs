@@ -14,6 +14,7 @@ mod nodes;
 mod policy;
 mod process;
 mod shop;
+mod token;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,9 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// List services and instances
     Nodes(nodes::NodesArguments),
+    /// Make keys and sign the tokens by which applications prove who they are
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// The demo shop's programs
     #[command(subcommand)]
     Shop(shop::ShopCommand),
@@ -83,7 +87,7 @@ fn main() -> ExitCode {
 /// A command that is run once says itself what failed; a process that goes on tells what it goes on in spite of.
 fn default_level(command: &Command) -> &'static str {
     match command {
-        Command::Call(_) | Command::Policy(_) | Command::Nodes(_) => "error",
+        Command::Call(_) | Command::Policy(_) | Command::Nodes(_) | Command::Token(_) => "error",
         _ => "warn",
     }
 }
@@ -97,6 +101,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Call(arguments) => return call::run(arguments).await,
         Command::Policy(command) => policy::run(command).await?,
         Command::Nodes(arguments) => nodes::run(arguments).await?,
+        Command::Token(command) => token::run(command)?,
         Command::Shop(command) => shop::run(command).await?,
     }
     Ok(ExitCode::SUCCESS)

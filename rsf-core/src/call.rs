@@ -5,7 +5,10 @@
 //! let reply = members.get(request).wait()?;             // synchronous
 //! let started = members.get(request).start();           // sent now, read later
 //! members.get(request).on_complete(|result| { ... });   // callback
+//! members.note(request).one_way().await?;               // sent, and not waited for
 //! ```
+
+mod one_way;
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -25,6 +28,9 @@ use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::runtime::IoRuntime;
 use crate::wire::{Frame, UnaryReply};
+
+pub(crate) use one_way::HandOver;
+pub use one_way::OneWayCall;
 
 /// A call that has not been sent. Await it, [`wait`](Call::wait) for it, [`start`](Call::start) it, or let it call
 /// back ([`on_complete`](Call::on_complete)); dropped, it sends nothing.
@@ -47,6 +53,8 @@ pub(crate) struct CallOptions {
     /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
     /// call is sent by another task.
     pub(crate) parent: Option<Arc<Context>>,
+    /// Whom to tell that the request is handed over, where nobody waits for the reply.
+    pub(crate) one_way: Option<HandOver>,
 }
 
 /// A message type that a reply can be read as: every protobuf message, and [`RawMessage`].
@@ -226,9 +234,7 @@ impl<R: Reply> Future for CallFuture<R> {
 }
 
 fn decode<R: Reply>(reply: UnaryReply) -> Result<Response<R>, RpcError> {
-    let bytes = reply
-        .result
-        .map_err(|status| RpcError::with_status(Reason::Handler, true, status))?;
+    let bytes = reply.result.map_err(RpcError::handler)?;
     let message = R::read(bytes).map_err(|error| {
         let problem = format!(
             "the reply is no {}: {error}; do both sides use one schema?",

@@ -46,16 +46,21 @@ use std::time::Duration;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
+use crate::call::CallOptions;
 use crate::control::ControlPlane;
 use crate::error::RpcError;
+use crate::identity::ApplicationToken;
 use crate::method::{ServiceDescriptor, service_key};
 use crate::metrics::Metrics;
 use crate::policy_book::PolicyBook;
 use crate::runtime::IoRuntime;
-use crate::wire::Wire;
+use crate::wire::headers::TOKEN;
+use crate::wire::{OwnHeaders, Wire};
 
 pub use channel::{Channel, ChannelView, InstanceView};
+pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
 pub use streaming::TonicChannel;
 
 /// A typed client; generated code implements it.
@@ -95,6 +100,10 @@ pub struct ConsumerParts {
     pub policies: Arc<PolicyBook>,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
+    /// What the process proves with who it is; [`ApplicationToken::default`] has none.
+    pub token: ApplicationToken,
+    /// The application's own code around every call.
+    pub interceptors: ClientInterceptors,
 }
 
 pub(crate) struct Shared {
@@ -108,6 +117,10 @@ pub(crate) struct Shared {
     pub(crate) control: Arc<dyn ControlPlane>,
     pub(crate) policies: Arc<PolicyBook>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) token: ApplicationToken,
+    pub(crate) interceptors: ClientInterceptors,
+    /// One-way calls that are not over.
+    pub(crate) one_way: TaskTracker,
     /// The consumer's. Weak, because each channel holds this.
     channels: Weak<Channels>,
 }
@@ -126,6 +139,9 @@ impl Consumer {
             control: parts.control,
             policies: parts.policies,
             metrics: parts.metrics,
+            token: parts.token,
+            interceptors: parts.interceptors,
+            one_way: TaskTracker::new(),
             channels: Arc::downgrade(&channels),
         };
         Consumer {
@@ -172,6 +188,20 @@ impl Consumer {
         Ok(())
     }
 
+    /// Waits until the one-way calls that were made by now are over, for `limit` at most. For the process's end.
+    /// `false` where some were still under way.
+    pub async fn finish_one_way(&self, limit: Duration) -> bool {
+        let calls = &self.shared.one_way;
+        calls.close();
+        let over = {
+            let _timers = self.shared.runtime.handle().enter();
+            tokio::time::timeout(limit, calls.wait())
+        };
+        let over = over.await.is_ok();
+        calls.reopen();
+        over
+    }
+
     /// What is known of every service that this process calls, for status pages.
     pub fn views(&self) -> Vec<ChannelView> {
         let channels: Vec<_> = self.channels.lock().values().cloned().collect();
@@ -182,6 +212,18 @@ impl Consumer {
 }
 
 impl Shared {
+    /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down.
+    fn own_headers(&self, call: &CallOptions) -> OwnHeaders {
+        let mut own = match &call.parent {
+            Some(parent) => parent.inherited(&call.metadata),
+            None => OwnHeaders::new(),
+        };
+        if let Some(token) = self.token.header() {
+            own.push((TOKEN, token));
+        }
+        own
+    }
+
     fn channel_of(
         self: &Arc<Self>,
         service: &ServiceDescriptor,

@@ -3,11 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::HeaderName;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::identity::Identity;
 use crate::metadata::Metadata;
-use crate::wire::TraceParent;
-use crate::wire::headers::{CALLER, REQUEST_ID, TRACEPARENT};
+use crate::runtime::blocking;
+use crate::wire::headers::{BAGGAGE, CALLER, REQUEST_ID, TRACEPARENT};
+use crate::wire::status_header::percent_decode;
+use crate::wire::{OwnHeaders, TraceParent};
+
+/// What a call made inside another one takes over from it, beside deadline and trace. One place for all of them: a
+/// header that is to travel down the chain of calls gets a line here.
+const INHERITED: [HeaderName; 3] = [
+    BAGGAGE,
+    HeaderName::from_static("rsf-dye"),
+    HeaderName::from_static("rsf-priority"),
+];
+/// Bytes of baggage that travel on; the W3C recommendation asks every platform to carry so many.
+const MAX_BAGGAGE: usize = 8192;
 
 tokio::task_local! {
     static CURRENT: Arc<Context>;
@@ -15,12 +31,42 @@ tokio::task_local! {
 
 /// The surroundings of a call that is being handled.
 ///
-/// A handler gets it with [`Context::current`]. Calls made inside inherit the deadline and the trace; work that is
-/// handed to another task keeps them with [`Context::scope`].
-#[derive(Debug)]
+/// A handler gets it with [`Context::current`]. Calls made inside inherit the deadline, the trace, the baggage, the
+/// priority and the colour of the traffic. Work that is handed to another task keeps them with [`spawn`] or
+/// [`Context::scope`], work on another thread with [`spawn_blocking`] or [`Context::sync_scope`].
+#[derive(Debug, Clone)]
 pub struct Context {
     deadline: Option<Instant>,
     metadata: Metadata,
+    identity: Identity,
+}
+
+/// Runs `future` on a task of its own, within the context of the call that is being handled here; outside of one, like
+/// `tokio::spawn`. The task outlives the handler; the calls that it makes keep to the handler's deadline.
+///
+/// # Panics
+/// Outside of a tokio runtime, as `tokio::spawn` does. Handlers run in one.
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    match Context::current() {
+        Some(context) => tokio::spawn(context.scope(future)),
+        None => tokio::spawn(future),
+    }
+}
+
+/// Runs blocking code on a thread that the runtime keeps for it, within the context of the call that is being handled
+/// here. Calls inside may [`wait`](crate::call::Call::wait).
+///
+/// # Panics
+/// Outside of a tokio runtime, as `tokio::task::spawn_blocking` does.
+pub fn spawn_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> JoinHandle<R> {
+    let context = Context::current();
+    tokio::task::spawn_blocking(move || match context {
+        Some(context) => context.sync_scope(|| blocking(work)),
+        None => blocking(work),
+    })
 }
 
 impl Context {
@@ -34,6 +80,11 @@ impl Context {
         CURRENT.scope(self, future)
     }
 
+    /// Runs `work` on this thread within this context, for threads that no task carries it to.
+    pub fn sync_scope<R>(self: Arc<Self>, work: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self, work)
+    }
+
     /// When the caller stops waiting; `None` where it waits for ever.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -44,9 +95,18 @@ impl Context {
         Some(self.deadline?.saturating_duration_since(Instant::now()))
     }
 
-    /// The calling application as it named itself. Not proven unless the provider demands a proof.
+    /// The calling application. [`Context::identity`] says whether that is proven, or only what it calls itself; `None`
+    /// where it does neither.
     pub fn caller(&self) -> Option<&str> {
-        self.metadata.get(CALLER.as_str())
+        match &self.identity {
+            Identity::Proven(application) => Some(application),
+            Identity::Asserted => self.metadata.get(CALLER.as_str()),
+        }
+    }
+
+    /// Whether the caller has proven who it is, by a signed token or by its certificate.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Identifies the logical call: the same for all its attempts.
@@ -66,9 +126,56 @@ impl Context {
             .and_then(TraceParent::parse)
     }
 
+    /// The W3C baggage of the chain of calls, as it came: `tenant=north,campaign=autumn`. Whoever begins a chain sets it
+    /// as the metadata `baggage`; every call made inside passes it on, unless it has a `baggage` of its own.
+    pub fn baggage(&self) -> Option<&str> {
+        self.metadata.get(BAGGAGE.as_str())
+    }
+
+    /// The value of one entry of the baggage, percent-decoded; its properties are left out.
+    pub fn baggage_entry(&self, key: &str) -> Option<String> {
+        self.baggage()?.split(',').find_map(|entry| {
+            let (name, value) = entry.split_once('=')?;
+            let value = value.split(';').next().unwrap_or_default().trim();
+            (name.trim() == key).then(|| percent_decode(value.as_bytes()))
+        })
+    }
+
+    /// What a call made inside this one sends of it. `own` is the call's own metadata, which wins.
+    pub(crate) fn inherited(&self, own: &Metadata) -> OwnHeaders {
+        let Some(headers) = self.metadata.raw() else {
+            return OwnHeaders::new();
+        };
+        let mut inherited = OwnHeaders::new();
+        for name in INHERITED {
+            let Some(value) = headers.get(&name) else { continue };
+            let overruled = own.raw().is_some_and(|own| own.contains_key(&name));
+            if !overruled && value.len() <= MAX_BAGGAGE {
+                // It says nothing about the next call: no place in a header table for it.
+                let mut value: HeaderValue = value.clone();
+                value.set_sensitive(true);
+                inherited.push((name, value));
+            }
+        }
+        inherited
+    }
+
+    /// The caller has proven who it is.
+    pub(crate) fn proven(&mut self, application: Arc<str>) {
+        self.identity = Identity::Proven(application);
+    }
+
+    pub(crate) fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
     /// A context for calls on behalf of somebody who is not handled here, such as a gateway's caller: they keep to
     /// `deadline` and go on with the trace that `metadata` names in `traceparent`.
     pub fn new(deadline: Option<Instant>, metadata: Metadata) -> Self {
-        Context { deadline, metadata }
+        Context {
+            deadline,
+            metadata,
+            identity: Identity::Asserted,
+        }
     }
 }

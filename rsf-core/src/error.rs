@@ -39,6 +39,16 @@ impl RpcError {
         Self::with_status(reason, reached, Status::new(code(reason), message))
     }
 
+    /// What a client interceptor fails a call with that it does not pass on: the handler never saw it.
+    pub fn intercepted(status: Status) -> Self {
+        Self::with_status(Reason::Intercepted, false, status)
+    }
+
+    /// An error that the handler answered with.
+    pub(crate) fn handler(status: Status) -> Self {
+        Self::with_status(Reason::Handler, true, status)
+    }
+
     pub(crate) fn with_status(reason: Reason, reached: bool, status: Status) -> Self {
         RpcError(Box::new(Failure {
             reason,
@@ -120,7 +130,7 @@ impl RpcError {
 /// The code that goes with a reason where the provider has not said one.
 fn code(reason: Reason) -> Code {
     match reason {
-        Reason::Handler => Code::Unknown,
+        Reason::Handler | Reason::Intercepted => Code::Unknown,
         Reason::NoInstance
         | Reason::BreakerOpen
         | Reason::Degraded
@@ -133,6 +143,7 @@ fn code(reason: Reason) -> Code {
             Code::ResourceExhausted
         }
         Reason::Denied => Code::PermissionDenied,
+        Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Deadline | Reason::AttemptTimeout => Code::DeadlineExceeded,
         Reason::WrongInstance | Reason::PayloadMismatch | Reason::WaitInRuntime => Code::FailedPrecondition,
         Reason::DuplicateInProgress | Reason::OutcomeUnknown => Code::Aborted,

@@ -1,13 +1,15 @@
 //! RSF's data path: the governed call.
 //!
-//! **Outgoing**, in order ([`client`] has the stack): stub → trace and metrics → deadline → route → retry →
+//! **Outgoing**, in order ([`client`] has the stack): stub → trace and metrics → interceptors → deadline → route → retry →
 //! \[each attempt: balance → node breaker → endpoint → [`wire`]\].
 //!
-//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (identity, deadline) → concurrency threshold →
-//! queue and pool → handler.
+//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (target, deadline) → authorization → concurrency
+//! threshold → queue and pool → interceptors → handler.
 //!
 //! Beside the path: [`policy`] is what steers it, [`control`] is what it asks of the control plane, [`outcome`] says
-//! what each way to fail means, [`context`] is what calls inside calls inherit.
+//! what each way to fail means, [`context`] is what calls inside calls inherit, [`identity`] is how a caller proves who
+//! it is. Applications add code of their own around calls as [`client::ClientInterceptor`] and
+//! [`server::ServerInterceptor`].
 //!
 //! What this crate does not do: it opens no registry, names neither Redis nor ZooKeeper, serves no HTTP paths but
 //! gRPC's, and generates no code. Tests own time (`tokio::time`), chance (`fastrand::seed`) and network
@@ -15,6 +17,7 @@
 
 pub mod call;
 pub mod context;
+pub mod identity;
 pub mod message;
 pub mod metadata;
 pub mod method;

@@ -37,6 +37,13 @@ pub struct Metrics {
     pub callback_panics: IntCounter,
     /// Handlers that panicked.
     pub handler_panics: IntCounter,
+    /// Interceptors of outgoing calls that panicked.
+    pub interceptor_panics: IntCounter,
+    /// One-way calls that were handed to a connection.
+    pub one_way: IntCounter,
+    /// One-way calls that failed after that, when nobody waited for them any more.
+    pub one_way_failed: IntCounter,
+    authorized: IntCounterVec,
     /// Policy documents that were refused; the last good one stays in force.
     pub policies_refused: IntCounter,
 }
@@ -119,6 +126,23 @@ impl Metrics {
             )?,
             callback_panics: counter("rsf_callback_panics_total", "Callbacks that panicked")?,
             handler_panics: counter("rsf_handler_panics_total", "Handlers that panicked")?,
+            interceptor_panics: counter(
+                "rsf_interceptor_panics_total",
+                "Interceptors of outgoing calls that panicked",
+            )?,
+            one_way: counter(
+                "rsf_client_one_way_total",
+                "One-way calls that were handed to a connection",
+            )?,
+            one_way_failed: counter(
+                "rsf_client_one_way_failed_total",
+                "One-way calls that failed when nobody waited for them any more",
+            )?,
+            authorized: counters(
+                "rsf_authorization_total",
+                "Calls that authorization judged",
+                &["service", "verdict"],
+            )?,
             policies_refused: counter(
                 "rsf_policies_refused_total",
                 "Policies that did not pass the check",
@@ -147,6 +171,11 @@ impl Metrics {
 
     pub(crate) fn degraded(&self, method: &str) -> IntCounter {
         self.degraded.with_label_values(&[method])
+    }
+
+    /// Counts the calls of one service for which authorization came to `verdict`.
+    pub(crate) fn authorized(&self, service: &str, verdict: &'static str) -> IntCounter {
+        self.authorized.with_label_values(&[service, verdict])
     }
 
     fn method(

@@ -24,6 +24,8 @@ pub enum Reason {
     QueueFull,
     /// The caller may not call this method.
     Denied,
+    /// The caller's proof of identity is missing, or it is not good.
+    Unauthenticated,
     /// The logical call's time is over.
     Deadline,
     /// The attempt's time is over; it is still under way.
@@ -51,8 +53,10 @@ pub enum Reason {
     TooLarge,
     /// Bytes that are no gRPC message, or no message of this type.
     Malformed,
-    /// The handler panicked.
+    /// The handler panicked, or an interceptor did.
     Panic,
+    /// An interceptor of the calling application failed the call instead of passing it on.
+    Intercepted,
     /// The caller gave up.
     Cancelled,
     /// `wait` was called inside an asynchronous runtime.
@@ -119,6 +123,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::ProviderLimit, Retry::Always, false, true, false),
     row(Reason::QueueFull, Retry::Always, false, true, false),
     row(Reason::Denied, Retry::Never, false, false, false),
+    row(Reason::Unauthenticated, Retry::Never, false, false, false),
     row(Reason::Deadline, Retry::Never, true, true, false),
     row(Reason::AttemptTimeout, Retry::IfIdempotent, true, true, false),
     row(Reason::Connect, Retry::Always, true, true, false),
@@ -133,6 +138,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::TooLarge, Retry::Never, false, false, false),
     row(Reason::Malformed, Retry::Never, false, false, false),
     row(Reason::Panic, Retry::Never, false, true, true),
+    row(Reason::Intercepted, Retry::Never, false, false, false),
     row(Reason::Cancelled, Retry::Never, false, false, false),
     row(Reason::WaitInRuntime, Retry::Never, false, false, false),
     row(Reason::ShutDown, Retry::Never, false, false, false),
@@ -174,6 +180,7 @@ impl Reason {
             Reason::ProviderLimit => "provider_limit",
             Reason::QueueFull => "queue_full",
             Reason::Denied => "denied",
+            Reason::Unauthenticated => "unauthenticated",
             Reason::Deadline => "deadline",
             Reason::AttemptTimeout => "attempt_timeout",
             Reason::Connect => "connect",
@@ -188,6 +195,7 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::Malformed => "malformed",
             Reason::Panic => "panic",
+            Reason::Intercepted => "intercepted",
             Reason::Cancelled => "cancelled",
             Reason::WaitInRuntime => "wait_in_runtime",
             Reason::ShutDown => "shut_down",

@@ -20,11 +20,15 @@ pub mod method_breaker;
 pub mod node_breaker;
 pub mod provider;
 
+pub mod authorization;
+pub mod trace;
+
 pub mod document;
 pub mod fields;
 pub mod resolve;
 pub mod schema;
 
+pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
 pub use call::{Balance, CallPolicy, CallRules, RetryRules};
 pub use degrade::{DegradeRules, DegradeWhen};
 pub use document::{PolicyDocument, PolicyError};

@@ -15,5 +15,6 @@ mod provider;
 mod service;
 mod stack;
 
+pub use intercept::{ServerCall, ServerInterceptor, ServerNext};
 pub use provider::{ProvidedService, Provider, ProviderBuilder, ProviderError, ProviderIdentity};
 pub use service::{Service, handle};

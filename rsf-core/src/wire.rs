@@ -18,6 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::identity::Peer;
 use crate::metadata::Metadata;
 use crate::status::Status;
 
@@ -353,6 +354,8 @@ pub struct InboundRequest {
     pub timeout: Option<Duration>,
     /// The other headers, read when asked for.
     pub metadata: Metadata,
+    /// Who the wire has proven to be at the other end; `None` where it proves nothing.
+    pub peer: Option<Peer>,
 }
 
 /// The answer to a unary request.

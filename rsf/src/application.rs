@@ -1,6 +1,7 @@
 //! A process's place in the fleet: its ports, its registration, its clients, and its graceful end.
 
 mod builder;
+mod credentials;
 mod status;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use rsf_core::server::Provider;
 use rsf_registry::{Backend, Registration};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::{ApplicationBuilder, StartError};
@@ -180,6 +182,16 @@ impl Application {
         }
     }
 
+    /// The same from a thread without a runtime, as the end of what
+    /// [`start_blocking`](ApplicationBuilder::start_blocking) began.
+    ///
+    /// # Panics
+    /// Inside an asynchronous runtime, whose thread it would stop.
+    pub fn shutdown_blocking(self) {
+        let runtime = self.0.runtime.clone();
+        runtime.handle().block_on(self.shutdown());
+    }
+
     /// Waits for Ctrl-C or SIGTERM, then ends gracefully.
     pub async fn run_until_signal(self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
@@ -213,16 +225,24 @@ impl Running {
             provider.end_streams();
         }
         self.goaway.cancel();
+        let end = Instant::now() + self.drain_time;
         let serving = self.serving.lock().take();
         if let Some(serving) = serving {
             let stop = serving.abort_handle();
-            if tokio::time::timeout(self.drain_time, serving).await.is_err() {
+            if tokio::time::timeout_at(end, serving).await.is_err() {
                 tracing::warn!(
                     limit_ms = self.drain_time.as_millis() as u64,
                     "calls were still running at the end"
                 );
                 stop.abort();
             }
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if !self.consumer.finish_one_way(left).await {
+            tracing::warn!(
+                limit_ms = self.drain_time.as_millis() as u64,
+                "one-way calls were still under way at the end"
+            );
         }
         if let Some(registration) = registration
             && let Err(error) = registration.deregister().await

@@ -28,16 +28,21 @@ pub mod state;
 pub use application::{Application, ApplicationBuilder, StartError};
 pub use settings::{InvalidSettings, Settings};
 
-pub use rsf_core::call::{Call, CallFuture, RawMessage, Reply, StartedCall};
-pub use rsf_core::client::{Channel, Client, Consumer, TonicChannel};
-pub use rsf_core::context::Context;
+pub use bytes::Bytes;
+pub use rsf_core::call::{Call, CallFuture, OneWayCall, RawMessage, Reply, StartedCall};
+pub use rsf_core::client::{
+    Channel, Client, ClientCall, ClientInterceptor, ClientNext, Consumer, TonicChannel,
+};
+pub use rsf_core::context::{Context, spawn, spawn_blocking};
 pub use rsf_core::error::{AttemptRecord, RpcError};
+pub use rsf_core::identity;
+pub use rsf_core::identity::Identity;
 pub use rsf_core::message::{Request, Response};
 pub use rsf_core::metadata::Metadata;
 pub use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 pub use rsf_core::outcome::Reason;
 pub use rsf_core::runtime::blocking;
-pub use rsf_core::server::{Service, handle};
+pub use rsf_core::server::{ServerCall, ServerInterceptor, ServerNext, Service, handle};
 pub use rsf_core::status::{Code, Status};
 pub use rsf_core::wire::Frame;
 

@@ -44,6 +44,15 @@ pub struct Settings {
     pub io_threads: Option<usize>,
     /// `RSF_DRAIN_MS`: milliseconds that running calls get at a graceful end, 0 to 600 000. 30 000.
     pub drain_ms: Option<u64>,
+    /// `RSF_TOKEN_FILE`: the file with this application's token (`rsf token sign`), sent with every call and read again
+    /// when it changes. None.
+    pub token_file: Option<PathBuf>,
+    /// `RSF_TRUSTED_KEYS`: the file with the public keys whose tokens this provider believes, read again when it changes.
+    /// None: callers' tokens are not looked at.
+    pub trusted_keys: Option<PathBuf>,
+    /// `RSF_AUTHORIZATION_REQUIRED`: whether a service takes no call until a policy sets `provider.authorization.mode` for
+    /// it. `false`.
+    pub authorization_required: Option<bool>,
 }
 
 /// Everything that is wrong with the settings.
@@ -72,6 +81,9 @@ pub(crate) struct Checked {
     pub(crate) lease_ttl: std::time::Duration,
     pub(crate) io_threads: usize,
     pub(crate) drain: std::time::Duration,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) trusted_keys: Option<PathBuf>,
+    pub(crate) authorization_required: bool,
 }
 
 impl Settings {
@@ -114,6 +126,9 @@ impl Settings {
             lease_ttl_ms: self.lease_ttl_ms.or(weaker.lease_ttl_ms),
             io_threads: self.io_threads.or(weaker.io_threads),
             drain_ms: self.drain_ms.or(weaker.drain_ms),
+            token_file: self.token_file.or(weaker.token_file),
+            trusted_keys: self.trusted_keys.or(weaker.trusted_keys),
+            authorization_required: self.authorization_required.or(weaker.authorization_required),
         }
     }
 
@@ -140,6 +155,9 @@ impl Settings {
             lease_ttl_ms: number(get("RSF_LEASE_TTL_MS"), "RSF_LEASE_TTL_MS", problems),
             io_threads: number(get("RSF_IO_THREADS"), "RSF_IO_THREADS", problems),
             drain_ms: number(get("RSF_DRAIN_MS"), "RSF_DRAIN_MS", problems),
+            token_file: get("RSF_TOKEN_FILE").map(PathBuf::from),
+            trusted_keys: get("RSF_TRUSTED_KEYS").map(PathBuf::from),
+            authorization_required: flag("RSF_AUTHORIZATION_REQUIRED", &get, problems),
         };
         environment.or(file)
     }
@@ -218,6 +236,9 @@ impl Settings {
             lease_ttl: std::time::Duration::from_millis(self.lease_ttl_ms.unwrap_or(15_000)),
             io_threads: self.io_threads.unwrap_or(0),
             drain: std::time::Duration::from_millis(self.drain_ms.unwrap_or(30_000)),
+            token_file: self.token_file,
+            trusted_keys: self.trusted_keys,
+            authorization_required: self.authorization_required.unwrap_or(false),
         })
     }
 }
@@ -235,6 +256,13 @@ fn number<T: std::str::FromStr>(text: Option<String>, name: &str, problems: &mut
     let text = text?;
     text.parse()
         .map_err(|_| problems.push(format!("{name}: `{text}` is no whole number in its range")))
+        .ok()
+}
+
+fn flag(name: &str, get: impl Fn(&str) -> Option<String>, problems: &mut Vec<String>) -> Option<bool> {
+    let text = get(name)?;
+    text.parse()
+        .map_err(|_| problems.push(format!("{name}: `{text}` is neither `true` nor `false`")))
         .ok()
 }
 
@@ -307,12 +335,13 @@ mod tests {
                 ("RSF_ADMIN", "here"),
                 ("RSF_IO_THREADS", "20000"),
                 ("RSF_DRAIN_MS", "999999999"),
+                ("RSF_AUTHORIZATION_REQUIRED", "yes"),
             ],
             &mut problems,
         );
-        assert_eq!(problems.len(), 4, "what cannot be read: {problems:?}");
+        assert_eq!(problems.len(), 5, "what cannot be read: {problems:?}");
         let all = settings.check(problems).unwrap_err().problems;
-        assert_eq!(all.len(), 4 + 5, "and what is out of its range: {all:?}");
+        assert_eq!(all.len(), 5 + 5, "and what is out of its range: {all:?}");
     }
 
     #[test]

@@ -181,6 +181,8 @@ pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result
         control: ground.control,
         policies: ground.policies,
         metrics: ground.metrics,
+        token: Default::default(),
+        interceptors: Default::default(),
     });
     Ok(Calls {
         client: consumer.client(),

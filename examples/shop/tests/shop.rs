@@ -44,6 +44,8 @@ fn shop(latency: Duration) -> Shop {
         control: control.clone(),
         policies: policies.clone(),
         metrics: metrics.clone(),
+        token: Default::default(),
+        interceptors: Default::default(),
     });
     let orders = Orders::new(consumer.client(), consumer.client(), latency);
     let identity = ProviderIdentity {

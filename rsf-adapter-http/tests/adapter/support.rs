@@ -227,6 +227,8 @@ fn consumer(control: Arc<StaticControlPlane>) -> Consumer {
         control,
         policies,
         metrics: Arc::new(metrics),
+        token: Default::default(),
+        interceptors: Default::default(),
     })
 }
 

@@ -210,6 +210,7 @@ pub(super) fn answered(status: Status) -> RpcError {
             Reason::ProviderLimit
                 | Reason::QueueFull
                 | Reason::Denied
+                | Reason::Unauthenticated
                 | Reason::WrongInstance
                 | Reason::Refused
                 | Reason::Unimplemented

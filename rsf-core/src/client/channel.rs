@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
@@ -26,7 +27,7 @@ use crate::metrics::MethodMetrics;
 use crate::outcome::Reason;
 use crate::policy::MethodPolicy;
 use crate::runtime::IoRuntime;
-use crate::wire::{Frame, OwnHeaders, RequestId, UnaryReply};
+use crate::wire::{Frame, RequestId, UnaryReply};
 
 /// How long the first call of a service waits for its first list of instances, its own deadline apart.
 const FIRST_LIST: Duration = Duration::from_secs(5);
@@ -244,6 +245,7 @@ impl Channel {
             Some(snapshot) => snapshot,
             None => self.0.first_snapshot(method, &options).await?,
         };
+        let own = self.0.shared.own_headers(&options);
         let mut call = OutboundCall {
             begun,
             method,
@@ -260,11 +262,39 @@ impl Channel {
             pool: 0,
             key: None,
             routing_key: options.routing_key,
-            own: OwnHeaders::new(),
+            own,
+            one_way: options.one_way,
             given_up: Mutex::default(),
             channel: self.0.clone(),
         };
         self.0.stack.call(&mut call).await
+    }
+
+    /// Runs a call that nobody waits for once it is handed over, on a task that the process's graceful end waits for.
+    pub(crate) fn run_one_way(
+        self,
+        method: usize,
+        frame: Frame,
+        options: CallOptions,
+    ) -> JoinHandle<Result<(), RpcError>> {
+        let shared = self.0.shared.clone();
+        let handed_over = options.one_way.clone();
+        let run = async move {
+            let result = self.clone().run(method, frame, options).await.map(drop);
+            if let Err(error) = &result
+                && handed_over.is_some_and(|caller| caller.is_done())
+            {
+                self.0.shared.metrics.one_way_failed.inc();
+                let path = self
+                    .0
+                    .methods
+                    .get(method)
+                    .map_or("", |method| method.path.as_str());
+                tracing::warn!(method = path, %error, "a one-way call failed after it was handed over");
+            }
+            result
+        };
+        shared.one_way.spawn_on(run, shared.runtime.handle())
     }
 }
 

@@ -24,12 +24,12 @@ impl<S> Deadline<S> {
 
 impl<S: Stage> Stage for Deadline<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let policy = Duration::from_millis(call.policy().call.timeout_ms);
-        let timeout = call.timeout.map_or(policy, |own| own.min(policy));
-        let own = call.begun + timeout;
-        let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
-        call.deadline = inherited.map_or(own, |inherited| inherited.min(own));
-        let inherits = inherited.is_some_and(|inherited| inherited < own);
+        let Due {
+            at,
+            timeout,
+            inherits,
+        } = due(call);
+        call.deadline = at;
         if call.deadline <= Instant::now() && !call.pool().is_empty() {
             // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
             // routing says so, which tells more than that waiting for the first list took all the time.)
@@ -38,6 +38,27 @@ impl<S: Stage> Stage for Deadline<S> {
         let timers = call.channel.shared.runtime.timers().clone();
         let outcome = until(&timers, call.deadline, self.inner.call(call)).await;
         outcome.unwrap_or_else(|| Err(over(call, timeout, inherits)))
+    }
+}
+
+/// When a call's time is over, and who says so.
+pub(super) struct Due {
+    pub(super) at: Instant,
+    /// The call's own time, by its caller or by policy.
+    timeout: Duration,
+    /// The call that is being handled while this one is made leaves less than that.
+    inherits: bool,
+}
+
+pub(super) fn due(call: &OutboundCall) -> Due {
+    let policy = Duration::from_millis(call.policy().call.timeout_ms);
+    let timeout = call.timeout.map_or(policy, |own| own.min(policy));
+    let own = call.begun + timeout;
+    let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
+    Due {
+        at: inherited.map_or(own, |inherited| inherited.min(own)),
+        timeout,
+        inherits: inherited.is_some_and(|inherited| inherited < own),
     }
 }
 

@@ -140,10 +140,11 @@ impl Endpoint {
     /// The next connection, or why there is none. Cuts a pause between attempts short.
     pub(super) fn connecting(self: &Arc<Self>) -> Connecting {
         self.keep_connected();
-        self.wanted.notify_one();
         let endpoint = self.clone();
         let mut link = self.link.subscribe();
+        // Read before the bell is rung: an attempt that ends in between is the one that was asked for.
         let before = link.borrow().tries;
+        self.wanted.notify_one();
         Box::pin(async move {
             if let Some(connection) = endpoint.connection() {
                 return Ok(connection);

@@ -25,7 +25,7 @@ impl<S: Stage> Stage for Trace<S> {
             None => TraceParent {
                 trace_id: fastrand::u128(1..),
                 span_id,
-                sampled: false,
+                sampled: sampled(call.policy().call.trace.sample_percent),
             },
         });
         let result = self.inner.call(call).await;
@@ -40,6 +40,11 @@ impl<S: Stage> Stage for Trace<S> {
         }
         result
     }
+}
+
+/// Whether a new trace is kept.
+fn sampled(percent: f64) -> bool {
+    percent > 0.0 && fastrand::f64() * 100.0 < percent
 }
 
 /// Counts and times the call as its caller saw it.

@@ -107,14 +107,14 @@ impl<'a> Flight<'a> {
     fn may_follow(&self, reason: Reason) -> bool {
         let policy = self.call.policy();
         (self.tried.len() as u32) < policy.call.retry.attempts
-            && RpcError::new(reason, true, "").is_retryable(policy.idempotent)
+            && RpcError::new(reason, true, "").is_retryable(self.call.is_idempotent())
     }
 
     /// Plans a further attempt where policy, the outcome and the budget allow it.
     fn plan(&mut self, error: &RpcError) {
         let policy = self.call.policy();
         let made = self.tried.len() as u32;
-        if made == 0 || made >= policy.call.retry.attempts || !error.is_retryable(policy.idempotent) {
+        if made == 0 || made >= policy.call.retry.attempts || !error.is_retryable(self.call.is_idempotent()) {
             return;
         }
         let metrics = &self.call.channel.shared.metrics;
@@ -167,6 +167,16 @@ impl<'a> Flight<'a> {
         }
     }
 
+    /// Tells the caller of a one-way call that a connection has taken the request.
+    fn hand_over(&self, taken: bool) {
+        if let Some(caller) = &self.call.one_way
+            && taken
+            && caller.done()
+        {
+            self.call.channel.shared.metrics.one_way.inc();
+        }
+    }
+
     fn give_up(&mut self) -> RpcError {
         let error = self.last_failure.take();
         let error =
@@ -204,12 +214,19 @@ impl Future for Flight<'_> {
             while let Some(attempt) = flight.under_way.get_mut(place) {
                 match Pin::new(attempt).poll(cx) {
                     Poll::Ready(Ok(reply)) => {
+                        flight.hand_over(true);
                         flight.under_way.clear();
                         flight.ended.clear();
                         return Poll::Ready(Ok(reply));
                     }
-                    Poll::Ready(Err(error)) => flight.settle(place, error),
-                    Poll::Pending => place += 1,
+                    Poll::Ready(Err(error)) => {
+                        flight.hand_over(!matches!(error.reason(), Reason::Connect | Reason::Refused));
+                        flight.settle(place, error);
+                    }
+                    Poll::Pending => {
+                        flight.hand_over(flight.under_way[place].is_sent());
+                        place += 1;
+                    }
                 }
             }
             if flight.next == Next::Nothing {

@@ -18,6 +18,7 @@ use super::observe::{Measure, Trace};
 use super::retry::Retry;
 use super::route::Route;
 use super::snapshot::ServiceSnapshot;
+use crate::call::HandOver;
 use crate::context::Context;
 use crate::error::{AttemptRecord, RpcError};
 use crate::metadata::Metadata;
@@ -54,6 +55,8 @@ pub(crate) struct OutboundCall {
     pub(crate) routing_key: Option<Box<str>>,
     /// RSF's own headers that most calls do not have.
     pub(crate) own: OwnHeaders,
+    /// Whom to tell that the request is handed over; `None` where the caller waits for the reply.
+    pub(crate) one_way: Option<HandOver>,
     /// What became of the attempts where the call was given up while some were under way.
     pub(crate) given_up: Mutex<GivenUp>,
 }
@@ -74,6 +77,12 @@ impl OutboundCall {
     /// What stands before the method's calls.
     pub(crate) fn guards(&self) -> &Guards {
         &self.snapshot.guards[self.method]
+    }
+
+    /// Whether the call may be attempted again after its handler may have run. A one-way call may not: nobody would
+    /// learn how often it ran.
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.policy().idempotent && self.one_way.is_none()
     }
 
     /// The instances that the call may go to.

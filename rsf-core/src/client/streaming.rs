@@ -14,7 +14,7 @@ use crate::outcome::Reason;
 use crate::policy::Balance;
 use crate::status::Status;
 use crate::wire::Fate;
-use crate::wire::headers::{CALLER, TARGET, without_reason};
+use crate::wire::headers::{CALLER, TARGET, TOKEN, without_reason};
 use crate::wire::status_header::{from_http, read_status};
 
 /// A `tower::Service` that tonic's generated clients take as their transport:
@@ -67,6 +67,9 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
             };
             if let Some(caller) = &state.shared.caller {
                 request.headers_mut().insert(CALLER, caller.clone());
+            }
+            if let Some(token) = state.shared.token.header() {
+                request.headers_mut().insert(TOKEN, token);
             }
             if let Some(target) = endpoint.target_to_verify(&linked) {
                 request.headers_mut().insert(TARGET, target);

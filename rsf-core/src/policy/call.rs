@@ -8,6 +8,7 @@ use super::group::group;
 use super::limit::{LimitPolicy, LimitRules};
 use super::method_breaker::{MethodBreakerPolicy, MethodBreakerRules};
 use super::node_breaker::{NodeBreakerPolicy, NodeBreakerRules};
+use super::trace::{TracePolicy, TraceRules};
 
 group! {
     /// The part of a policy that calls, methods and consumers can have.
@@ -24,6 +25,7 @@ group! {
     }
     groups {
         retry: RetryPolicy => RetryRules, "when and how often a call is attempted again";
+        trace: TracePolicy => TraceRules, "which calls are traced";
         @service node_breaker: NodeBreakerPolicy => NodeBreakerRules, "when an instance that fails is left alone";
         method_breaker: MethodBreakerPolicy => MethodBreakerRules, "when a method that fails or is slow as a whole is not called for a while";
         limit: LimitPolicy => LimitRules, "what each process of a consumer may send";

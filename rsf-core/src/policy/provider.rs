@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::authorization::{AuthorizationPolicy, AuthorizationRules};
 use super::fields::Kind;
 use super::group::group;
 
@@ -19,5 +20,8 @@ group! {
     maps {
         concurrency: BTreeMap<String, u32>, Kind::Numbers(0, 1_000_000),
             "method name → calls that it may have under way at once, waiting ones included; one more is refused (`provider_limit`)";
+    }
+    groups {
+        @service authorization: AuthorizationPolicy => AuthorizationRules, "which applications may call which methods";
     }
 }

@@ -13,7 +13,7 @@ use crate::timer::until;
 use crate::wire::Frame;
 use crate::wire::headers::TARGET;
 
-/// Refuses what is not for us; ends what outlives its deadline. (Authorization has its seat here.)
+/// Refuses what is not for us; ends what outlives its deadline.
 pub(super) struct Admit<S> {
     inner: S,
     rules: AdmitRules,

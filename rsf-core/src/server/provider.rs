@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 
 use super::admission::check_target;
+use super::authorize::{Door, prove};
 use super::beside::{BESIDE, ending_with};
+use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{MethodLimit, PoolLimits};
 use super::service::Service;
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
 use crate::context::Context;
 use crate::error::framework_status;
+use crate::identity::{Peer, TokenVerifier};
 use crate::metadata::Metadata;
 use crate::method::service_key;
 use crate::metrics::{MethodMetrics, Metrics};
@@ -23,7 +26,7 @@ use crate::outcome::Reason;
 use crate::policy::ProviderRules;
 use crate::policy_book::PolicyBook;
 use crate::status::Status;
-use crate::wire::headers::{GRPC, TARGET, without_reason};
+use crate::wire::headers::{CALLER, GRPC, TARGET, TOKEN, without_reason};
 use crate::wire::status_header::write_status;
 use crate::wire::{Dispatch, InboundReply, InboundRequest};
 
@@ -40,6 +43,9 @@ pub struct Provider {
     identity: Option<String>,
     tonic: tonic::service::Routes,
     tonic_services: Vec<&'static str>,
+    /// What policy says of the callers of each tonic service, in their order.
+    tonic_doors: Vec<Arc<Door>>,
+    verifier: Option<Arc<TokenVerifier>>,
     health: tonic_health::server::HealthReporter,
     services: Vec<ProvidedService>,
 }
@@ -49,11 +55,13 @@ pub(super) struct HostedMethod {
     pub(super) service: Arc<dyn Service>,
     pub(super) place: usize,
     /// The service key.
-    key: String,
+    pub(super) key: String,
     /// The method's name within the service.
-    name: String,
+    pub(super) name: String,
     pub(super) path: String,
     pub(super) limit: MethodLimit,
+    /// Who may come in; the service's methods share it.
+    pub(super) door: Arc<Door>,
     /// What policy says of the service now.
     pub(super) rules: ArcSwap<ProviderRules>,
     pub(super) metrics: MethodMetrics,
@@ -89,6 +97,9 @@ pub struct ProviderBuilder {
     services: Vec<(String, Arc<dyn Service>)>,
     tonic: tonic::service::RoutesBuilder,
     tonic_services: Vec<&'static str>,
+    interceptors: ServerInterceptors,
+    verifier: Option<Arc<TokenVerifier>>,
+    authorization_required: bool,
 }
 
 /// Services that cannot be hosted together.
@@ -134,6 +145,27 @@ impl ProviderBuilder {
         self
     }
 
+    /// Adds the application's own code around every handler of RSF's services, inside the interceptors that were added
+    /// before.
+    pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
+        self.interceptors.add(interceptor);
+        self
+    }
+
+    /// Checks the tokens of callers. A call whose token is not good is refused, whatever policy says; whether a call
+    /// needs one is policy (`provider.authorization.identity`).
+    pub fn tokens(mut self, verifier: Arc<TokenVerifier>) -> Self {
+        self.verifier = Some(verifier);
+        self
+    }
+
+    /// Refuses every call to a service until a policy has set `provider.authorization.mode` for it. For providers that
+    /// must not be open by a policy that is missing. Health and reflection stay open.
+    pub fn require_authorization(mut self, required: bool) -> Self {
+        self.authorization_required = required;
+        self
+    }
+
     /// Puts everything together and begins to follow the policies that limit it.
     pub fn build(
         self,
@@ -145,8 +177,11 @@ impl ProviderBuilder {
             services,
             mut tonic,
             tonic_services,
+            interceptors,
+            verifier,
+            authorization_required: required,
         } = self;
-        let (methods, paths) = host(&services, metrics)?;
+        let (methods, paths) = host(&services, metrics, required)?;
         check_names(&services, &tonic_services)?;
         let provided: Vec<_> = services
             .iter()
@@ -156,11 +191,28 @@ impl ProviderBuilder {
         let (health, health_service) = tonic_health::server::health_reporter();
         tonic.add_service(health_service);
         let pool = Arc::new(PoolLimits::new());
-        follow_policies(&identity.application, &methods, &pool, &services, policies);
+        let doors = tonic_services
+            .iter()
+            .map(|name| Door::new(name, required, metrics));
+        let tonic_doors: Vec<_> = doors.collect();
+        let governed = Governed {
+            methods: methods.clone(),
+            pool: pool.clone(),
+            doors: methods
+                .iter()
+                .map(|m| &m.door)
+                .chain(&tonic_doors)
+                .cloned()
+                .collect(),
+            required,
+        };
+        follow_policies(&identity.application, governed, policies);
         let admit = AdmitRules {
             identity: identity.target.clone(),
             panics: metrics.handler_panics.clone(),
             timers: policies.timers().clone(),
+            verifier: verifier.clone(),
+            interceptors,
         };
         Ok(Arc::new(Provider {
             end: CancellationToken::new(),
@@ -170,6 +222,8 @@ impl ProviderBuilder {
             identity: identity.target,
             tonic: tonic.routes().prepare(),
             tonic_services,
+            tonic_doors,
+            verifier,
             health,
             services: provided,
         }))
@@ -207,6 +261,23 @@ impl Provider {
         for service in self.services() {
             self.health.set_service_status(service.name, status).await;
         }
+    }
+
+    /// Authorization of a call to a hosted tonic service; what RSF answers itself is open. A token goes no further.
+    fn check_tonic(&self, request: &mut http::Request<tonic::body::Body>) -> Result<(), Status> {
+        let mut path = request.uri().path().split('/').skip(1);
+        let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+        let Some(door) = self.tonic_doors.iter().find(|door| door.service() == service) else {
+            return Ok(());
+        };
+        let headers = request.headers();
+        let caller = headers.get(CALLER).and_then(|caller| caller.to_str().ok());
+        let peer = request.extensions().get::<Peer>();
+        let proven = prove(headers.get(TOKEN), caller, peer, self.verifier.as_deref());
+        let proven = proven.inspect_err(|_| door.unauthenticated.inc())?;
+        door.check(proven.as_deref().or(caller), proven.is_some(), method)?;
+        request.headers_mut().remove(TOKEN);
+        Ok(())
     }
 
     fn unknown(&self, path: &str, implementation: &str) -> String {
@@ -256,6 +327,7 @@ impl Dispatch for Provider {
                     method,
                     message: request.message,
                     context,
+                    peer: request.peer,
                 })
                 .await
             {
@@ -292,6 +364,11 @@ impl Dispatch for Provider {
         if let Err(status) = check_target(self.identity.as_deref(), target) {
             return Box::pin(std::future::ready(refusal(&status)));
         }
+        let mut request = request;
+        if let Err(status) = self.check_tonic(&mut request) {
+            return Box::pin(std::future::ready(refusal(&status)));
+        }
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         let end = BESIDE.contains(&service).then(|| self.end.clone());
         let mut routes = self.tonic.clone();
         Box::pin(async move {
@@ -327,7 +404,11 @@ fn check_names(services: &[(String, Arc<dyn Service>)], tonic: &[&'static str]) 
 
 type Hosted = (Vec<Arc<HostedMethod>>, HashMap<String, Vec<(String, usize)>>);
 
-fn host(services: &[(String, Arc<dyn Service>)], metrics: &Metrics) -> Result<Hosted, ProviderError> {
+fn host(
+    services: &[(String, Arc<dyn Service>)],
+    metrics: &Metrics,
+    required: bool,
+) -> Result<Hosted, ProviderError> {
     let mut methods = Vec::new();
     let mut paths: HashMap<String, Vec<(String, usize)>> = HashMap::new();
     for (implementation, service) in services {
@@ -339,22 +420,22 @@ fn host(services: &[(String, Arc<dyn Service>)], metrics: &Metrics) -> Result<Ho
                 descriptor.name.to_string(),
             ));
         }
+        let key = service_key(&descriptor.name, implementation);
+        let door = Door::new(&key, required, metrics);
         for (place, method) in descriptor.methods.iter().enumerate() {
             let implementations = paths.entry(method.path.to_string()).or_default();
             if implementations.iter().any(|(name, _)| name == implementation) {
-                return Err(ProviderError::Twice(service_key(
-                    &descriptor.name,
-                    implementation,
-                )));
+                return Err(ProviderError::Twice(key));
             }
             implementations.push((implementation.clone(), methods.len()));
             methods.push(Arc::new(HostedMethod {
                 service: service.clone(),
                 place,
-                key: service_key(&descriptor.name, implementation),
+                key: key.clone(),
                 name: method.name.to_string(),
                 path: method.path.to_string(),
                 limit: MethodLimit::new(),
+                door: door.clone(),
                 rules: ArcSwap::default(),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
@@ -372,24 +453,31 @@ fn provided(implementation: &str, service: &dyn Service) -> ProvidedService {
     }
 }
 
+/// What policies steer in a provider.
+struct Governed {
+    methods: Vec<Arc<HostedMethod>>,
+    pool: Arc<PoolLimits>,
+    /// Those of all services, tonic's too.
+    doors: Vec<Arc<Door>>,
+    required: bool,
+}
+
 /// Pool and queue come from the fleet's and the application's policy alone, so every service reports the same ones.
-fn follow_policies(
-    application: &str,
-    methods: &[Arc<HostedMethod>],
-    pool: &Arc<PoolLimits>,
-    services: &[(String, Arc<dyn Service>)],
-    policies: &PolicyBook,
-) {
-    let keys = services
+fn follow_policies(application: &str, governed: Governed, policies: &PolicyBook) {
+    let mut keys: Vec<_> = governed
+        .doors
         .iter()
-        .map(|(implementation, s)| service_key(&s.descriptor().name, implementation));
-    let mut keys: Vec<_> = keys.collect();
+        .map(|door| door.service().to_owned())
+        .collect();
     keys.sort();
-    let (methods, pool) = (methods.to_vec(), pool.clone());
+    keys.dedup();
     policies.follow_provider(application, keys, move |service, view| {
+        for door in governed.doors.iter().filter(|door| door.service() == service) {
+            door.set(&view, governed.required);
+        }
         let rules = Arc::new(view.rules);
-        pool.set(&rules);
-        for method in methods.iter().filter(|method| method.key == service) {
+        governed.pool.set(&rules);
+        for method in governed.methods.iter().filter(|method| method.key == service) {
             method.limit.set(rules.concurrency.get(&method.name).copied());
             method.rules.store(rules.clone());
         }

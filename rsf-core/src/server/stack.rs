@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::admission::Admit;
 use super::authorize::Authorize;
 use super::dedup::Dedup;
-use super::intercept::Intercept;
+use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Pool, Threshold};
 use super::observe::{Catch, Measure};
 use super::provider::HostedMethod;
 use crate::context::Context;
 use crate::error::REASON;
+use crate::identity::{Peer, TokenVerifier};
 use crate::message::{Request, Response};
 use crate::outcome::Reason;
 use crate::status::Status;
@@ -25,10 +26,13 @@ pub(super) trait Stage: Send + Sync + 'static {
 }
 
 /// A call on its way to its handler.
+#[derive(Clone)]
 pub(super) struct InboundCall {
     pub(super) method: Arc<HostedMethod>,
     pub(super) message: Result<Bytes, Status>,
     pub(super) context: Arc<Context>,
+    /// Who the wire has proven to be at the other end.
+    pub(super) peer: Option<Peer>,
 }
 
 /// The whole path of a call.
@@ -39,7 +43,7 @@ pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimit
     // The handler within its context, so that calls it makes inherit deadline and trace.
     let stack = Handler {};
     // The application's own code, within the handler's context.
-    let stack = Intercept::new(stack);
+    let stack = Intercept::new(stack, admit.interceptors.clone());
     // Around business code, because only that panics.
     let stack = Catch::new(stack, admit.panics.clone());
     // Inside the pool, because it may run the handler; outside the catch, because a panic is an outcome too.
@@ -49,7 +53,7 @@ pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimit
     // Outside the queue, so that one method cannot fill it.
     let stack = Threshold::new(stack);
     // Outside every limit, so that strangers take no place.
-    let stack = Authorize::new(stack);
+    let stack = Authorize::new(stack, admit.verifier.clone());
     // Outside even that: what is not meant for us, or too late, takes no place.
     let stack = Admit::new(stack, admit);
     // Outermost, so that refusals are counted too.
@@ -63,6 +67,9 @@ pub(super) struct AdmitRules {
     pub(super) panics: prometheus::IntCounter,
     /// What ends calls whose deadline passes.
     pub(super) timers: Timers,
+    /// Checks callers' tokens, where the provider trusts any.
+    pub(super) verifier: Option<Arc<TokenVerifier>>,
+    pub(super) interceptors: ServerInterceptors,
 }
 
 /// The innermost stage: runs the handler.
@@ -74,6 +81,7 @@ impl Stage for Handler {
             method,
             message,
             context,
+            ..
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
         let handled = method.service.clone().call(method.place, request);
@@ -83,7 +91,7 @@ impl Stage for Handler {
 
 /// A handler that passes on the status of a call of its own must not pass on its reason: "refused by the queue" would
 /// tell the caller that this handler never ran. What [`super::service::handle`] says about messages stays.
-fn own(mut status: Status) -> Status {
+pub(super) fn own(mut status: Status) -> Status {
     let reason = status.metadata().get(REASON).and_then(Reason::from_name);
     if !matches!(reason, None | Some(Reason::Malformed | Reason::TooLarge)) {
         status.metadata_mut().remove_reserved(REASON);

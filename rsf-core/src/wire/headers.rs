@@ -21,6 +21,11 @@ pub(crate) const DEGRADED: &str = "rsf-degraded";
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// W3C baggage: what the chain of calls carries along.
+pub(crate) const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// The calling application's signed token.
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("rsf-token");
+
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 

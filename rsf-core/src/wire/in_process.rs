@@ -253,6 +253,7 @@ async fn handle(dispatch: Arc<dyn Dispatch>, request: UnaryRequest) -> UnaryRepl
         message,
         timeout: request.timeout,
         metadata: Metadata::from_headers(headers),
+        peer: None,
     };
     received(dispatch.unary(method, inbound).await)
 }

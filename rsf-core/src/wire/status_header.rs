@@ -137,7 +137,7 @@ fn percent_encode(text: &str) -> String {
     out
 }
 
-fn percent_decode(bytes: &[u8]) -> String {
+pub(crate) fn percent_decode(bytes: &[u8]) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let [first, tail @ ..] = rest {

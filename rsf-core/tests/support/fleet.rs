@@ -98,6 +98,13 @@ impl Fleet {
         node
     }
 
+    /// Starts a provider of what `builder` has and lists it.
+    pub fn provide_built(&self, builder: ProviderBuilder) -> Node {
+        let node = self.start(builder, |_| {});
+        self.list(|instances| instances.push(node.instance.clone()));
+        node
+    }
+
     /// Starts a provider without listing it.
     pub fn start(&self, builder: ProviderBuilder, change: impl FnOnce(&mut Instance)) -> Node {
         let place = self.next.fetch_add(1, Ordering::Relaxed);
@@ -142,9 +149,14 @@ impl Fleet {
     }
 
     pub fn consumer(&self) -> Peer {
+        self.consumer_as(|_| {})
+    }
+
+    /// A consumer with changes.
+    pub fn consumer_as(&self, change: impl FnOnce(&mut ConsumerParts)) -> Peer {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
-        let consumer = Consumer::new(ConsumerParts {
+        let mut parts = ConsumerParts {
             application: "tester".to_owned(),
             namespace: "test".to_owned(),
             zone: String::new(),
@@ -152,8 +164,12 @@ impl Fleet {
             wire: self.wire(),
             control: self.control.clone(),
             policies: self.book(&metrics),
+            token: Default::default(),
+            interceptors: Default::default(),
             metrics: metrics.clone(),
-        });
+        };
+        change(&mut parts);
+        let consumer = Consumer::new(parts);
         Peer {
             channel: consumer.channel(&descriptor(), ""),
             consumer,

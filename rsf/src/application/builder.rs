@@ -6,11 +6,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rsf_core::PolicyBook;
-use rsf_core::client::{Consumer, ConsumerParts};
+use rsf_core::client::{ClientInterceptor, ClientInterceptors, Consumer, ConsumerParts};
 use rsf_core::control::ControlPlane;
 use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
-use rsf_core::server::{ProviderBuilder, ProviderError, ProviderIdentity, Service};
+use rsf_core::server::{ProviderBuilder, ProviderError, ProviderIdentity, ServerInterceptor, Service};
 use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
 use rsf_registry::agent::{AgentError, RegistrationRequest};
 use rsf_registry::record::ProvidedService;
@@ -21,6 +21,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 
+use super::credentials::Credentials;
 use super::{Application, Running, Settings};
 use crate::admin::{self, AdminPage};
 use crate::settings::{Checked, InvalidSettings};
@@ -34,8 +35,11 @@ pub struct ApplicationBuilder {
     /// Services that are made when there is something to make clients with.
     calling: Vec<MakeService>,
     backend: Option<Backend>,
+    interceptors: ClientInterceptors,
+    server_interceptors: Vec<AddInterceptor>,
 }
 
+type AddInterceptor = Box<dyn FnOnce(ProviderBuilder) -> ProviderBuilder + Send>;
 type MakeService = Box<dyn FnOnce(&Consumer) -> Arc<dyn Service> + Send>;
 
 /// Why an application does not start. A registry that is down is no reason: the application starts without it and
@@ -86,6 +90,8 @@ impl ApplicationBuilder {
             provider: None,
             calling: Vec::new(),
             backend: None,
+            interceptors: ClientInterceptors::default(),
+            server_interceptors: Vec::new(),
         }
     }
 
@@ -124,6 +130,20 @@ impl ApplicationBuilder {
     {
         let provider = self.provider.take().unwrap_or_default();
         self.provider = Some(provider.tonic_service(service));
+        self
+    }
+
+    /// Adds code of the application's own around every call that it makes, inside what was added before.
+    pub fn client_interceptor(mut self, interceptor: impl ClientInterceptor) -> Self {
+        self.interceptors.add(interceptor);
+        self
+    }
+
+    /// Adds code of the application's own around every handler of RSF's services, inside what was added before. Makes
+    /// nothing a provider that provides no service.
+    pub fn interceptor(mut self, interceptor: impl ServerInterceptor) -> Self {
+        self.server_interceptors
+            .push(Box::new(|builder| builder.interceptor(interceptor)));
         self
     }
 
@@ -176,6 +196,7 @@ impl ApplicationBuilder {
     }
 
     async fn bring_up(self, runtime: IoRuntime, settings: Checked) -> Result<Application, StartError> {
+        let credentials = Credentials::read(&self.name, &settings)?;
         let backend = match self.backend {
             Some(backend) => backend,
             None => Backend::open(&settings.registry, &settings.namespace)?,
@@ -205,11 +226,20 @@ impl ApplicationBuilder {
             control,
             policies: policies.clone(),
             metrics: metrics.clone(),
+            token: credentials.token.clone(),
+            interceptors: self.interceptors,
         });
         let provider = match self.provider {
             Some(builder) => {
                 let calling = self.calling.into_iter().map(|make| make(&consumer));
                 let builder = calling.fold(builder, |builder, service| builder.service("", service));
+                let adding = self.server_interceptors.into_iter();
+                let builder = adding.fold(builder, |builder, add| add(builder));
+                let builder = builder.require_authorization(settings.authorization_required);
+                let builder = match &credentials.verifier {
+                    Some(verifier) => builder.tokens(verifier.clone()),
+                    None => builder,
+                };
                 let target = Some(format!("{}/{instance}", settings.namespace));
                 let identity = ProviderIdentity {
                     application: self.name.clone(),
@@ -273,6 +303,7 @@ impl ApplicationBuilder {
             serving: Mutex::new(serving),
             ended: OnceCell::new(),
         });
+        credentials.follow(running.stop.clone());
         tokio::spawn(admin::serve(
             admin_listener,
             page(&running, registry),

@@ -148,6 +148,8 @@ fn fixture() -> Fixture {
         control,
         policies,
         metrics,
+        token: Default::default(),
+        interceptors: Default::default(),
     });
     Fixture {
         consumer,

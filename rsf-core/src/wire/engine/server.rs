@@ -97,6 +97,7 @@ impl Handler for Dispatching {
             message: message(call.body),
             timeout,
             metadata: Metadata::from_headers(headers),
+            peer: None,
         };
         let handled = self.0.unary(method, request);
         Some(Box::pin(async move { response(handled.await) }))

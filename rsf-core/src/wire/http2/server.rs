@@ -208,6 +208,7 @@ async fn answer(dispatch: Arc<dyn Dispatch>, request: Request<Incoming>) -> Resp
                     message,
                     timeout,
                     metadata,
+                    peer: None,
                 },
             )
             .await,
