@@ -1,7 +1,7 @@
 //! Policy: what governs a call, as documents that change while calls run.
 //!
 //! 1. [`group`]: how a field is declared, once.
-//! 2. [`call`], [`instances`] and [`provider`]: the fields, with units, ranges and defaults.
+//! 2. [`call`], [`connections`], [`instances`] and [`provider`]: the fields, with units, ranges and defaults.
 //! 3. [`fields`]: the table of all of them, that validation, docs and [`schema`] are made from.
 //! 4. [`document`]: one document of one scope, parsed and checked with all errors at once.
 //! 5. [`resolve`]: documents in their order of precedence → the values that hold for one method, and where each came
@@ -12,6 +12,7 @@
 pub(crate) mod group;
 
 pub mod call;
+pub mod connections;
 pub mod instances;
 pub mod provider;
 
@@ -21,6 +22,7 @@ pub mod resolve;
 pub mod schema;
 
 pub use call::{Balance, CallPolicy, CallRules, NodeBreakerRules, RetryRules};
+pub use connections::{ConnectionsPolicy, ConnectionsRules};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;
 pub use instances::InstanceRule;

@@ -71,7 +71,7 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
     };
     let target = Target {
         address: address.as_str().into(),
-        keepalive: true,
+        keepalive: Some(rsf_core::wire::Keepalive::default()),
     };
     Ok(Calls {
         connection: T::wire().connect(&target).await?,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::connections::{ConnectionsPolicy, ConnectionsRules};
 use super::fields::{HOUR_MS, Kind};
 use super::group::group;
 
@@ -20,6 +21,7 @@ group! {
     }
     groups {
         retry: RetryPolicy => RetryRules, "when and how often a call is attempted again";
+        @service connections: ConnectionsPolicy => ConnectionsRules, "how many connections there are, and how they are made and watched over";
         @service node_breaker: NodeBreakerPolicy => NodeBreakerRules, "when an instance that fails is left alone";
     }
 }

@@ -148,6 +148,7 @@ impl Fleet {
             application: "tester".to_owned(),
             namespace: "test".to_owned(),
             zone: String::new(),
+            instance: String::new(),
             runtime: self.runtime.clone(),
             wire: self.wire(),
             control: self.control.clone(),
