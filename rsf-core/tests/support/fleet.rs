@@ -142,13 +142,23 @@ impl Fleet {
     }
 
     pub fn consumer(&self) -> Peer {
+        self.consumer_as("")
+    }
+
+    /// A consumer with a name of its own.
+    pub fn consumer_as(&self, instance: &str) -> Peer {
+        self.consumer_in(instance, "")
+    }
+
+    /// A consumer in a zone.
+    pub fn consumer_in(&self, instance: &str, zone: &str) -> Peer {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
         let consumer = Consumer::new(ConsumerParts {
             application: "tester".to_owned(),
             namespace: "test".to_owned(),
-            zone: String::new(),
-            instance: String::new(),
+            zone: zone.to_owned(),
+            instance: instance.to_owned(),
             runtime: self.runtime.clone(),
             wire: self.wire(),
             control: self.control.clone(),
