@@ -33,7 +33,7 @@ enum Phase {
 
 /// Silence until the logical deadline counts against an instance only if the instance had this long to answer, or
 /// half of what policy grants: a caller that leaves a millisecond learns nothing about the provider.
-const FAIR_TIME: Duration = Duration::from_millis(100);
+pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
 
 impl Attempt {
     /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before.
