@@ -8,6 +8,9 @@
 
 mod support;
 
+#[path = "support/line.rs"]
+mod line;
+
 #[path = "support/watched.rs"]
 mod watched;
 
@@ -498,4 +501,41 @@ async fn a_half_open_connection_is_found_by_the_keepalive_alone() {
         "{:?}",
         silent.elapsed()
     );
+}
+
+/// Connections that come about while their server begins to drain: what is sent on them is answered, or provably unseen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_who_comes_with_the_drain_is_left_in_doubt() {
+    let fleet = Fleet::new(Kind::Http2);
+    let mut node = fleet.provide(Echo::plain());
+    for round in 0..10 {
+        let wire = fleet.wire();
+        let target = Target {
+            address: node.address().into(),
+            keepalive: None,
+        };
+        let calls = (0..40).map(|_| {
+            let (wire, target) = (wire.clone(), target.clone());
+            tokio::spawn(async move {
+                let Ok(connection) = wire.connect(&target).await else {
+                    return None;
+                };
+                let request = line::request("Get", &note("just in time?"));
+                Some(rsf_core::wire::Exchange::start(connection, request).await)
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        tokio::task::yield_now().await;
+        node.drain();
+        for call in calls {
+            if let Some(Err(error)) = call.await.unwrap() {
+                assert_ne!(
+                    error.fate,
+                    rsf_core::wire::Fate::Written,
+                    "round {round}: {error}"
+                );
+            }
+        }
+        node.restart();
+    }
 }
