@@ -539,3 +539,25 @@ async fn nobody_who_comes_with_the_drain_is_left_in_doubt() {
         node.restart();
     }
 }
+
+/// The system accepts for a process that is stopped: that is no connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_never_says_a_word_is_not_connected() {
+    let fleet = Fleet::new(Kind::Http2);
+    let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stopped.local_addr().unwrap().to_string();
+    fleet.list(|instances| instances.push(rsf_core::control::Instance::at("stopped", &address)));
+    let connections = r#""connections":{"connect_timeout_ms":200}"#;
+    fleet.service_policy(
+        1,
+        &format!(r#"{{"call":{{"retry":{{"attempts":1}},{connections}}}}}"#),
+    );
+    let peer = fleet.consumer();
+    peer.governed(|policy| policy.call.connections.connect_timeout_ms == 200)
+        .await;
+    sleep(Duration::from_millis(1100)).await;
+    let error = peer.put(note("")).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::Connect, "{error}");
+    assert!(!error.may_have_run(), "{error}");
+    assert_eq!(connected(&peer), 0);
+}

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::body::{OutBody, Received, receive};
+use super::greeting::Greeting;
 use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
@@ -59,16 +60,19 @@ impl Wire for Http2Wire {
                 .await
                 .map_err(|e| failed(e.to_string()))?;
             stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
+            let (stream, greeted) = Greeting::of(stream);
             let connection = handshake(stream, authority, keepalive)
                 .await
                 .map_err(|e| failed(e.to_string()))?;
+            let silent = |_| failed("the connection closed before the peer's first HTTP/2 frame".to_owned());
+            greeted.await.map_err(silent)?;
             Ok(Arc::new(connection) as Arc<dyn Connection>)
         })
     }
 }
 
 async fn handshake(
-    stream: TcpStream,
+    stream: Greeting,
     base: Uri,
     keepalive: Option<Keepalive>,
 ) -> Result<Http2Connection, hyper::Error> {

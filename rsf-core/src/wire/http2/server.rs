@@ -28,7 +28,7 @@ const BACKLOG: usize = 1024;
 /// Time for the system to hand over the next of the connections that waited when the drain began.
 const LAST_LOOK: Duration = Duration::from_millis(2);
 /// Time for a connection that came with the drain to greet, so that it can be told.
-const LAST_GREETING: Duration = Duration::from_millis(100);
+const LAST_GREETING: Duration = Duration::from_millis(200);
 
 /// What a listening port allows.
 #[derive(Debug, Clone)]
