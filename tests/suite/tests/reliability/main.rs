@@ -12,3 +12,6 @@
 )]
 
 mod t23;
+mod t25;
+mod t27;
+mod t37;
