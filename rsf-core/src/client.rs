@@ -15,7 +15,8 @@
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema,
-//! [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
+//! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the
+//! mechanisms, [`streaming`] runs unchanged tonic clients.
 
 mod attempt;
 mod balance;
@@ -38,6 +39,7 @@ mod route;
 mod snapshot;
 mod stack;
 mod streaming;
+mod subset;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -90,6 +92,9 @@ pub struct ConsumerParts {
     pub namespace: String,
     /// The data centre or machine room that calls are made from; may be empty.
     pub zone: String,
+    /// Names this process among the consumers of a service, and with that the instances that it uses where policy lets
+    /// each consumer use a subset. The same name gives the same instances after a restart; empty: one is drawn.
+    pub instance: String,
     /// Where I/O happens.
     pub runtime: IoRuntime,
     /// How connections are made.
@@ -110,8 +115,9 @@ pub(crate) struct Shared {
     pub(crate) application: String,
     pub(crate) caller: Option<HeaderValue>,
     pub(crate) namespace: String,
-    #[allow(dead_code, reason = "routing reads it")]
     pub(crate) zone: String,
+    /// What the process draws its subsets with.
+    pub(crate) seed: u64,
     pub(crate) runtime: IoRuntime,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) control: Arc<dyn ControlPlane>,
@@ -134,6 +140,10 @@ impl Consumer {
             application: parts.application,
             namespace: parts.namespace,
             zone: parts.zone,
+            seed: match parts.instance.as_str() {
+                "" => fastrand::u64(..),
+                instance => key::hash(instance.as_bytes()),
+            },
             runtime: parts.runtime,
             wire: parts.wire,
             control: parts.control,

@@ -13,6 +13,7 @@
 pub(crate) mod group;
 
 pub mod call;
+pub mod connections;
 pub mod degrade;
 pub mod instances;
 pub mod limit;
@@ -30,6 +31,7 @@ pub mod schema;
 
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
 pub use call::{Balance, CallPolicy, CallRules, RetryRules};
+pub use connections::{ConnectionsPolicy, ConnectionsRules};
 pub use degrade::{DegradeRules, DegradeWhen};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;

@@ -8,6 +8,7 @@ mod admission;
 mod authorize;
 mod beside;
 mod dedup;
+mod drain;
 mod intercept;
 mod limits;
 mod observe;

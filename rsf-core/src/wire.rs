@@ -48,9 +48,27 @@ pub trait Wire: Send + Sync + 'static {
 pub struct Target {
     /// `host:port`.
     pub address: Arc<str>,
-    /// Whether an idle connection is probed every few seconds. Only for peers that expect it: servers of other makes
-    /// take frequent PINGs for an attack (gRPC A8) and say GOAWAY.
-    pub keepalive: bool,
+    /// How a silent connection is probed. Only for peers that expect it: servers of other makes take frequent PINGs for
+    /// an attack (gRPC A8) and say GOAWAY.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// How a silent connection is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence after which a PING is sent. Default 5 s.
+    pub interval: Duration,
+    /// Time without an answer to it after which the connection is closed. Default 4 s.
+    pub timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(4),
+        }
+    }
 }
 
 /// Why no connection came about. Nothing was sent.

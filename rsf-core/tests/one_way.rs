@@ -196,7 +196,7 @@ fn a_provider_that_ends_gracefully_finishes_them() {
             // Nobody else is let in any more: it ends.
             let target = Target {
                 address: node.address().into(),
-                keepalive: false,
+                keepalive: None,
             };
             while fleet.wire().connect(&target).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(2)).await;

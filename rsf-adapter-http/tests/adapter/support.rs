@@ -222,6 +222,7 @@ fn consumer(control: Arc<StaticControlPlane>) -> Consumer {
         application: "adapter".to_owned(),
         namespace: "test".to_owned(),
         zone: String::new(),
+        instance: String::new(),
         runtime,
         wire: Arc::new(Http2Wire::new()),
         control,

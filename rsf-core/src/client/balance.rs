@@ -109,6 +109,10 @@ impl Pool {
                 continue;
             }
             let tier = tier(&member.endpoint, now);
+            if tier == Tier::Unknown && self.members.len() < SCAN_BELOW {
+                // Above the floor they are connected by the calls that could go there; see `drawn` for long lists.
+                member.endpoint.keep_connected();
+            }
             let load = if balance == Balance::Random {
                 Load::EQUAL
             } else {

@@ -46,8 +46,6 @@ pub(crate) struct ChannelState {
     pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
     /// Ticks with every new snapshot.
     pub(crate) version: watch::Sender<u64>,
-    /// Where connecting ahead begins in a long list; another place in each process.
-    pub(crate) connect_from: usize,
     stack: ClientStack,
 }
 
@@ -110,7 +108,6 @@ impl Channel {
                     .flatten(),
                 snapshot: ArcSwapOption::empty(),
                 version: watch::Sender::new(0),
-                connect_from: fastrand::usize(..),
                 stack: client_stack(),
                 shared: shared.clone(),
             });

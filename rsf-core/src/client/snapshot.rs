@@ -1,13 +1,18 @@
 //! What calls of one service read: immutable, replaced as a whole.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use super::Shared;
 use super::balance::{Member, Pool};
 use super::breaker::BreakerGroup;
 use super::budget::RetryBudget;
 use super::channel::ChannelState;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, EndpointGroup, Place};
 use super::guards::Guards;
+use super::subset::{floor, subset};
 use crate::control::{Discovery, Instance, InstanceList};
 use crate::policy::{InstanceRule, MethodPolicy, Resolution, method_policy};
 
@@ -26,7 +31,9 @@ pub(crate) struct ServiceSnapshot {
     /// What holds for the service as a whole: balance, node breaker, budget.
     pub(crate) service: MethodPolicy,
     pub(crate) budget: Arc<RetryBudget>,
-    pub(super) breakers: Arc<BreakerGroup>,
+    pub(super) group: EndpointGroup,
+    /// The endpoints of all instances that may take calls, those that no pool has included.
+    pub(super) endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
     /// Instances that are listed but take no calls, with the reason.
     left_out: Vec<(Arc<str>, &'static str)>,
 }
@@ -52,17 +59,30 @@ impl ServiceSnapshot {
             .layers()
             .flat_map(|layer| &layer.document.instances)
             .collect();
-        let breakers = previous.map_or_else(
-            || {
-                BreakerGroup::new(
+        let group = match previous {
+            Some(previous) => previous.group.clone(),
+            None => EndpointGroup {
+                breakers: BreakerGroup::new(
                     service.call.node_breaker,
                     channel.shared.metrics.ejections(&channel.key),
-                )
+                ),
+                connections: Arc::new(watch::Sender::new(service.call.connections)),
             },
-            |previous| previous.breakers.clone(),
-        );
-        let (members, left_out) = members(channel, list, &rules, previous, &breakers, unix_ms);
-        breakers.update(service.call.node_breaker, members.len());
+        };
+        let (members, left_out) = members(channel, list, &rules, previous, &group, unix_ms);
+        let endpoints = members.iter().map(|member| &member.endpoint);
+        let endpoints = endpoints.map(|endpoint| (endpoint.instance.id.clone(), endpoint.clone()));
+        let endpoints = endpoints.collect();
+        let connections = service.call.connections;
+        group.connections.send_if_modified(|now| {
+            let changed = *now != connections;
+            *now = connections;
+            changed
+        });
+        let pools = vec![Pool::new(subset(members, &channel.shared, &connections))];
+        group
+            .breakers
+            .update(service.call.node_breaker, pools[0].members().len());
         let retry = &service.call.retry;
         let (percent, per_second) = (retry.budget_percent, retry.budget_per_second);
         let budget = previous
@@ -77,14 +97,39 @@ impl ServiceSnapshot {
         Some(ServiceSnapshot {
             version: list.version,
             not_ready,
-            pools: vec![Pool::new(members)],
+            pools,
             guards: Guards::build(channel, &methods, previous),
             methods,
             service,
             budget,
-            breakers,
+            group,
+            endpoints,
             left_out,
         })
+    }
+
+    /// Tells each endpoint, and those that only `previous` had, what it is worth from now on; connects ahead.
+    pub(super) fn place_endpoints(&self, shared: &Shared, previous: Option<&ServiceSnapshot>) {
+        let members = self.pools[0].members();
+        let floor: HashSet<_> = floor(members, shared, &self.service.call.connections)
+            .into_iter()
+            .map(|place| Arc::as_ptr(&members[place].endpoint))
+            .collect();
+        let pooled: HashSet<_> = self
+            .pools
+            .iter()
+            .flat_map(Pool::members)
+            .map(|member| Arc::as_ptr(&member.endpoint))
+            .collect();
+        let before = previous.iter().flat_map(|previous| previous.endpoints.values());
+        for endpoint in before.chain(self.endpoints.values()) {
+            let known = Arc::as_ptr(endpoint);
+            endpoint.set_place(match (floor.contains(&known), pooled.contains(&known)) {
+                (true, _) => Place::Floor,
+                (false, true) => Place::Member,
+                (false, false) => Place::Outside,
+            });
+        }
     }
 
     /// Why no instance can take a call, and what to do about it.
@@ -114,14 +159,9 @@ fn members(
     list: &InstanceList,
     rules: &[&InstanceRule],
     previous: Option<&ServiceSnapshot>,
-    breakers: &Arc<BreakerGroup>,
+    group: &EndpointGroup,
     unix_ms: u64,
 ) -> (Vec<Member>, LeftOut) {
-    let known: std::collections::HashMap<_, _> = previous
-        .iter()
-        .flat_map(|previous| previous.pools[0].members())
-        .map(|member| (member.endpoint.instance.id.clone(), &member.endpoint))
-        .collect();
     let mut members = Vec::with_capacity(list.instances.len());
     let mut left_out = Vec::new();
     for instance in &list.instances {
@@ -139,9 +179,10 @@ fn members(
             left_out.push((instance.id.clone(), reason));
             continue;
         }
-        let endpoint = match known.get(&instance.id) {
+        let known = previous.and_then(|previous| previous.endpoints.get(&instance.id));
+        let endpoint = match known {
             Some(endpoint) if endpoint.is_for(instance) => Arc::clone(endpoint),
-            _ => Endpoint::new(&channel.shared, instance.clone(), breakers.clone()),
+            _ => Endpoint::new(&channel.shared, instance.clone(), group),
         };
         members.push(Member { endpoint, weight });
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::connections::{ConnectionsPolicy, ConnectionsRules};
 use super::degrade::{DegradePolicy, DegradeRules};
 use super::fields::{HOUR_MS, Kind};
 use super::group::group;
@@ -26,6 +27,7 @@ group! {
     groups {
         retry: RetryPolicy => RetryRules, "when and how often a call is attempted again";
         trace: TracePolicy => TraceRules, "which calls are traced";
+        @service connections: ConnectionsPolicy => ConnectionsRules, "how many connections there are, and how they are made and watched over";
         @service node_breaker: NodeBreakerPolicy => NodeBreakerRules, "when an instance that fails is left alone";
         method_breaker: MethodBreakerPolicy => MethodBreakerRules, "when a method that fails or is slow as a whole is not called for a while";
         limit: LimitPolicy => LimitRules, "what each process of a consumer may send";

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -12,6 +13,7 @@ use tonic::server::NamedService;
 use super::admission::check_target;
 use super::authorize::{Door, prove};
 use super::beside::{BESIDE, ending_with};
+use super::drain::Drain;
 use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{MethodLimit, PoolLimits};
 use super::service::Service;
@@ -35,6 +37,7 @@ use crate::wire::{Dispatch, InboundReply, InboundRequest};
 /// It is the [`Dispatch`] that a wire serves.
 pub struct Provider {
     end: CancellationToken,
+    drain: Drain,
     methods: Vec<Arc<HostedMethod>>,
     /// Path → (implementation, place in `methods`), the default implementation's first.
     paths: HashMap<String, Vec<(String, usize)>>,
@@ -216,6 +219,7 @@ impl ProviderBuilder {
         };
         Ok(Arc::new(Provider {
             end: CancellationToken::new(),
+            drain: Drain::default(),
             methods,
             paths,
             stack: Arc::new(server_stack(admit, pool)),
@@ -244,6 +248,13 @@ impl Provider {
             schema: Vec::new(),
         });
         self.services.iter().cloned().chain(tonic).collect()
+    }
+
+    /// Begins a graceful end, when the registry has been told of it: calls are served as before, and waited out. Returns
+    /// when none has come for `quiet`, which says that the consumers have heard, or after `limit`; `false` then.
+    pub async fn drain(&self, quiet: Duration, limit: Duration) -> bool {
+        self.drain.begin();
+        self.drain.quiet(quiet, limit).await
     }
 
     /// Ends the streams that RSF itself serves, such as health watches. For the moment of GOAWAY.
@@ -309,6 +320,7 @@ impl Dispatch for Provider {
     }
 
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
+        self.drain.arrived();
         let Some(method) = self.methods.get(method).cloned() else {
             let status = framework_status(Reason::Unimplemented, "no such method number");
             return Box::pin(std::future::ready(InboundReply {
@@ -370,6 +382,9 @@ impl Dispatch for Provider {
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         let end = BESIDE.contains(&service).then(|| self.end.clone());
+        if end.is_none() {
+            self.drain.arrived();
+        }
         let mut routes = self.tonic.clone();
         Box::pin(async move {
             match tower::Service::call(&mut routes, request).await {

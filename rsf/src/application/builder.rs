@@ -221,6 +221,7 @@ impl ApplicationBuilder {
             application: self.name.clone(),
             namespace: settings.namespace.clone(),
             zone: settings.zone.clone(),
+            instance: instance.clone(),
             runtime: runtime.clone(),
             wire: Arc::new(Http2Wire::new()),
             control,

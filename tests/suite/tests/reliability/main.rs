@@ -13,3 +13,6 @@
 
 mod t23;
 mod t24;
+mod t25;
+mod t27;
+mod t37;
