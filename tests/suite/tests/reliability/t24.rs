@@ -10,10 +10,10 @@ use shop::v1::{StockLevelRequest, StockServiceClient};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-const STOCK: &str = "shop.v1.StockService";
+pub(crate) const STOCK: &str = "shop.v1.StockService";
 const RATE: u32 = 300;
 /// How long calls go on after the provider stands still.
-const AFTER: Duration = Duration::from_secs(10);
+pub(crate) const AFTER: Duration = Duration::from_secs(10);
 /// When latency must be what it was.
 const BACK: Duration = Duration::from_secs(5);
 
@@ -39,15 +39,7 @@ async fn stand_still(case: &mut Case, policy: Option<&str>) {
     let customers = site.consumer("customers").await;
     let stock = customers.client::<StockServiceClient>();
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
-    if let Some(assignment) = policy {
-        let change = PatchPolicy {
-            assignments: vec![assignment.to_owned()],
-            ..PatchPolicy::default()
-        };
-        let scope = Scope::Service(STOCK.to_owned());
-        let changed = site.console().patch(&scope, &change).await;
-        changed.expect("the change is accepted");
-    }
+    govern(&site, policy).await;
     let before = calls(&stock, Duration::from_secs(3)).await;
     still.process().pause().await;
     let stopped = Instant::now();
@@ -80,15 +72,27 @@ async fn stand_still(case: &mut Case, policy: Option<&str>) {
     site.stop().await;
 }
 
+/// Publishes one field of the stock service's policy.
+pub(crate) async fn govern(site: &Site, assignment: Option<&str>) {
+    let Some(assignment) = assignment else { return };
+    let change = PatchPolicy {
+        assignments: vec![assignment.to_owned()],
+        ..PatchPolicy::default()
+    };
+    let scope = Scope::Service(STOCK.to_owned());
+    let changed = site.console().patch(&scope, &change).await;
+    changed.expect("the change is accepted");
+}
+
 /// One call, timed from the first one's beginning.
-struct Timed {
-    begun_at: Duration,
-    ended_at: Duration,
-    succeeded: bool,
+pub(crate) struct Timed {
+    pub(crate) begun_at: Duration,
+    pub(crate) ended_at: Duration,
+    pub(crate) succeeded: bool,
 }
 
 /// Calls at a steady rate, each begun in its time whatever became of those before it.
-async fn calls(stock: &StockServiceClient, length: Duration) -> Vec<Timed> {
+pub(crate) async fn calls(stock: &StockServiceClient, length: Duration) -> Vec<Timed> {
     let begun = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut under_way = JoinSet::new();
@@ -112,7 +116,7 @@ async fn calls(stock: &StockServiceClient, length: Duration) -> Vec<Timed> {
 }
 
 /// When `instance` was ejected, by what the consumer knows of its breaker.
-async fn ejection(consumer: &Application, instance: &str, since: Instant) -> Option<Instant> {
+pub(crate) async fn ejection(consumer: &Application, instance: &str, since: Instant) -> Option<Instant> {
     while since.elapsed() < AFTER {
         let views = consumer.consumer().views();
         let stock = views.iter().find(|view| view.service == STOCK);
@@ -125,7 +129,7 @@ async fn ejection(consumer: &Application, instance: &str, since: Instant) -> Opt
     None
 }
 
-fn p99<'a>(calls: impl Iterator<Item = &'a Timed>) -> Duration {
+pub(crate) fn p99<'a>(calls: impl Iterator<Item = &'a Timed>) -> Duration {
     let mut times: Vec<_> = calls.map(|call| call.ended_at - call.begun_at).collect();
     times.sort_unstable();
     times.get(times.len() * 99 / 100).copied().unwrap_or_default()
