@@ -10,10 +10,10 @@ use shop::v1::{StockLevelRequest, StockServiceClient};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub(crate) const STOCK: &str = "shop.v1.StockService";
+const STOCK: &str = "shop.v1.StockService";
 const RATE: u32 = 300;
 /// How long calls go on after the provider stands still.
-pub(crate) const AFTER: Duration = Duration::from_secs(10);
+const AFTER: Duration = Duration::from_secs(10);
 /// When latency must be what it was.
 const BACK: Duration = Duration::from_secs(5);
 
@@ -78,7 +78,7 @@ async fn stand_still(case: &mut Case, policy: Option<&str>) {
 }
 
 /// Publishes one field of the stock service's policy.
-pub(crate) async fn govern(site: &Site, assignment: Option<&str>) {
+async fn govern(site: &Site, assignment: Option<&str>) {
     let Some(assignment) = assignment else { return };
     let change = PatchPolicy {
         assignments: vec![assignment.to_owned()],
@@ -90,14 +90,14 @@ pub(crate) async fn govern(site: &Site, assignment: Option<&str>) {
 }
 
 /// One call, timed from the first one's beginning.
-pub(crate) struct Timed {
-    pub(crate) begun_at: Duration,
-    pub(crate) ended_at: Duration,
-    pub(crate) succeeded: bool,
+struct Timed {
+    begun_at: Duration,
+    ended_at: Duration,
+    succeeded: bool,
 }
 
 /// Calls at a steady rate, each begun in its time whatever became of those before it.
-pub(crate) async fn calls(stock: &StockServiceClient, length: Duration) -> Vec<Timed> {
+async fn calls(stock: &StockServiceClient, length: Duration) -> Vec<Timed> {
     let begun = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut under_way = JoinSet::new();
@@ -121,7 +121,7 @@ pub(crate) async fn calls(stock: &StockServiceClient, length: Duration) -> Vec<T
 }
 
 /// When `instance` was ejected, by what the consumer knows of its breaker.
-pub(crate) async fn ejection(consumer: &Application, instance: &str, since: Instant) -> Option<Instant> {
+async fn ejection(consumer: &Application, instance: &str, since: Instant) -> Option<Instant> {
     while since.elapsed() < AFTER {
         let views = consumer.consumer().views();
         let stock = views.iter().find(|view| view.service == STOCK);
@@ -134,7 +134,7 @@ pub(crate) async fn ejection(consumer: &Application, instance: &str, since: Inst
     None
 }
 
-pub(crate) fn p99<'a>(calls: impl Iterator<Item = &'a Timed>) -> Duration {
+fn p99<'a>(calls: impl Iterator<Item = &'a Timed>) -> Duration {
     let mut times: Vec<_> = calls.map(|call| call.ended_at - call.begun_at).collect();
     times.sort_unstable();
     times.get(times.len() * 99 / 100).copied().unwrap_or_default()
