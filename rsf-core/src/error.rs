@@ -117,7 +117,8 @@ impl RpcError {
         &self.0.attempts
     }
 
-    /// Whether a further attempt can do no harm, for a method that is or is not idempotent.
+    /// Whether a further attempt can do no harm, for a method that is idempotent (or deduplicated by its provider) or
+    /// neither.
     pub fn is_retryable(&self, idempotent: bool) -> bool {
         match self.0.reason.outcome().retry {
             Retry::Never => false,
@@ -138,6 +139,7 @@ fn code(reason: Reason) -> Code {
         | Reason::ConnectionLost
         | Reason::Refused
         | Reason::Unavailable
+        | Reason::DedupUnavailable
         | Reason::ShutDown => Code::Unavailable,
         Reason::ConsumerLimit | Reason::ProviderLimit | Reason::QueueFull | Reason::TooLarge => {
             Code::ResourceExhausted

@@ -29,6 +29,7 @@ pub struct Metrics {
     breaker_states: IntGaugeVec,
     breakers_opened: IntCounterVec,
     degraded: IntCounterVec,
+    dedup: IntCounterVec,
     /// Further attempts that were made.
     pub retries: IntCounter,
     /// Further attempts that were due but had no credit.
@@ -119,6 +120,11 @@ impl Metrics {
                 "Calls that policy answered in the method's place",
                 &["rpc_method"],
             )?,
+            dedup: counters(
+                "rsf_dedup_total",
+                "Calls of deduplicated methods by what became of them",
+                &["rpc_method", "outcome"],
+            )?,
             retries: counter("rsf_client_retries_total", "Further attempts that were made")?,
             retry_budget_exhausted: counter(
                 "rsf_client_retry_budget_exhausted_total",
@@ -178,6 +184,23 @@ impl Metrics {
         self.authorized.with_label_values(&[service, verdict])
     }
 
+    pub(crate) fn dedup(&self, service: &str, method: &str) -> DedupMetrics {
+        let name = format!("{service}/{method}");
+        let counter = |outcome| self.dedup.with_label_values(&[&*name, outcome]);
+        DedupMetrics {
+            first: counter("first"),
+            replayed: counter("replayed"),
+            waited: counter("waited"),
+            in_progress: counter("in_progress"),
+            released: counter("released"),
+            mismatch: counter("mismatch"),
+            unknown: counter("unknown"),
+            store_error_open: counter("store_error_open"),
+            store_error_closed: counter("store_error_closed"),
+            duplicate: counter("duplicate"),
+        }
+    }
+
     fn method(
         &self,
         side: &'static str,
@@ -214,6 +237,30 @@ impl MethodBreakerMetrics {
             opened: IntCounter::new("opened", "opened").unwrap(),
         }
     }
+}
+
+/// What became of the calls of one deduplicated method.
+pub(crate) struct DedupMetrics {
+    /// First with their request id: their handler ran.
+    pub(crate) first: IntCounter,
+    /// Answered with a stored outcome.
+    pub(crate) replayed: IntCounter,
+    /// Answered with the outcome of a call that they waited for.
+    pub(crate) waited: IntCounter,
+    /// Told `duplicate_in_progress`.
+    pub(crate) in_progress: IntCounter,
+    /// Refused because what they waited for was refused.
+    pub(crate) released: IntCounter,
+    /// Told `payload_mismatch`.
+    pub(crate) mismatch: IntCounter,
+    /// Told `outcome_unknown`.
+    pub(crate) unknown: IntCounter,
+    /// Run though the store failed.
+    pub(crate) store_error_open: IntCounter,
+    /// Refused because the store failed.
+    pub(crate) store_error_closed: IntCounter,
+    /// Found afterwards to have run twice.
+    pub(crate) duplicate: IntCounter,
 }
 
 /// One method's metrics on one side. Success takes no label lookup.

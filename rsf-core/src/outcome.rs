@@ -45,8 +45,10 @@ pub enum Reason {
     DuplicateInProgress,
     /// The same request id came with another payload.
     PayloadMismatch,
-    /// The handler's owner died; whether it took effect is not known.
+    /// The handler's owner died, or its outcome is lost; whether it took effect is not known.
     OutcomeUnknown,
+    /// The store of outcomes fails, and the method may not run without it.
+    DedupUnavailable,
     /// The provider has no such service or method.
     Unimplemented,
     /// A message over the limit.
@@ -72,7 +74,7 @@ pub enum Retry {
     Never,
     /// Always: the request provably never reached the handler.
     Always,
-    /// Where the method is idempotent: the handler may have run.
+    /// Where the method is idempotent or its provider deduplicates it: the handler may have run.
     IfIdempotent,
 }
 
@@ -134,6 +136,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::DuplicateInProgress, Retry::Never, false, false, false),
     row(Reason::PayloadMismatch, Retry::Never, false, false, false),
     row(Reason::OutcomeUnknown, Retry::Never, false, false, false),
+    row(Reason::DedupUnavailable, Retry::Always, false, true, false),
     row(Reason::Unimplemented, Retry::Never, false, false, false),
     row(Reason::TooLarge, Retry::Never, false, false, false),
     row(Reason::Malformed, Retry::Never, false, false, false),
@@ -191,6 +194,7 @@ impl Reason {
             Reason::DuplicateInProgress => "duplicate_in_progress",
             Reason::PayloadMismatch => "payload_mismatch",
             Reason::OutcomeUnknown => "outcome_unknown",
+            Reason::DedupUnavailable => "dedup_unavailable",
             Reason::Unimplemented => "unimplemented",
             Reason::TooLarge => "too_large",
             Reason::Malformed => "malformed",
@@ -228,7 +232,7 @@ pub fn markdown() -> String {
         let retry = match row.retry {
             Retry::Never => "–",
             Retry::Always => "yes",
-            Retry::IfIdempotent => "if idempotent",
+            Retry::IfIdempotent => "if idempotent or deduplicated",
         };
         out.push_str(&format!(
             "| `{}` | {retry} | {} | {} | {} | {} | {} |\n",

@@ -14,6 +14,7 @@ pub(crate) mod group;
 
 pub mod call;
 pub mod connections;
+pub mod dedup;
 pub mod degrade;
 pub mod instances;
 pub mod limit;
@@ -32,6 +33,7 @@ pub mod schema;
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
 pub use call::{Balance, CallPolicy, CallRules, RetryRules};
 pub use connections::{ConnectionsPolicy, ConnectionsRules};
+pub use dedup::{DedupPolicy, DedupRules, StoreDown};
 pub use degrade::{DegradeRules, DegradeWhen};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;

@@ -7,7 +7,7 @@
 mod admission;
 mod authorize;
 mod beside;
-mod dedup;
+pub mod dedup;
 mod drain;
 mod intercept;
 mod limits;

@@ -234,9 +234,13 @@ impl Running {
         self.goaway.cancel();
         let end = Instant::now() + self.drain_time;
         let serving = self.serving.lock().take();
-        if let Some(serving) = serving {
+        if let (Some(serving), Some(provider)) = (serving, &self.provider) {
             let stop = serving.abort_handle();
-            if tokio::time::timeout_at(end, serving).await.is_err() {
+            let ended = async {
+                let _ = serving.await;
+                provider.settled().await;
+            };
+            if tokio::time::timeout_at(end, ended).await.is_err() {
                 tracing::warn!(
                     limit_ms = self.drain_time.as_millis() as u64,
                     "calls were still running at the end"

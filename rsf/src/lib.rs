@@ -42,6 +42,7 @@ pub use rsf_core::metadata::Metadata;
 pub use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 pub use rsf_core::outcome::Reason;
 pub use rsf_core::runtime::blocking;
+pub use rsf_core::server::dedup;
 pub use rsf_core::server::{ServerCall, ServerInterceptor, ServerNext, Service, handle};
 pub use rsf_core::status::{Code, Status};
 pub use rsf_core::wire::Frame;

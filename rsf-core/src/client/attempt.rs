@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Failure};
@@ -13,6 +14,7 @@ use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
+use crate::wire::headers::REPEATED;
 use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
 
 /// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
@@ -36,11 +38,13 @@ enum Phase {
 pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
 
 impl Attempt {
-    /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before.
+    /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before; `may_have_run` says whether
+    /// one of them can have reached a handler.
     pub(super) fn start(
         call: &OutboundCall,
         previous: u32,
         tried: &[Arc<Endpoint>],
+        may_have_run: bool,
     ) -> Result<Attempt, RpcError> {
         let service = &call.snapshot.service;
         let now = Instant::now();
@@ -50,7 +54,7 @@ impl Attempt {
         };
         let admission = endpoint.breaker.admit(now);
         let pending = endpoint.enter();
-        let request = request(call, previous);
+        let request = request(call, previous, may_have_run);
         let phase = match endpoint.connection() {
             Some(linked) => exchange(linked, &endpoint, request, call.deadline),
             None => Phase::Connecting(endpoint.connecting(), Box::new(request)),
@@ -163,7 +167,12 @@ fn exchange(linked: Arc<Linked>, endpoint: &Endpoint, mut request: UnaryRequest,
 }
 
 /// The request, but for what [`exchange`] adds.
-fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
+fn request(call: &OutboundCall, previous: u32, may_have_run: bool) -> UnaryRequest {
+    let mut own = call.own.clone();
+    // For a provider that should remember the call and does not. Nobody else asks.
+    if may_have_run && call.policy().dedup {
+        own.push((REPEATED, HeaderValue::from_static("1")));
+    }
     UnaryRequest {
         path: call.method().path.clone(),
         frame: call.frame.clone(),
@@ -174,7 +183,7 @@ fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
         caller: call.channel.shared.caller.clone(),
         target: None,
         implementation: call.channel.implementation.clone(),
-        own: call.own.clone(),
+        own,
         metadata: call.metadata.clone(),
     }
 }
@@ -214,6 +223,7 @@ pub(super) fn answered(status: Status) -> RpcError {
                 | Reason::WrongInstance
                 | Reason::Refused
                 | Reason::Unimplemented
+                | Reason::DedupUnavailable
         )
     );
     RpcError::with_status(reason, !never_ran, status)

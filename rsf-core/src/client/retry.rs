@@ -76,7 +76,8 @@ impl<'a> Flight<'a> {
 
     fn start(&mut self) {
         let number = self.tried.len() as u32;
-        match Attempt::start(self.call, number, &self.tried) {
+        let may_have_run = self.reached || self.under_way.iter().any(Attempt::is_sent);
+        match Attempt::start(self.call, number, &self.tried, may_have_run) {
             Ok(attempt) => {
                 self.tried.push(attempt.endpoint().clone());
                 self.under_way.push(attempt);

@@ -82,7 +82,7 @@ impl OutboundCall {
     /// Whether the call may be attempted again after its handler may have run. A one-way call may not: nobody would
     /// learn how often it ran.
     pub(crate) fn is_idempotent(&self) -> bool {
-        self.policy().idempotent && self.one_way.is_none()
+        self.policy().may_repeat() && self.one_way.is_none()
     }
 
     /// The instances that the call may go to.

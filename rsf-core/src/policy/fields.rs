@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::call::CallPolicy;
+use super::dedup::DedupPolicy;
 use super::instances::INSTANCE;
 use super::provider::ProviderPolicy;
 
@@ -155,8 +156,10 @@ pub fn paths() -> Vec<(String, &'static Field)> {
             match field.kind {
                 Kind::Object(inner) => walk(&format!("{path}."), inner, out),
                 Kind::List(inner, _) => walk(&format!("{path}[]."), inner, out),
-                // Those of `call` stand in the table once.
-                Kind::Named(inner) if inner != CallPolicy::FIELDS => walk(&format!("{path}.*."), inner, out),
+                // Those of `call` and of `provider.dedup` stand in the table once.
+                Kind::Named(inner) if inner != CallPolicy::FIELDS && inner != DedupPolicy::FIELDS => {
+                    walk(&format!("{path}.*."), inner, out);
+                }
                 _ => {}
             }
         }
@@ -211,6 +214,9 @@ fn holds(kind: Kind) -> String {
         Kind::Object(_) => "object".to_owned(),
         Kind::Methods(_) => "names → the fields of `call` that are set for a method".to_owned(),
         Kind::Named(inner) if inner == CallPolicy::FIELDS => "names → the fields of `call`".to_owned(),
+        Kind::Named(inner) if inner == DedupPolicy::FIELDS => {
+            "names → the fields of `provider.dedup`".to_owned()
+        }
         Kind::Named(_) => "names → object".to_owned(),
         Kind::Texts => "names → text".to_owned(),
         Kind::Numbers(least, most) => format!("names → integer, {least} to {most}"),

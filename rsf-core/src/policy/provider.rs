@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::authorization::{AuthorizationPolicy, AuthorizationRules};
+use super::dedup::{DedupPolicy, DedupRules};
 use super::fields::Kind;
-use super::group::group;
+use super::group::{Origins, group};
 
 group! {
     /// The provider's side of a policy.
@@ -20,8 +21,22 @@ group! {
     maps {
         concurrency: BTreeMap<String, u32>, Kind::Numbers(0, 1_000_000),
             "method name → calls that it may have under way at once, waiting ones included; one more is refused (`provider_limit`)";
+        dedup_methods: BTreeMap<String, DedupPolicy>, Kind::Named(DedupPolicy::FIELDS),
+            "method name → what differs from `dedup` for that method";
     }
     groups {
         @service authorization: AuthorizationPolicy => AuthorizationRules, "which applications may call which methods";
+        dedup: DedupPolicy => DedupRules, "how the outcomes of deduplicated methods are kept and replayed";
+    }
+}
+
+impl ProviderRules {
+    /// What holds for the outcomes of one deduplicated method.
+    pub fn dedup_of(&self, method: &str) -> DedupRules {
+        let mut rules = self.dedup;
+        if let Some(own) = self.dedup_methods.get(method) {
+            rules.apply("", own, &"".into(), &mut Origins::new());
+        }
+        rules
     }
 }

@@ -116,9 +116,9 @@ impl<S> Pool<S> {
 }
 
 impl<S: Stage> Stage for Pool<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
         let limits = &*self.limits;
-        let _permit = match limits.running.try_acquire() {
+        let permit = match limits.running.try_acquire() {
             Some(permit) => permit,
             None => {
                 let queue = limits.queue.load(Ordering::Relaxed);
@@ -130,6 +130,7 @@ impl<S: Stage> Stage for Pool<S> {
                 limits.running.acquire().await
             }
         };
+        call.permit = Some(permit);
         self.inner.call(call).await
     }
 }

@@ -13,6 +13,7 @@ use tonic::server::NamedService;
 use super::admission::check_target;
 use super::authorize::{Door, prove};
 use super::beside::{BESIDE, ending_with};
+use super::dedup::{self, DedupStore, MemoryDedup, MethodDedup};
 use super::drain::Drain;
 use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{MethodLimit, PoolLimits};
@@ -42,6 +43,7 @@ pub struct Provider {
     /// Path → (implementation, place in `methods`), the default implementation's first.
     paths: HashMap<String, Vec<(String, usize)>>,
     stack: Arc<ServerStack>,
+    dedup: Arc<dedup::Shared>,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
     tonic: tonic::service::Routes,
@@ -67,6 +69,8 @@ pub(super) struct HostedMethod {
     pub(super) door: Arc<Door>,
     /// What policy says of the service now.
     pub(super) rules: ArcSwap<ProviderRules>,
+    /// Where the method is deduplicated.
+    pub(super) dedup: Option<MethodDedup>,
     pub(super) metrics: MethodMetrics,
 }
 
@@ -103,6 +107,7 @@ pub struct ProviderBuilder {
     interceptors: ServerInterceptors,
     verifier: Option<Arc<TokenVerifier>>,
     authorization_required: bool,
+    dedup: Option<Arc<dyn DedupStore>>,
 }
 
 /// Services that cannot be hosted together.
@@ -169,6 +174,13 @@ impl ProviderBuilder {
         self
     }
 
+    /// Where the outcomes of deduplicated methods stand. By default in this instance's memory, which protects against
+    /// repetitions that meet this instance; the others end with `outcome_unknown`.
+    pub fn dedup_store(mut self, store: Arc<dyn DedupStore>) -> Self {
+        self.dedup = Some(store);
+        self
+    }
+
     /// Puts everything together and begins to follow the policies that limit it.
     pub fn build(
         self,
@@ -183,6 +195,7 @@ impl ProviderBuilder {
             interceptors,
             verifier,
             authorization_required: required,
+            dedup,
         } = self;
         let (methods, paths) = host(&services, metrics, required)?;
         check_names(&services, &tonic_services)?;
@@ -217,12 +230,16 @@ impl ProviderBuilder {
             verifier: verifier.clone(),
             interceptors,
         };
+        let store = dedup.unwrap_or_else(|| Arc::new(MemoryDedup::of_one_instance()));
+        let owner = identity.target.as_deref().unwrap_or(&identity.application);
+        let dedup = Arc::new(dedup::Shared::new(store, owner));
         Ok(Arc::new(Provider {
             end: CancellationToken::new(),
             drain: Drain::default(),
             methods,
             paths,
-            stack: Arc::new(server_stack(admit, pool)),
+            stack: Arc::new(server_stack(admit, pool, dedup.clone())),
+            dedup,
             identity: identity.target,
             tonic: tonic.routes().prepare(),
             tonic_services,
@@ -260,6 +277,12 @@ impl Provider {
     /// Ends the streams that RSF itself serves, such as health watches. For the moment of GOAWAY.
     pub fn end_streams(&self) {
         self.end.cancel();
+    }
+
+    /// Waits until the handlers of deduplicated methods have ended and their outcomes are stored, those included that
+    /// nobody waits for any more. For the end of the process, after its last connection; bound it.
+    pub async fn settled(&self) {
+        self.dedup.settled().await;
     }
 
     /// Sets what the gRPC health service answers for every service and for the process.
@@ -340,6 +363,7 @@ impl Dispatch for Provider {
                     message: request.message,
                     context,
                     peer: request.peer,
+                    permit: None,
                 })
                 .await
             {
@@ -452,6 +476,9 @@ fn host(
                 limit: MethodLimit::new(),
                 door: door.clone(),
                 rules: ArcSwap::default(),
+                dedup: method
+                    .dedup
+                    .then(|| MethodDedup::new(metrics.dedup(&descriptor.name, &method.name))),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
         }
@@ -495,6 +522,9 @@ fn follow_policies(application: &str, governed: Governed, policies: &PolicyBook)
         for method in governed.methods.iter().filter(|method| method.key == service) {
             method.limit.set(rules.concurrency.get(&method.name).copied());
             method.rules.store(rules.clone());
+            if let Some(dedup) = &method.dedup {
+                dedup.set(&rules, &method.name);
+            }
         }
     });
 }

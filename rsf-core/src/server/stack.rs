@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::admission::Admit;
 use super::authorize::Authorize;
-use super::dedup::Dedup;
+use super::dedup::{self, Dedup};
 use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Pool, Threshold};
 use super::observe::{Catch, Measure};
@@ -16,9 +16,11 @@ use crate::error::REASON;
 use crate::identity::{Peer, TokenVerifier};
 use crate::message::{Request, Response};
 use crate::outcome::Reason;
+use crate::permits::Permit;
 use crate::status::Status;
 use crate::timer::Timers;
 use crate::wire::Frame;
+use crate::wire::headers::REPLAYED;
 
 /// One stage of the path; it wraps the stages behind it.
 pub(super) trait Stage: Send + Sync + 'static {
@@ -26,20 +28,39 @@ pub(super) trait Stage: Send + Sync + 'static {
 }
 
 /// A call on its way to its handler.
-#[derive(Clone)]
 pub(super) struct InboundCall {
     pub(super) method: Arc<HostedMethod>,
     pub(super) message: Result<Bytes, Status>,
     pub(super) context: Arc<Context>,
     /// Who the wire has proven to be at the other end.
     pub(super) peer: Option<Peer>,
+    /// Its place in the pool, which returns when the call is dropped: whoever stops before the handler gives it back, and
+    /// a handler that outlives its caller keeps it.
+    pub(super) permit: Option<Permit>,
+}
+
+impl InboundCall {
+    /// The same call for the stages further in. Its places stay with this one, which outlives it.
+    pub(super) fn pass_on(&self) -> InboundCall {
+        InboundCall {
+            method: self.method.clone(),
+            message: self.message.clone(),
+            context: self.context.clone(),
+            peer: self.peer.clone(),
+            permit: None,
+        }
+    }
 }
 
 /// The whole path of a call.
 pub(super) type ServerStack = Measure<Admit<Authorize<Threshold<Pool<Dedup<Catch<Intercept<Handler>>>>>>>>;
 
 /// Composes the path, outermost first. Tests run this very stack.
-pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimits>) -> ServerStack {
+pub(super) fn server_stack(
+    admit: AdmitRules,
+    pool: Arc<super::limits::PoolLimits>,
+    dedup: Arc<dedup::Shared>,
+) -> ServerStack {
     // The handler within its context, so that calls it makes inherit deadline and trace.
     let stack = Handler {};
     // The application's own code, within the handler's context.
@@ -47,7 +68,7 @@ pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimit
     // Around business code, because only that panics.
     let stack = Catch::new(stack, admit.panics.clone());
     // Inside the pool, because it may run the handler; outside the catch, because a panic is an outcome too.
-    let stack = Dedup::new(stack);
+    let stack = Dedup::new(stack, dedup);
     // The instance's own limit: how many handlers run, how many calls wait.
     let stack = Pool::new(stack, pool);
     // Outside the queue, so that one method cannot fill it.
@@ -81,11 +102,17 @@ impl Stage for Handler {
             method,
             message,
             context,
+            permit: _permit,
             ..
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
         let handled = method.service.clone().call(method.place, request);
-        context.scope(handled).await.map_err(own)
+        let mut result = context.scope(handled).await.map_err(own);
+        // Nor that a reply it passes on was a replay: this handler did run.
+        if let Ok(response) = &mut result {
+            response.metadata_mut().remove_reserved(REPLAYED);
+        }
+        result
     }
 }
 
@@ -93,6 +120,7 @@ impl Stage for Handler {
 /// tell the caller that this handler never ran. What [`super::service::handle`] says about messages stays.
 pub(super) fn own(mut status: Status) -> Status {
     let reason = status.metadata().get(REASON).and_then(Reason::from_name);
+    status.metadata_mut().remove_reserved(REPLAYED);
     if !matches!(reason, None | Some(Reason::Malformed | Reason::TooLarge)) {
         status.metadata_mut().remove_reserved(REASON);
     }

@@ -18,6 +18,10 @@ pub(crate) const TARGET: HeaderName = HeaderName::from_static("rsf-target");
 pub(crate) const IMPLEMENTATION: HeaderName = HeaderName::from_static("rsf-implementation");
 /// Marks what policy answered in the service's place, in the metadata of replies and errors. Never sent.
 pub(crate) const DEGRADED: &str = "rsf-degraded";
+/// Says that an earlier attempt of the call may have run: a provider that knows nothing of it must not run it.
+pub(crate) const REPEATED: HeaderName = HeaderName::from_static("rsf-repeated");
+/// Says that the reply or status is that of an earlier attempt.
+pub(crate) const REPLAYED: &str = "rsf-replayed";
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 

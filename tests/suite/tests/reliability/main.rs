@@ -15,4 +15,5 @@ mod t23;
 mod t24;
 mod t25;
 mod t27;
+mod t34;
 mod t37;
