@@ -29,9 +29,11 @@ pub struct Metrics {
     breaker_states: IntGaugeVec,
     breakers_opened: IntCounterVec,
     degraded: IntCounterVec,
-    /// Further attempts that were made.
+    /// Further attempts that were made after a failure or a timeout.
     pub retries: IntCounter,
-    /// Further attempts that were due but had no credit.
+    /// Further attempts that were made beside one that had not answered yet.
+    pub hedges: IntCounter,
+    /// Further attempts, hedges included, that were due but had no credit.
     pub retry_budget_exhausted: IntCounter,
     /// Callbacks that panicked.
     pub callback_panics: IntCounter,
@@ -119,7 +121,14 @@ impl Metrics {
                 "Calls that policy answered in the method's place",
                 &["rpc_method"],
             )?,
-            retries: counter("rsf_client_retries_total", "Further attempts that were made")?,
+            retries: counter(
+                "rsf_client_retries_total",
+                "Further attempts that were made after a failure or a timeout",
+            )?,
+            hedges: counter(
+                "rsf_client_hedges_total",
+                "Further attempts that were made beside one that had not answered yet",
+            )?,
             retry_budget_exhausted: counter(
                 "rsf_client_retry_budget_exhausted_total",
                 "Further attempts that were due but had no credit",

@@ -169,6 +169,22 @@ impl Reason {
         )
     }
 
+    /// Whether a further attempt can do no harm after this outcome. `reached` says whether the handler can have run,
+    /// `twice` whether it may run twice.
+    pub fn is_retryable(self, reached: bool, twice: bool) -> bool {
+        match self.outcome().retry {
+            Retry::Never => false,
+            Retry::Always => twice || !reached,
+            Retry::IfIdempotent => twice,
+        }
+    }
+
+    /// Whether the request went no further than the way to an instance: no provider had work with it, so that policy
+    /// need not weigh whether to attempt it again.
+    pub fn never_reaches_a_provider(self) -> bool {
+        matches!(self, Reason::Connect | Reason::Refused | Reason::WrongInstance)
+    }
+
     /// As it stands in `rsf-reason`, in metrics and in messages.
     pub fn name(self) -> &'static str {
         match self {

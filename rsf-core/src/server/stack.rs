@@ -85,7 +85,16 @@ impl Stage for Handler {
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
         let handled = method.service.clone().call(method.place, request);
-        context.scope(handled).await.map_err(own)
+        let result = context.clone().scope(handled).await;
+        result.map_err(|status| {
+            let status = own(status);
+            // What failed below after all its retries is not attempted again above, or each tier would multiply them. A
+            // handler that says otherwise knows better.
+            match context.retries_spent() && status.pushback().is_none() {
+                true => status.without_retry(),
+                false => status,
+            }
+        })
     }
 }
 

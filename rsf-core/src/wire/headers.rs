@@ -18,6 +18,8 @@ pub(crate) const TARGET: HeaderName = HeaderName::from_static("rsf-target");
 pub(crate) const IMPLEMENTATION: HeaderName = HeaderName::from_static("rsf-implementation");
 /// Marks what policy answered in the service's place, in the metadata of replies and errors. Never sent.
 pub(crate) const DEGRADED: &str = "rsf-degraded";
+/// The call is made, at whatever depth, by a handler of a further attempt: somebody above has spent retry credit on it.
+pub(crate) const RETRIED: HeaderName = HeaderName::from_static("rsf-retried");
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
