@@ -33,8 +33,9 @@ tokio::task_local! {
 /// The surroundings of a call that is being handled.
 ///
 /// A handler gets it with [`Context::current`]. Calls made inside inherit the deadline, the trace, the baggage, the
-/// priority, the colour of the traffic and the retry credit (in a further attempt none is left). Work that is handed to another task keeps them with [`spawn`] or
-/// [`Context::scope`], work on another thread with [`spawn_blocking`] or [`Context::sync_scope`].
+/// priority, the colour of the traffic and the retry credit (in a further attempt none is left). Work that is handed to
+/// another task keeps them with [`spawn`] or [`Context::scope`], work on another thread with [`spawn_blocking`] or
+/// [`Context::sync_scope`].
 #[derive(Debug, Clone)]
 pub struct Context {
     deadline: Option<Instant>,

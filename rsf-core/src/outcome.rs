@@ -125,7 +125,8 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::Denied, Retry::Never, false, false, false),
     row(Reason::Unauthenticated, Retry::Never, false, false, false),
     row(Reason::Deadline, Retry::Never, true, true, false),
-    row(Reason::AttemptTimeout, Retry::IfIdempotent, true, true, false),
+    // Of the method only the whole call tells, which may still succeed.
+    row(Reason::AttemptTimeout, Retry::IfIdempotent, true, false, false),
     row(Reason::Connect, Retry::Always, true, true, false),
     row(Reason::ConnectionLost, Retry::IfIdempotent, true, true, false),
     row(Reason::Refused, Retry::Always, false, false, false),
