@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Channel;
 use crate::context::Context;
-use crate::error::RpcError;
+use crate::error::{AttemptLog, RpcError};
 use crate::message::{Request, Response};
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
@@ -50,6 +50,7 @@ pub(crate) struct CallOptions {
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) metadata: Metadata,
     pub(crate) routing_key: Option<Box<str>>,
+    pub(crate) log: Option<AttemptLog>,
     /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
     /// call is sent by another task.
     pub(crate) parent: Option<Arc<Context>>,
@@ -139,7 +140,13 @@ impl<R: Reply> Call<R> {
         self
     }
 
-    /// Makes the call inherit deadline and trace from `context`, instead of from the call that is being handled where it
+    /// Fills `log` with every attempt, the successful one included, when the call ends.
+    pub fn log_attempts(mut self, log: &AttemptLog) -> Self {
+        self.options.log = Some(log.clone());
+        self
+    }
+
+    /// Makes the call inherit deadline, trace and retry credit from `context`, instead of from the call that is being handled where it
     /// was made. For gateways, which know the caller's trace without handling a call.
     pub fn context(mut self, context: Arc<Context>) -> Self {
         self.options.parent = Some(context);

@@ -15,8 +15,8 @@
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema,
-//! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the
-//! mechanisms, [`streaming`] runs unchanged tonic clients.
+//! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`], [`latency`] and
+//! [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
 
 mod attempt;
 mod balance;
@@ -30,6 +30,7 @@ mod follow;
 mod guards;
 mod intercept;
 mod key;
+mod latency;
 mod limit;
 mod method_breaker;
 mod observe;

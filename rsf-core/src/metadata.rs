@@ -115,6 +115,21 @@ impl Metadata {
         }
     }
 
+    /// Adds the application's own pairs of `other` whose keys are not there yet.
+    pub(crate) fn complete(&mut self, other: &Metadata) {
+        let mut new: Vec<_> = other.headers.iter().flat_map(|headers| headers.iter()).collect();
+        new.retain(|(name, _)| {
+            let known = self.headers.as_ref().is_some_and(|own| own.contains_key(*name));
+            !known && !is_reserved(name.as_str())
+        });
+        if !new.is_empty() {
+            let own = Arc::make_mut(self.headers.get_or_insert_default());
+            for (name, value) in new {
+                own.append(name.clone(), value.clone());
+            }
+        }
+    }
+
     pub(crate) fn set_reserved(&mut self, key: &'static str, value: HeaderValue) {
         self.put(HeaderName::from_static(key), value);
     }

@@ -30,9 +30,11 @@ pub struct Metrics {
     breakers_opened: IntCounterVec,
     degraded: IntCounterVec,
     dedup: IntCounterVec,
-    /// Further attempts that were made.
+    /// Further attempts that were made after a failure or a timeout.
     pub retries: IntCounter,
-    /// Further attempts that were due but had no credit.
+    /// Further attempts that were made beside one that had not answered yet.
+    pub hedges: IntCounter,
+    /// Further attempts, hedges included, that were due but had no credit.
     pub retry_budget_exhausted: IntCounter,
     /// Callbacks that panicked.
     pub callback_panics: IntCounter,
@@ -125,7 +127,14 @@ impl Metrics {
                 "Calls of deduplicated methods by what became of them",
                 &["rpc_method", "outcome"],
             )?,
-            retries: counter("rsf_client_retries_total", "Further attempts that were made")?,
+            retries: counter(
+                "rsf_client_retries_total",
+                "Further attempts that were made after a failure or a timeout",
+            )?,
+            hedges: counter(
+                "rsf_client_hedges_total",
+                "Further attempts that were made beside one that had not answered yet",
+            )?,
             retry_budget_exhausted: counter(
                 "rsf_client_retry_budget_exhausted_total",
                 "Further attempts that were due but had no credit",

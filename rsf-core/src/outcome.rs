@@ -127,7 +127,8 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::Denied, Retry::Never, false, false, false),
     row(Reason::Unauthenticated, Retry::Never, false, false, false),
     row(Reason::Deadline, Retry::Never, true, true, false),
-    row(Reason::AttemptTimeout, Retry::IfIdempotent, true, true, false),
+    // Of the method only the whole call tells, which may still succeed.
+    row(Reason::AttemptTimeout, Retry::IfIdempotent, true, false, false),
     row(Reason::Connect, Retry::Always, true, true, false),
     row(Reason::ConnectionLost, Retry::IfIdempotent, true, true, false),
     row(Reason::Refused, Retry::Always, false, false, false),
@@ -170,6 +171,22 @@ impl Reason {
                 | Reason::WrongInstance
                 | Reason::Unavailable
         )
+    }
+
+    /// Whether a further attempt can do no harm after this outcome. `reached` says whether the handler can have run,
+    /// `twice` whether it may run twice.
+    pub fn is_retryable(self, reached: bool, twice: bool) -> bool {
+        match self.outcome().retry {
+            Retry::Never => false,
+            Retry::Always => twice || !reached,
+            Retry::IfIdempotent => twice,
+        }
+    }
+
+    /// Whether the request went no further than the way to an instance: no provider had work with it, so that policy
+    /// need not weigh whether to attempt it again.
+    pub fn never_reaches_a_provider(self) -> bool {
+        matches!(self, Reason::Connect | Reason::Refused | Reason::WrongInstance)
     }
 
     /// As it stands in `rsf-reason`, in metrics and in messages.

@@ -34,7 +34,7 @@ pub use rsf_core::client::{
     Channel, Client, ClientCall, ClientInterceptor, ClientNext, Consumer, TonicChannel,
 };
 pub use rsf_core::context::{Context, spawn, spawn_blocking};
-pub use rsf_core::error::{AttemptRecord, RpcError};
+pub use rsf_core::error::{AttemptLog, AttemptRecord, RpcError};
 pub use rsf_core::identity;
 pub use rsf_core::identity::Identity;
 pub use rsf_core::message::{Request, Response};

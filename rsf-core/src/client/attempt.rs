@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked, PendingPlace};
+use super::snapshot::ServiceSnapshot;
 use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::outcome::Reason;
@@ -22,10 +23,23 @@ pub(super) struct Attempt {
     endpoint: Arc<Endpoint>,
     phase: Phase,
     admission: Admission,
+    /// Attempts of the call before this one.
+    previous: u32,
+    /// Whether it went out beside one that had not answered.
+    hedge: bool,
     begun: Instant,
+    /// When its own time is over; `None` where it has none, or it is over already.
+    time_out: Option<Instant>,
     deadline: Instant,
     fair_time: Duration,
     _pending: PendingPlace,
+}
+
+/// How an attempt stood when it was put down.
+pub(super) enum End {
+    Succeeded,
+    Failed(Reason),
+    UnderWay,
 }
 
 enum Phase {
@@ -38,18 +52,20 @@ enum Phase {
 pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
 
 impl Attempt {
-    /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before; `may_have_run` says whether
-    /// one of them can have reached a handler.
+    /// Chooses an endpoint of `snapshot` that is not in `tried`, and sends. `previous` attempts went before; `may_have_run`
+    /// says whether one of them can have reached a handler.
     pub(super) fn start(
         call: &OutboundCall,
+        snapshot: &ServiceSnapshot,
         previous: u32,
         tried: &[Arc<Endpoint>],
         may_have_run: bool,
+        hedge: bool,
     ) -> Result<Attempt, RpcError> {
-        let service = &call.snapshot.service;
         let now = Instant::now();
-        let Some(endpoint) = call.pool().pick(service.call.balance, tried, now) else {
-            let problem = call.snapshot.explain_empty(&call.channel.key);
+        let pool = &snapshot.pools[call.pool];
+        let Some(endpoint) = pool.pick(snapshot.service.call.balance, tried, now) else {
+            let problem = snapshot.explain_empty(&call.channel.key);
             return Err(RpcError::new(Reason::NoInstance, false, problem));
         };
         let admission = endpoint.breaker.admit(now);
@@ -59,13 +75,20 @@ impl Attempt {
             Some(linked) => exchange(linked, &endpoint, request, call.deadline),
             None => Phase::Connecting(endpoint.connecting(), Box::new(request)),
         };
+        let policy = &call.policy().call;
+        let time_out = policy
+            .attempt_timeout_ms
+            .map(|limit| now + Duration::from_millis(limit));
         Ok(Attempt {
             endpoint,
             phase,
             admission,
+            previous,
+            hedge,
             begun: now,
+            time_out,
             deadline: call.deadline,
-            fair_time: FAIR_TIME.min(Duration::from_millis(call.policy().call.timeout_ms) / 2),
+            fair_time: FAIR_TIME.min(Duration::from_millis(policy.timeout_ms) / 2),
             _pending: pending,
         })
     }
@@ -74,10 +97,25 @@ impl Attempt {
         &self.endpoint
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        self.previous == 0
+    }
+
+    /// When its own time will be over, where that is before the call's.
+    pub(super) fn time_out(&self) -> Option<Instant> {
+        self.time_out.filter(|end| *end < self.deadline)
+    }
+
     /// Counts the attempt's timeout against its instance, once; it may still win.
-    pub(super) fn count_timeout(&mut self) {
+    pub(super) fn count_timeout(&mut self, now: Instant) {
+        self.time_out = None;
         let breaker = &self.endpoint.breaker;
-        breaker.failed(&mut self.admission, Failure::Timeout, Instant::now());
+        breaker.failed(&mut self.admission, Failure::Timeout, now);
+    }
+
+    /// How long it has been under way.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Whether the request has been handed to a connection.
@@ -85,11 +123,18 @@ impl Attempt {
         matches!(self.phase, Phase::Exchanging(..))
     }
 
-    pub(super) fn record(&self, reason: Option<Reason>) -> AttemptRecord {
+    /// What became of it, in a call that began at `call_begun`.
+    pub(super) fn record(&self, call_begun: Instant, end: End) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
-            reason,
+            hedge: self.hedge,
+            begun: self.begun.saturating_duration_since(call_begun),
             elapsed: self.begun.elapsed(),
+            succeeded: matches!(end, End::Succeeded),
+            reason: match end {
+                End::Failed(reason) => Some(reason),
+                End::Succeeded | End::UnderWay => None,
+            },
         }
     }
 
@@ -105,7 +150,7 @@ impl Attempt {
                         metadata: reply.metadata,
                     })
                 }
-                Err(status) => Err(answered(status)),
+                Err(status) => Err(answered(status).with_headers(&reply.metadata)),
             },
             Err(error) => Err(unanswered(error)),
         };

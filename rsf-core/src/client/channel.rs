@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::follow;
+use super::latency::Latency;
 use super::snapshot::ServiceSnapshot;
 use super::stack::{ClientStack, OutboundCall, Stage, client_stack};
 use super::{Client, Shared};
@@ -53,6 +54,8 @@ pub(crate) struct MethodState {
     pub(crate) descriptor: MethodDescriptor,
     pub(crate) path: PathAndQuery,
     pub(crate) metrics: MethodMetrics,
+    /// Known as far as policy hedges by a percentile.
+    pub(super) latency: Latency,
 }
 
 /// What a process knows of a service that it calls.
@@ -97,6 +100,7 @@ impl Channel {
                     path: PathAndQuery::try_from(&*descriptor.path).ok()?,
                     metrics: shared.metrics.client_method(&service.name, &descriptor.name),
                     descriptor: descriptor.clone(),
+                    latency: Latency::new(),
                 })
             });
             let state = Arc::new(ChannelState {
@@ -262,6 +266,7 @@ impl Channel {
             own,
             one_way: options.one_way,
             given_up: Mutex::default(),
+            log: options.log,
             channel: self.0.clone(),
         };
         self.0.stack.call(&mut call).await

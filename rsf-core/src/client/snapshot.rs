@@ -85,10 +85,11 @@ impl ServiceSnapshot {
             .update(service.call.node_breaker, pools[0].members().len());
         let retry = &service.call.retry;
         let (percent, per_second) = (retry.budget_percent, retry.budget_per_second);
-        let budget = previous
-            .map(|previous| &previous.budget)
-            .filter(|budget| budget.is(percent, per_second))
-            .map_or_else(|| Arc::new(RetryBudget::new(percent, per_second)), Arc::clone);
+        let budget = match previous {
+            Some(previous) => previous.budget.clone(),
+            None => Arc::new(RetryBudget::new(percent, per_second)),
+        };
+        budget.set(percent, per_second);
         let methods = channel
             .methods
             .iter()
@@ -130,6 +131,12 @@ impl ServiceSnapshot {
                 (false, false) => Place::Outside,
             });
         }
+    }
+
+    /// Whether a place among the pools means the same as it did in `earlier`, so that a further attempt of a call that was
+    /// routed there may look for its instance here, where those are that came since.
+    pub(super) fn keeps_pools_of(&self, earlier: &ServiceSnapshot) -> bool {
+        self.pools.len() == earlier.pools.len()
     }
 
     /// Why no instance can take a call, and what to do about it.

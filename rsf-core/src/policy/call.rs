@@ -9,6 +9,7 @@ use super::group::group;
 use super::limit::{LimitPolicy, LimitRules};
 use super::method_breaker::{MethodBreakerPolicy, MethodBreakerRules};
 use super::node_breaker::{NodeBreakerPolicy, NodeBreakerRules};
+use super::retry::RetryReasons;
 use super::trace::{TracePolicy, TraceRules};
 
 group! {
@@ -20,7 +21,7 @@ group! {
         timeout_ms: u64 = 3000, Kind::Integer(1, HOUR_MS),
             "milliseconds for the whole logical call, all attempts included; a shorter remaining time of the caller's own call wins";
         attempt_timeout_ms: u64, Kind::Integer(1, HOUR_MS),
-            "milliseconds after which a further attempt may start beside the first; the first stays alive and may still win";
+            "milliseconds after which an attempt counts against its instance, and a further one may start beside it; it stays alive and may still win";
         @service balance: Balance = Balance::LeastPending, Kind::Word(Balance::WORDS),
             "how an instance is chosen: the lesser pending per weight of candidates drawn by weight, or by weight alone";
     }
@@ -42,15 +43,21 @@ group! {
     resolved RetryRules;
     fields {
         attempts: u32 = 3, Kind::Integer(1, 5),
-            "tries of one call, the first included (gRFC A6's bound of 5)";
+            "tries of one call, hedges and the first included (gRFC A6's bound of 5)";
+        reasons: RetryReasons = RetryReasons::of(&["attempt_timeout", "connection_lost", "unavailable", "provider_limit", "queue_full"]), Kind::Words(RetryReasons::WORDS),
+            "outcomes after which a call is attempted again: the first three only of methods that may run twice, `provider_limit` and `queue_full` of all, because the handler never ran; what reached no provider (`connect`, `refused`, `wrong_instance`) is attempted again whatever stands here";
         backoff_ms: u64 = 10, Kind::Integer(0, 60_000),
             "milliseconds before the second attempt; doubles with each further one, with full jitter";
         max_backoff_ms: u64 = 1000, Kind::Integer(0, 60_000),
-            "milliseconds at which the doubling stops";
+            "milliseconds at which the doubling stops; a pause that would outlast the deadline is not made, the call fails at once";
+        hedge_delay_ms: u64, Kind::Integer(0, HOUR_MS),
+            "milliseconds after which a further attempt goes out beside one that has not answered (hedging), of methods that may run twice";
+        hedge_percentile: f64, Kind::Number(50.0, 99.9),
+            "the same after this percentile of the method's latest answers, as soon as 100 are known; before that `hedge_delay_ms` holds";
         @service budget_percent: u32 = 20, Kind::Integer(0, 100),
-            "retries as a share of the calls, per consumer and service, over ten seconds";
+            "retries and hedges together as a share of the calls, per consumer and service, over ten seconds";
         @service budget_per_second: u32 = 10, Kind::Integer(0, 10_000),
-            "retries a second that are always allowed";
+            "retries and hedges a second that are allowed beyond the share, over ten seconds";
     }
 }
 

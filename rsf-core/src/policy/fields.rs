@@ -75,6 +75,11 @@ pub struct Field {
 impl Field {
     /// The default as a document would write it: `300000` for `300_000`, `least_pending` for `Balance::LeastPending`.
     pub fn shown_default(&self) -> String {
+        // A list of words.
+        if let Some((_, words)) = self.default.split_once('[') {
+            let words = words.split('"').skip(1).step_by(2);
+            return words.collect::<Vec<_>>().join(", ");
+        }
         let text = self.default.trim_matches('"');
         match text.rsplit_once("::") {
             Some((_, variant)) => {

@@ -107,12 +107,19 @@ impl Stage for Handler {
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
         let handled = method.service.clone().call(method.place, request);
-        let mut result = context.scope(handled).await.map_err(own);
+        let mut result = context.clone().scope(handled).await.map_err(own);
         // Nor that a reply it passes on was a replay: this handler did run.
         if let Ok(response) = &mut result {
             response.metadata_mut().remove_reserved(REPLAYED);
         }
-        result
+        result.map_err(|status| {
+            // What failed below after all its retries is not attempted again above, or each tier would multiply them. A
+            // handler that says otherwise knows better.
+            match context.retries_spent() && status.pushback().is_none() {
+                true => status.without_retry(),
+                false => status,
+            }
+        })
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) const DEGRADED: &str = "rsf-degraded";
 pub(crate) const REPEATED: HeaderName = HeaderName::from_static("rsf-repeated");
 /// Says that the reply or status is that of an earlier attempt.
 pub(crate) const REPLAYED: &str = "rsf-replayed";
+/// The call is made, at whatever depth, by a handler of a further attempt: somebody above has spent retry credit on it.
+pub(crate) const RETRIED: HeaderName = HeaderName::from_static("rsf-retried");
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 

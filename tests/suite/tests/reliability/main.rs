@@ -15,5 +15,6 @@ mod t23;
 mod t24;
 mod t25;
 mod t27;
+mod t28;
 mod t34;
 mod t37;
