@@ -12,6 +12,7 @@
 
 pub(crate) mod group;
 
+pub mod balance;
 pub mod call;
 pub mod degrade;
 pub mod instances;
@@ -29,7 +30,8 @@ pub mod resolve;
 pub mod schema;
 
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
-pub use call::{Balance, CallPolicy, CallRules, RetryRules};
+pub use balance::{Balance, HashRules, UnknownBalance, WarmUpRules};
+pub use call::{CallPolicy, CallRules, RetryRules};
 pub use degrade::{DegradeRules, DegradeWhen};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;

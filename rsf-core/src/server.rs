@@ -10,6 +10,7 @@ mod beside;
 mod dedup;
 mod intercept;
 mod limits;
+mod load;
 mod observe;
 mod provider;
 mod service;

@@ -1,7 +1,7 @@
-//! A consumer's connection to one instance, with its pending calls and its breaker.
+//! A consumer's connection to one instance, with its breaker and what was measured of it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::Shared;
+use super::balance::{Observed, Vitals};
 use super::breaker::{BreakerGroup, NodeBreaker};
 use crate::control::Instance;
 use crate::wire::{ConnectError, Connection, ConnectionState, Target};
@@ -32,7 +33,8 @@ pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, Con
 pub(crate) struct Endpoint {
     pub(crate) instance: Instance,
     pub(super) breaker: NodeBreaker,
-    pending: AtomicU32,
+    /// Pending calls, and what the balancer goes by.
+    pub(super) vitals: Vitals,
     connection: ArcSwapOption<Linked>,
     link: watch::Sender<Link>,
     /// Rung by a call that waits for a connection.
@@ -72,7 +74,7 @@ pub(super) struct PendingPlace(Arc<Endpoint>);
 
 impl Drop for PendingPlace {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.0.vitals.leave();
     }
 }
 
@@ -84,7 +86,7 @@ impl Endpoint {
             .flatten();
         Arc::new(Endpoint {
             breaker: NodeBreaker::new(breakers),
-            pending: AtomicU32::new(0),
+            vitals: Vitals::new(Instant::now()),
             connection: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
             wanted: Arc::default(),
@@ -103,12 +105,17 @@ impl Endpoint {
     }
 
     pub(super) fn enter(self: &Arc<Self>) -> PendingPlace {
-        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.vitals.enter();
         PendingPlace(self.clone())
     }
 
     pub(super) fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
+        self.vitals.pending()
+    }
+
+    /// Tells the balancer what an attempt that took `latency` says about the instance.
+    pub(super) fn observe(&self, now: Instant, latency: Duration, observed: Observed) {
+        self.vitals.observe(now, latency, observed);
     }
 
     pub(super) fn connection(&self) -> Option<Arc<Linked>> {
@@ -172,7 +179,7 @@ impl Endpoint {
         }
     }
 
-    fn connected(&self, connection: Arc<dyn Connection>) {
+    pub(super) fn connected(&self, connection: Arc<dyn Connection>) {
         let verified = AtomicBool::new(self.target.is_none());
         self.connection
             .store(Some(Arc::new(Linked { connection, verified })));

@@ -1,8 +1,9 @@
 //! What calls of one service read: immutable, replaced as a whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::balance::{Member, Pool};
+use super::balance::{Member, Pool, unregistered};
 use super::breaker::BreakerGroup;
 use super::budget::RetryBudget;
 use super::channel::ChannelState;
@@ -63,6 +64,16 @@ impl ServiceSnapshot {
         );
         let (members, left_out) = members(channel, list, &rules, previous, &breakers, unix_ms);
         breakers.update(service.call.node_breaker, members.len());
+        let balancers = &channel.shared.balancers;
+        let known = previous.is_some_and(|previous| previous.service.call.balance == service.call.balance);
+        if let Some(name) = unregistered(&service.call, balancers).filter(|_| !known) {
+            channel.shared.metrics.unknown_balancers.inc();
+            tracing::warn!(
+                service = channel.key,
+                balancer = name,
+                "policy names a balancer that this application has not registered; least_pending chooses instead"
+            );
+        }
         let retry = &service.call.retry;
         let (percent, per_second) = (retry.budget_percent, retry.budget_per_second);
         let budget = previous
@@ -77,7 +88,7 @@ impl ServiceSnapshot {
         Some(ServiceSnapshot {
             version: list.version,
             not_ready,
-            pools: vec![Pool::new(members)],
+            pools: vec![Pool::new(members, &service.call, balancers)],
             guards: Guards::build(channel, &methods, previous),
             methods,
             service,
@@ -141,11 +152,28 @@ fn members(
         }
         let endpoint = match known.get(&instance.id) {
             Some(endpoint) if endpoint.is_for(instance) => Arc::clone(endpoint),
-            _ => Endpoint::new(&channel.shared, instance.clone(), breakers.clone()),
+            _ => {
+                let endpoint = Endpoint::new(&channel.shared, instance.clone(), breakers.clone());
+                if let Some(age) = new_for(instance, previous, unix_ms) {
+                    endpoint.vitals.begin_warm_up(age);
+                }
+                endpoint
+            }
         };
         members.push(Member { endpoint, weight });
     }
     (members, left_out)
+}
+
+/// How long an instance that joins a list that was there has been running, by its incarnation where it has one. Who comes
+/// with the first list is as new as all the others, and needs no other share than they.
+fn new_for(instance: &Instance, previous: Option<&ServiceSnapshot>, unix_ms: u64) -> Option<Duration> {
+    let joins = previous.is_some_and(|previous| !previous.pools[0].is_empty());
+    let age = match instance.incarnation {
+        0 => 0,
+        started => unix_ms.saturating_sub(started),
+    };
+    joins.then(|| Duration::from_millis(age))
 }
 
 /// An instance's weight and whether it is disabled, after all rules that select it.

@@ -11,7 +11,6 @@ use super::breaker::{Admission, Failure};
 use super::channel::Channel;
 use super::endpoint::Endpoint;
 use crate::outcome::Reason;
-use crate::policy::Balance;
 use crate::status::Status;
 use crate::wire::Fate;
 use crate::wire::headers::{CALLER, TARGET, TOKEN, without_reason};
@@ -50,8 +49,7 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
                 .await
                 .map_err(|error| refusal(&error.to_string()))?;
             let now = Instant::now();
-            let balance: Balance = snapshot.service.call.balance;
-            let endpoint = snapshot.pools[0].pick(balance, &[], now);
+            let endpoint = snapshot.pools[0].pick(None, &[], now);
             let endpoint = endpoint.ok_or_else(|| refusal(&snapshot.explain_empty(&state.key)))?;
             let mut pass = Pass::through(endpoint.clone(), now);
             let place = endpoint.enter();

@@ -14,6 +14,7 @@ use super::authorize::{Door, prove};
 use super::beside::{BESIDE, ending_with};
 use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{MethodLimit, PoolLimits};
+use super::load::LoadMeter;
 use super::service::Service;
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
 use crate::context::Context;
@@ -39,6 +40,7 @@ pub struct Provider {
     /// Path → (implementation, place in `methods`), the default implementation's first.
     paths: HashMap<String, Vec<(String, usize)>>,
     stack: Arc<ServerStack>,
+    load: Arc<LoadMeter>,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
     tonic: tonic::service::Routes,
@@ -219,6 +221,7 @@ impl ProviderBuilder {
             methods,
             paths,
             stack: Arc::new(server_stack(admit, pool)),
+            load: Arc::default(),
             identity: identity.target,
             tonic: tonic.routes().prepare(),
             tonic_services,
@@ -244,6 +247,14 @@ impl Provider {
             schema: Vec::new(),
         });
         self.services.iter().cloned().chain(tonic).collect()
+    }
+
+    /// Sets what the application itself says of its load: 1 is full, more is overload; it goes before the pool's where it
+    /// is more. Consumers send less to loaded instances. 0, the default, says nothing.
+    pub fn set_application_utilization(&self, utilization: f32) {
+        if utilization.is_finite() {
+            self.load.set_application(utilization.max(0.0));
+        }
     }
 
     /// Ends the streams that RSF itself serves, such as health watches. For the moment of GOAWAY.
@@ -308,6 +319,11 @@ impl Dispatch for Provider {
         Some(*place)
     }
 
+    fn utilization(&self) -> Option<f32> {
+        let pool = self.methods.first()?.rules.load().pool;
+        Some(self.load.utilization(pool))
+    }
+
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
         let Some(method) = self.methods.get(method).cloned() else {
             let status = framework_status(Reason::Unimplemented, "no such method number");
@@ -321,7 +337,9 @@ impl Dispatch for Provider {
             .and_then(|timeout| Instant::now().checked_add(timeout));
         let context = Arc::new(Context::new(deadline, request.metadata));
         let stack = self.stack.clone();
+        let under_way = self.load.enter();
         Box::pin(async move {
+            let _under_way = under_way;
             match stack
                 .call(InboundCall {
                     method,
