@@ -1,8 +1,8 @@
 //! What a member is worth at one pick.
 //!
-//! Two kinds of knowledge count in two ways. *Soft* knowledge (reported load, warm-up) scales the member's weight: it gets
-//! a smaller share, idle or not. *Hard* knowledge (failures, slowness) counts as pending calls that are not there: an
-//! instance that fails at once has none of its own and would draw everything.
+//! Two kinds of knowledge count in two ways. *Soft* knowledge (reported load, warm-up, some failures) scales the member's
+//! weight: it gets a smaller share, idle or not. *Hard* knowledge (failing again and again, slowness) counts as pending
+//! calls that are not there: an instance that fails at once has none of its own and would draw everything.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::Member;
 use super::vitals::Vitals;
 
-/// Share of failures from which on an endpoint is avoided: two in a row, not one among many.
-const FAILING: f32 = 0.15;
+/// Share of failures from which on an endpoint is avoided: six in a row. Before that the node breaker opens, by default;
+/// an endpoint that is avoided earlier would never give it the failures that it counts.
+const FAILING: f32 = 0.45;
 /// Pending calls that an endpoint where everything fails counts as.
 const FAILING_PENALTY: f32 = 1000.0;
 /// An endpoint is slow from this multiple of the median on, and by at least this many microseconds.
@@ -21,6 +22,8 @@ const SLOW_RATIO: f32 = 3.0;
 const SLOW_MICROS: f32 = 1000.0;
 /// Answers before a latency means anything.
 const SAMPLES: u32 = 5;
+/// What failures leave of a share at least.
+const LEAST_SHARE: f32 = 0.01;
 /// A new instance's share at first.
 const FIRST_SHARE: f32 = 0.1;
 /// A new instance that answers within this multiple of the median is warm.
@@ -84,10 +87,10 @@ impl Measure {
         vitals.failures(self.now) > FAILING
     }
 
-    /// What reported load and warm-up leave of a weight: above 0, at most 1.
+    /// What reported load, failures and warm-up leave of a weight: above 0, at most 1.
     pub(super) fn quality(&self, vitals: &Vitals) -> f32 {
-        let load = vitals.load(self.now);
-        let share = self.warm_up(vitals);
+        let (load, well) = (vitals.load(self.now), 1.0 - vitals.failures(self.now));
+        let share = self.warm_up(vitals) * (well * well).max(LEAST_SHARE);
         if load == 0.0 {
             return share;
         }
