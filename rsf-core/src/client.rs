@@ -35,6 +35,8 @@ mod observe;
 mod reply_type;
 mod retry;
 mod route;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod simulated;
 mod snapshot;
 mod stack;
 mod streaming;

@@ -163,7 +163,13 @@ fn is_reserved(key: &str) -> bool {
         || matches!(
             key,
             // Each instance reports its own load: one that is handed on would tell of somebody else's.
-            "endpoint-load-metrics-bin" | "te" | "content-type" | "content-length" | "user-agent" | "host" | "connection"
+            "endpoint-load-metrics-bin"
+                | "te"
+                | "content-type"
+                | "content-length"
+                | "user-agent"
+                | "host"
+                | "connection"
         )
 }
 

@@ -100,6 +100,15 @@ impl Pool {
     /// A pool that is balanced as `rules` say. A balancer that `balancers` does not have is replaced by `least_pending`;
     /// who builds the snapshot says so (see [`unregistered`]).
     pub(super) fn new(members: Vec<Member>, rules: &CallRules, balancers: &Balancers) -> Self {
+        Pool::new_at(members, rules, balancers, Instant::now())
+    }
+
+    pub(super) fn new_at(
+        members: Vec<Member>,
+        rules: &CallRules,
+        balancers: &Balancers,
+        now: Instant,
+    ) -> Self {
         let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
         let chooser = match &rules.balance {
             Balance::LeastPending => Chooser::LeastPending,
@@ -116,7 +125,7 @@ impl Pool {
             alias: Alias::new(&weights),
             members,
             chooser,
-            median: Median::new(),
+            median: Median::new(now),
             warm_up: Duration::from_millis(rules.warm_up.duration_ms),
             bounded_load_percent: rules.hash.bounded_load_percent,
         }
@@ -131,7 +140,7 @@ impl Pool {
     }
 
     /// Chooses an endpoint, one that is not in `tried` where there is one. `key` is the hash of the routing key.
-    pub(super) fn pick(
+    pub(crate) fn pick(
         &self,
         key: Option<u64>,
         tried: &[Arc<Endpoint>],
@@ -147,7 +156,8 @@ impl Pool {
             Chooser::RoundRobin(stride) => self.round_robin(stride, tried, &measure),
             Chooser::ConsistentHash(ring) => match key {
                 Some(key) => {
-                    let may = |endpoint: &Endpoint| !tried.iter().any(|tried| std::ptr::eq(&**tried, endpoint));
+                    let may =
+                        |endpoint: &Endpoint| !tried.iter().any(|tried| std::ptr::eq(&**tried, endpoint));
                     ring.pick(&self.members, key, self.bounded_load_percent, now, may)
                 }
                 None => self.random(tried, &measure),

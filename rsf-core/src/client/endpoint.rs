@@ -34,7 +34,7 @@ pub(crate) struct Endpoint {
     pub(crate) instance: Instance,
     pub(super) breaker: NodeBreaker,
     /// Pending calls, and what the balancer goes by.
-    pub(super) vitals: Vitals,
+    pub(crate) vitals: Vitals,
     connection: ArcSwapOption<Linked>,
     link: watch::Sender<Link>,
     /// Rung by a call that waits for a connection.

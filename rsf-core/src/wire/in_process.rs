@@ -240,11 +240,7 @@ impl Connection for InProcessConnection {
     }
 }
 
-async fn handle(
-    dispatch: Arc<dyn Dispatch>,
-    reporter: Arc<Reporter>,
-    request: UnaryRequest,
-) -> UnaryReply {
+async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: UnaryRequest) -> UnaryReply {
     let headers = request_headers(&request, Varying::Indexed);
     let path = request.path.as_str();
     let Some(method) = dispatch.method(path, implementation(&headers)) else {

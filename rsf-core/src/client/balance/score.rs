@@ -116,14 +116,17 @@ impl Measure {
         if excess <= 0.0 {
             return 0.0;
         }
-        let excess = excess / (1.0 - FAILING);
-        FAILING_PENALTY * excess * excess
+        FAILING_PENALTY * excess / (1.0 - FAILING)
     }
 
     /// Slowness, in pending calls: idle, a slow instance looks as good as the others.
     pub(super) fn slow(&self, vitals: &Vitals) -> f32 {
         let least = (self.median * SLOW_RATIO).max(self.median + SLOW_MICROS);
         if self.median == 0.0 || vitals.mean() <= least || vitals.samples() < SAMPLES {
+            return 0.0;
+        }
+        // A new one is slow by nature, and becomes fast by calls alone: its small share is all that holds it back.
+        if vitals.warming(self.now).is_some() {
             return 0.0;
         }
         let latency = vitals.faded_mean(self.now);
@@ -150,9 +153,9 @@ const RENEWED: Duration = Duration::from_millis(250);
 const LOOKED_AT: usize = 64;
 
 impl Median {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Median {
-            began: Instant::now(),
+            began: now,
             micros: AtomicU32::new(0),
             due: AtomicU64::new(0),
         }

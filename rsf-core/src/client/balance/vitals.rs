@@ -67,6 +67,13 @@ impl Vitals {
         self.warming.store(age.as_millis() as u64 + 1, Relaxed);
     }
 
+    /// As if it had been made at `now`, of an instance that starts at that moment.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn begin_warm_up_at(&mut self, now: Instant) {
+        *self = Vitals::new(now);
+        self.begin_warm_up(Duration::ZERO);
+    }
+
     pub(crate) fn enter(&self) {
         self.pending.fetch_add(1, Relaxed);
     }
