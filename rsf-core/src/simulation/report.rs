@@ -163,11 +163,10 @@ mod tests {
             let well = simulate(&Scenario::ten("well", Trouble::None), SEED);
             assert!(outcome.p99 <= well.p99.mul_f64(1.5), "{outcome:?}, {well:?}");
         }
-        let blind = Scenario::ten("slow", Trouble::Slow(50.0)).balanced(Balance::Random);
-        assert!(
-            simulate(&blind, SEED).troubled > 0.05,
-            "the control must be worse"
-        );
+        let mut blind = Scenario::ten("slow", Trouble::Slow(50.0)).balanced(Balance::Random);
+        blind.reports = false;
+        let blind = simulate(&blind, SEED);
+        assert!(blind.troubled > 0.05, "the control must be worse: {blind:?}");
     }
 
     #[test]
@@ -204,14 +203,20 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_spares_callers_a_cold_instance() {
-        let cold = Scenario::all()
-            .into_iter()
-            .find(|s| matches!(s.trouble, Trouble::Cold(_)))
-            .unwrap();
-        let mut at_once = cold.clone();
+    fn a_cold_instance_is_warmed_without_its_callers_feeling_it() {
+        let cold = |scenario: &Scenario| matches!(scenario.trouble, Trouble::Cold(_));
+        let cold = Scenario::all().into_iter().find(cold).unwrap();
+        let mut never = cold.clone();
+        never.trouble = Trouble::None;
+        let (warmed, well) = (simulate(&cold, SEED), simulate(&never, SEED));
+        assert!(warmed.p99 <= well.p99.mul_f64(1.25), "{warmed:?}, {well:?}");
+        // Slow as it is, nobody would go there; then it would never become fast.
+        let mut at_once = cold;
         at_once.rules.warm_up.duration_ms = 0;
-        let (warmed, at_once) = (simulate(&cold, SEED), simulate(&at_once, SEED));
-        assert!(warmed.p99 < at_once.p99, "{warmed:?}, {at_once:?}");
+        let at_once = simulate(&at_once, SEED);
+        assert!(
+            warmed.troubled > 5.0 * at_once.troubled,
+            "{warmed:?}, {at_once:?}"
+        );
     }
 }

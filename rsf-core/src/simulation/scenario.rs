@@ -75,9 +75,8 @@ impl Scenario {
     pub fn all() -> Vec<Scenario> {
         let uneven = Scenario::ten("5 of 10 at half the speed", Trouble::Uneven);
         let cold = Scenario {
-            time: Duration::from_secs(45),
             utilization: 0.7,
-            ..Scenario::ten("an 11th joins, cold", Trouble::Cold(2000))
+            ..Scenario::ten("an 11th joins, cold", Trouble::Cold(500))
         };
         vec![
             Scenario::ten("10 alike", Trouble::None),

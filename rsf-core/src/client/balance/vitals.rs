@@ -101,7 +101,7 @@ impl Vitals {
         match observed {
             Observed::Answered => self.timed(micros, at),
             // The answer would have taken longer still. Fast failures and refusals say nothing about the speed.
-            Observed::Failed if micros > self.mean.get() => self.timed(micros, at),
+            Observed::Failed if self.samples() > 0 && micros > self.mean() => self.timed(micros, at),
             Observed::Failed | Observed::Refused => {}
         }
     }
