@@ -8,7 +8,7 @@ BACKEND ?= embedded
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools reliability lint fmt sim bench bench-memory bench-instructions clean help
+.PHONY: demo test test-tools reliability lint fmt sim bench bench-memory bench-balance bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -50,6 +50,9 @@ bench-memory: ## look at the memory that 100 000 pending calls take in a consume
 
 bench-instructions: ## count instructions a call, client and server, with valgrind's callgrind where it is installed
 	cargo bench --package rsf-benches --bench rpc -- --instructions $(ARGS)
+
+bench-balance: ## measure the choice of an instance among 20, 100 and 10 000 (release build, then about a minute)
+	cargo bench --package rsf-benches --bench balance
 
 clean: ## delete everything that was built, and what failed tests left
 	cargo clean
