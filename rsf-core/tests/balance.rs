@@ -306,7 +306,8 @@ async fn an_applications_own_balancer_chooses_where_policy_names_it() {
         next: AtomicUsize::new(0),
         told: Arc::clone(&told),
     };
-    let peer = fleet.consumer_with(Balancers::new().with("turns", turns));
+    let balancers = Balancers::new().with("turns", turns);
+    let peer = fleet.consumer_as(|parts| parts.balancers = balancers);
     peer.connected(3).await;
     fleet.service_policy(1, r#"{"call":{"balance":"custom:turns"}}"#);
     peer.governed(|policy| policy.call.balance == Balance::Custom("turns".into()))

@@ -149,18 +149,11 @@ impl Fleet {
     }
 
     pub fn consumer(&self) -> Peer {
-<<<<<<< HEAD
         self.consumer_as(|_| {})
     }
 
     /// A consumer with changes.
     pub fn consumer_as(&self, change: impl FnOnce(&mut ConsumerParts)) -> Peer {
-=======
-        self.consumer_with(rsf_core::client::Balancers::new())
-    }
-
-    pub fn consumer_with(&self, balancers: rsf_core::client::Balancers) -> Peer {
->>>>>>> 65f128f (Test the balancers on the whole path of a call, and measure a pick)
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
         let mut parts = ConsumerParts {
@@ -174,15 +167,10 @@ impl Fleet {
             token: Default::default(),
             interceptors: Default::default(),
             metrics: metrics.clone(),
-<<<<<<< HEAD
             balancers: Default::default(),
         };
         change(&mut parts);
         let consumer = Consumer::new(parts);
-=======
-            balancers,
-        });
->>>>>>> 65f128f (Test the balancers on the whole path of a call, and measure a pick)
         Peer {
             channel: consumer.channel(&descriptor(), ""),
             consumer,
