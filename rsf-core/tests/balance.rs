@@ -282,10 +282,13 @@ async fn a_slow_one_of_ten_gets_next_to_nothing_after_ten_seconds() {
     }
 }
 
+/// How many candidates there were, the chosen one's weight, and the key.
+type Told = (usize, u32, Option<u64>);
+
 /// Goes round the candidates whatever their load is, and notes what it is told.
 struct Turns {
     next: AtomicUsize,
-    told: Arc<parking_lot::Mutex<Vec<(usize, u32, Option<u64>)>>>,
+    told: Arc<parking_lot::Mutex<Vec<Told>>>,
 }
 
 impl Balancer for Turns {

@@ -13,3 +13,4 @@
 
 mod t23;
 mod t24;
+mod t26;
