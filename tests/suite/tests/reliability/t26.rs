@@ -39,14 +39,14 @@ async fn one_of_ten_is_slow(case: &mut Case, policy: Option<&str>) {
     let ids: Vec<_> = ids.iter().map(String::as_str).collect();
     let customers = site.consumer("customers").await;
     Lists::become_these(&customers, &ids, SOON).await;
-    if let Some(assignment) = policy {
-        let change = PatchPolicy {
-            assignments: vec![assignment.to_owned()],
-            ..PatchPolicy::default()
-        };
-        let patched = site.console().patch(&Scope::Fleet, &change).await;
-        patched.expect("the change is accepted");
-    }
+    // It is to be an old instance that has become slow; started anew, it would have a new one's small share.
+    let assignments = std::iter::once("call.warm_up.duration_ms=0").chain(policy);
+    let change = PatchPolicy {
+        assignments: assignments.map(str::to_owned).collect(),
+        ..PatchPolicy::default()
+    };
+    let patched = site.console().patch(&Scope::Fleet, &change).await;
+    patched.expect("the change is accepted");
     let well = load(&customers, Duration::from_secs(5)).await;
 
     let last = providers.pop().expect("there are ten");
