@@ -68,3 +68,41 @@ impl Picker {
         self.endpoints.iter().zip(&self.weights).map(spread)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Balance;
+
+    #[test]
+    fn odd_weights_and_lengths_leave_nobody_without_an_instance() {
+        fastrand::seed(9);
+        let odd = [1, 10_000, 1, 1, 9_999, 7];
+        for balance in [
+            Balance::LeastPending,
+            Balance::PeakEwma,
+            Balance::Random,
+            Balance::RoundRobin,
+            Balance::ConsistentHash,
+            Balance::Custom("nobodys".into()),
+        ] {
+            for count in [1, 2, 3, 15, 16, 17, 700] {
+                let rules = CallRules {
+                    balance: balance.clone(),
+                    ..CallRules::default()
+                };
+                let weights = odd.iter().copied().cycle().take(count).collect();
+                let mut picker = Picker::new(weights, rules);
+                for turn in 0..300 {
+                    let key = (turn % 2 == 0).then(|| fastrand::u64(..));
+                    picker.call(key, Instant::now(), 50);
+                    assert!(picker.pick(key, Instant::now()), "{balance} among {count}");
+                }
+                assert_eq!(picker.under_way.len(), 50);
+                picker.reweigh(|weights| weights.reverse());
+                assert!(picker.pick(None, Instant::now()), "{balance} among {count}");
+            }
+        }
+        assert!(!Picker::new(Vec::new(), CallRules::default()).pick(None, Instant::now()));
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::score::Score;
-use super::{Member, Pool, Tier, tier};
+use super::{Member, Pool, SCAN_BELOW, Tier, tier};
 use crate::client::endpoint::Endpoint;
 
 /// Draws of a candidate before the whole list is looked at.
@@ -76,6 +76,10 @@ impl Pool {
                 continue;
             }
             let tier = tier(&member.endpoint, now);
+            if tier == Tier::Unknown && self.members.len() < SCAN_BELOW {
+                // Who was not connected ahead is by the calls that could go there; in long lists by draws.
+                member.endpoint.keep_connected();
+            }
             if best.as_ref().is_some_and(|(best, ..)| *best < tier) {
                 continue;
             }
