@@ -54,6 +54,8 @@ fn endpoints(count: usize, now: Instant) -> Vec<Arc<Endpoint>> {
         wire: Arc::new(InProcessWire::new()),
         control,
         metrics: Arc::new(metrics),
+        token: Default::default(),
+        interceptors: Default::default(),
         balancers: Balancers::new(),
     });
     // They outlive their consumer, and so never begin to connect.
