@@ -8,7 +8,7 @@ BACKEND ?= embedded
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools reliability lint fmt bench bench-memory bench-instructions clean help
+.PHONY: demo test test-tools reliability lint fmt sim bench bench-memory bench-balance bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -39,6 +39,9 @@ fmt: ## format the code
 reliability: test-tools ## break RSF's parts under load, one case after the other; CASES=T23,T28 runs some of them
 	@tests/reliability.sh $(CASES)
 
+sim: ## compare the balancers in virtual time, about a minute; SEED=7, UPDATE_DOCS=1 writes docs/balancing.md
+	@cargo run --quiet --package rsf-core --features simulation --example balance
+
 bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)
 
@@ -47,6 +50,9 @@ bench-memory: ## look at the memory that 100 000 pending calls take in a consume
 
 bench-instructions: ## count instructions a call, client and server, with valgrind's callgrind where it is installed
 	cargo bench --package rsf-benches --bench rpc -- --instructions $(ARGS)
+
+bench-balance: ## measure the choice of an instance among 20, 100 and 10 000 (release build, then about a minute)
+	cargo bench --package rsf-benches --bench balance
 
 clean: ## delete everything that was built, and what failed tests left
 	cargo clean

@@ -37,6 +37,8 @@ mod observe;
 mod reply_type;
 mod retry;
 mod route;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod simulated;
 mod snapshot;
 mod stack;
 mod streaming;
@@ -62,6 +64,7 @@ use crate::runtime::IoRuntime;
 use crate::wire::headers::TOKEN;
 use crate::wire::{OwnHeaders, Wire};
 
+pub use balance::{Balancer, Balancers, CandidateView, Candidates};
 pub use channel::{Channel, ChannelView, InstanceView};
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
 pub use streaming::TonicChannel;
@@ -110,6 +113,8 @@ pub struct ConsumerParts {
     pub token: ApplicationToken,
     /// The application's own code around every call.
     pub interceptors: ClientInterceptors,
+    /// Balancers of the application's own, which policies may name.
+    pub balancers: Balancers,
 }
 
 pub(crate) struct Shared {
@@ -128,6 +133,7 @@ pub(crate) struct Shared {
     pub(crate) interceptors: ClientInterceptors,
     /// One-way calls that are not over.
     pub(crate) one_way: TaskTracker,
+    pub(crate) balancers: Balancers,
     /// The consumer's. Weak, because each channel holds this.
     channels: Weak<Channels>,
 }
@@ -153,6 +159,7 @@ impl Consumer {
             token: parts.token,
             interceptors: parts.interceptors,
             one_way: TaskTracker::new(),
+            balancers: parts.balancers,
             channels: Arc::downgrade(&channels),
         };
         Consumer {

@@ -39,4 +39,7 @@ mod permits;
 pub mod runtime;
 mod timer;
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
+
 pub use policy_book::PolicyBook;

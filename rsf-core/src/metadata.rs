@@ -179,7 +179,14 @@ fn is_reserved(key: &str) -> bool {
         || key.starts_with(':')
         || matches!(
             key,
-            "te" | "content-type" | "content-length" | "user-agent" | "host" | "connection"
+            // Each instance reports its own load: one that is handed on would tell of somebody else's.
+            "endpoint-load-metrics-bin"
+                | "te"
+                | "content-type"
+                | "content-length"
+                | "user-agent"
+                | "host"
+                | "connection"
         )
 }
 

@@ -49,6 +49,8 @@ pub struct Metrics {
     authorized: IntCounterVec,
     /// Policy documents that were refused; the last good one stays in force.
     pub policies_refused: IntCounter,
+    /// Policies that name a balancer which is not registered; `least_pending` chooses instead.
+    pub unknown_balancers: IntCounter,
 }
 
 impl Metrics {
@@ -161,6 +163,10 @@ impl Metrics {
             policies_refused: counter(
                 "rsf_policies_refused_total",
                 "Policies that did not pass the check",
+            )?,
+            unknown_balancers: counter(
+                "rsf_unknown_balancers_total",
+                "Policies that name a balancer which is not registered",
             )?,
         })
     }

@@ -12,6 +12,7 @@
 
 pub(crate) mod group;
 
+pub mod balance;
 pub mod call;
 pub mod connections;
 pub mod dedup;
@@ -32,7 +33,8 @@ pub mod resolve;
 pub mod schema;
 
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
-pub use call::{Balance, CallPolicy, CallRules, RetryRules};
+pub use balance::{Balance, HashRules, UnknownBalance, WarmUpRules};
+pub use call::{CallPolicy, CallRules, RetryRules};
 pub use connections::{ConnectionsPolicy, ConnectionsRules};
 pub use dedup::{DedupPolicy, DedupRules, StoreDown};
 pub use degrade::{DegradeRules, DegradeWhen};

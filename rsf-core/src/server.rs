@@ -11,6 +11,7 @@ pub mod dedup;
 mod drain;
 mod intercept;
 mod limits;
+mod load;
 mod observe;
 mod provider;
 mod service;

@@ -23,6 +23,7 @@ use crate::metadata::Metadata;
 use crate::status::Status;
 
 pub(crate) mod headers;
+pub(crate) mod load_report;
 mod pending;
 pub(crate) mod status_header;
 
@@ -356,6 +357,11 @@ pub trait Dispatch: Send + Sync + 'static {
         &self,
         request: http::Request<tonic::body::Body>,
     ) -> BoxFuture<'static, http::Response<tonic::body::Body>>;
+
+    /// How full the instance is: 1 is full, more is a queue. Wires report it to consumers; `None` where nobody measures.
+    fn utilization(&self) -> Option<f32> {
+        None
+    }
 
     /// Bytes of a request message at most.
     fn max_message_bytes(&self) -> usize {

@@ -357,6 +357,46 @@ async fn implementations_stand_side_by_side(kind: Kind) {
     }
 }
 
+/// `xds.data.orca.v3.OrcaLoadReport`, the field that RSF reports in.
+#[derive(Clone, PartialEq, prost::Message)]
+struct LoadReport {
+    #[prost(double, tag = "9")]
+    application_utilization: f64,
+}
+
+async fn a_load_report_comes_back_when_the_load_changes(kind: Kind) {
+    let failing = Echo::with(|_, request| async move {
+        match request.get_ref().number {
+            0 => Ok(Response::new(request.into_inner())),
+            _ => Err(Status::not_found("")),
+        }
+    });
+    let line = Line::to(kind, failing).await;
+    let report = |metadata: &Metadata| {
+        let bytes = metadata.get_bin("endpoint-load-metrics-bin")?;
+        Some(LoadReport::decode(&*bytes).unwrap().application_utilization)
+    };
+    let reply = line.ask(&note("")).await.unwrap();
+    assert_eq!(report(&reply.metadata), None, "idle from the beginning");
+    line.node.provider.set_application_utilization(0.75);
+    let reply = line.ask(&note("busy")).await.unwrap();
+    assert_eq!(read(&reply).text, "busy");
+    assert_eq!(report(&reply.metadata), Some(0.75));
+    assert_eq!(
+        report(&line.ask(&note("")).await.unwrap().metadata),
+        None,
+        "it has not changed"
+    );
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    line.node.provider.set_application_utilization(0.25);
+    let came = refused(line.ask(&number(1)).await);
+    assert_eq!(
+        (came.code(), report(came.metadata())),
+        (Code::NotFound, Some(0.25)),
+        "errors carry it as well"
+    );
+}
+
 macro_rules! conformance {
     ($($case:ident)*) => {
         mod http2 {
@@ -405,4 +445,5 @@ conformance! {
     a_closed_connection_finishes_its_calls
     a_message_of_another_type_is_malformed
     implementations_stand_side_by_side
+    a_load_report_comes_back_when_the_load_changes
 }

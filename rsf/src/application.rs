@@ -147,6 +147,14 @@ impl Application {
         &self.0.admin_address
     }
 
+    /// Says how loaded the application finds itself: 1 is full, more is overload. Consumers send less to loaded instances;
+    /// without it they go by pool and queue alone. 0, the default, says nothing.
+    pub fn set_utilization(&self, utilization: f32) {
+        if let Some(provider) = &self.0.provider {
+            provider.set_application_utilization(utilization);
+        }
+    }
+
     /// Waits until the lease is in the registry. `false` where it is not within `limit`; it is tried on.
     pub async fn registered(&self, limit: Duration) -> bool {
         let mut status = self.0.registration_status.clone();

@@ -184,6 +184,7 @@ pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result
         metrics: ground.metrics,
         token: Default::default(),
         interceptors: Default::default(),
+        balancers: rsf_core::client::Balancers::new(),
     });
     Ok(Calls {
         client: consumer.client(),

@@ -47,6 +47,7 @@ fn shop(latency: Duration) -> Shop {
         metrics: metrics.clone(),
         token: Default::default(),
         interceptors: Default::default(),
+        balancers: rsf_core::client::Balancers::new(),
     });
     let orders = Orders::new(consumer.client(), consumer.client(), latency);
     let identity = ProviderIdentity {

@@ -230,6 +230,7 @@ fn consumer(control: Arc<StaticControlPlane>) -> Consumer {
         metrics: Arc::new(metrics),
         token: Default::default(),
         interceptors: Default::default(),
+        balancers: rsf_core::client::Balancers::new(),
     })
 }
 

@@ -293,6 +293,7 @@ fn table(fields: &[Field]) -> Value {
             Kind::Integer(least, most) => json!({"kind": "integer", "least": least, "most": most}),
             Kind::Number(least, most) => json!({"kind": "number", "least": least, "most": most}),
             Kind::Word(words) => json!({"kind": "word", "words": words}),
+            Kind::Choice(words, prefix) => json!({"kind": "choice", "words": words, "prefix": prefix}),
             Kind::Words(words) => json!({"kind": "words", "words": words}),
             Kind::Text(most) => json!({"kind": "text", "most": most}),
             Kind::TextList(most, count) => json!({"kind": "text_list", "most": most, "count": count}),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::balance::Observed;
 use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked, PendingPlace};
 use super::snapshot::ServiceSnapshot;
@@ -16,6 +17,7 @@ use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
 use crate::wire::headers::REPEATED;
+use crate::wire::load_report::reported;
 use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
 
 /// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
@@ -64,7 +66,7 @@ impl Attempt {
     ) -> Result<Attempt, RpcError> {
         let now = Instant::now();
         let pool = &snapshot.pools[call.pool];
-        let Some(endpoint) = pool.pick(snapshot.service.call.balance, tried, now) else {
+        let Some(endpoint) = pool.pick(call.key, tried, now) else {
             let problem = snapshot.explain_empty(&call.channel.key);
             return Err(RpcError::new(Reason::NoInstance, false, problem));
         };
@@ -111,6 +113,7 @@ impl Attempt {
         self.time_out = None;
         let breaker = &self.endpoint.breaker;
         breaker.failed(&mut self.admission, Failure::Timeout, now);
+        self.endpoint.observe(now, now - self.begun, Observed::Failed);
     }
 
     /// How long it has been under way.
@@ -138,7 +141,22 @@ impl Attempt {
         }
     }
 
+    /// Passes the instance's report of its load on, where the reply has one.
+    fn read_load(&self, reply: &UnaryReply, now: Instant) {
+        let headers = match &reply.result {
+            Ok(_) => reply.metadata.raw(),
+            Err(status) => status.metadata().raw(),
+        };
+        if let Some(load) = headers.and_then(reported) {
+            self.endpoint.vitals.report_load(now, load);
+        }
+    }
+
     fn conclude(&mut self, outcome: Result<UnaryReply, WireError>) -> Result<UnaryReply, RpcError> {
+        let now = Instant::now();
+        if let Ok(reply) = &outcome {
+            self.read_load(reply, now);
+        }
         let result = match outcome {
             Ok(reply) => match reply.result {
                 Ok(message) => {
@@ -154,7 +172,8 @@ impl Attempt {
             },
             Err(error) => Err(unanswered(error)),
         };
-        settle(&self.endpoint, &mut self.admission, result.as_ref().err());
+        let observed = settle(&self.endpoint, &mut self.admission, result.as_ref().err());
+        self.endpoint.observe(now, now - self.begun, observed);
         result.map_err(|error| error.at(&self.endpoint.instance.id))
     }
 }
@@ -177,8 +196,11 @@ impl Future for Attempt {
                             attempt.phase = exchange(linked, &attempt.endpoint, request, attempt.deadline);
                         }
                         Err(error) => {
-                            let breaker = &attempt.endpoint.breaker;
-                            breaker.failed(&mut attempt.admission, Failure::Error, Instant::now());
+                            let (endpoint, now) = (&attempt.endpoint, Instant::now());
+                            endpoint
+                                .breaker
+                                .failed(&mut attempt.admission, Failure::Error, now);
+                            endpoint.observe(now, now - attempt.begun, Observed::Failed);
                             let error = RpcError::new(Reason::Connect, false, error.to_string());
                             return Poll::Ready(Err(error.at(&attempt.endpoint.instance.id)));
                         }
@@ -197,6 +219,7 @@ impl Drop for Attempt {
             if now >= self.deadline && now - self.begun >= self.fair_time {
                 let breaker = &self.endpoint.breaker;
                 breaker.failed(&mut self.admission, Failure::Timeout, now);
+                self.endpoint.observe(now, now - self.begun, Observed::Failed);
             } else {
                 self.endpoint.breaker.release(&mut self.admission);
             }
@@ -233,19 +256,27 @@ fn request(call: &OutboundCall, previous: u32, may_have_run: bool) -> UnaryReque
     }
 }
 
-/// What an attempt's outcome says about its instance.
-pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Option<&RpcError>) {
+/// What an attempt's outcome says about its instance: to its breaker here, to the balancer by the answer.
+pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Option<&RpcError>) -> Observed {
     let breaker = &endpoint.breaker;
     match error {
         Some(error) if error.reason().outcome().node_breaker => {
             breaker.failed(admission, Failure::Error, Instant::now());
+            Observed::Failed
         }
         Some(error) if matches!(error.reason(), Reason::ProviderLimit | Reason::QueueFull) => {
             breaker.failed(admission, Failure::Busy, Instant::now());
+            Observed::Refused
         }
         // Refused before the handler: says nothing about the instance's health either way.
-        Some(error) if !error.may_have_run() => breaker.refused(admission, Instant::now()),
-        _ => breaker.succeeded(admission),
+        Some(error) if !error.may_have_run() => {
+            breaker.refused(admission, Instant::now());
+            Observed::Refused
+        }
+        _ => {
+            breaker.succeeded(admission);
+            Observed::Answered
+        }
     }
 }
 

@@ -1,32 +1,71 @@
 //! The choice of an endpoint.
 //!
 //! Endpoints that are connected and not broken come first, then the others in order of hope; an ejected one whose time
-//! is over gets one trial. Among the best tier,
-//! *least pending* compares pending calls per weight: of all below 16 endpoints, else of two that are drawn by weight
-//! from an alias table (Vose 1991; "the power of two choices", Mitzenmacher 2001). Ties go by weight, so that an idle
-//! service still spreads its calls as the weights say.
+//! is over gets one trial; where all are broken, all serve. Within a tier policy's balancer decides:
+//!
+//! 1. [`vitals`]: what is measured of an endpoint, one cache line each.
+//! 2. [`score`]: what that is worth at one pick.
+//! 3. [`candidates`]: the best of all below 16 members, else the better of two drawn by weight from an [`alias`] table:
+//!    `least_pending`, `random`, `peak_ewma`.
+//! 4. [`round_robin`], [`consistent_hash`], [`custom`]: the others.
+//! 5. [`explain`]: the same for people.
+
+mod vitals;
+
+mod alias;
+mod candidates;
+mod consistent_hash;
+mod custom;
+mod explain;
+mod round_robin;
+mod score;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::breaker::Standing;
 use super::endpoint::Endpoint;
-use crate::policy::Balance;
+use crate::policy::{Balance, CallRules};
+
+pub use custom::{Balancer, Balancers, Candidates};
+pub use explain::CandidateView;
+pub(crate) use vitals::{Observed, Vitals};
+
+use alias::Alias;
+use candidates::{Drawn, is_tried};
+use consistent_hash::Ring;
+use round_robin::Stride;
+use score::{Measure, Median, Score};
 
 /// From this many endpoints on, two candidates are drawn instead of looking at all.
 const SCAN_BELOW: usize = 16;
 
-/// The endpoints that a call may go to, with their weights.
+/// The endpoints that a call may go to, with their weights and the balancer that chooses.
 pub(crate) struct Pool {
     members: Vec<Member>,
     alias: Alias,
+    chooser: Chooser,
+    median: Median,
+    warm_up: Duration,
+    bounded_load_percent: u32,
 }
 
 /// An endpoint and its share.
 pub(crate) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u32,
+}
+
+/// The balancer, with what it needs built when the snapshot is.
+enum Chooser {
+    LeastPending,
+    Random,
+    RoundRobin(Stride),
+    ConsistentHash(Ring),
+    PeakEwma,
+    Custom(Arc<dyn Balancer>),
 }
 
 /// Order of hope, best first.
@@ -45,12 +84,50 @@ enum Tier {
     Broken,
 }
 
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Tier::Trial => "trial",
+            Tier::Well => "well",
+            Tier::Unknown => "unknown",
+            Tier::Unreachable => "unreachable",
+            Tier::Broken => "broken",
+        }
+    }
+}
+
 impl Pool {
-    pub(super) fn new(members: Vec<Member>) -> Self {
+    /// A pool that is balanced as `rules` say. A balancer that `balancers` does not have is replaced by `least_pending`;
+    /// who builds the snapshot says so (see [`unregistered`]).
+    pub(super) fn new(members: Vec<Member>, rules: &CallRules, balancers: &Balancers) -> Self {
+        Pool::new_at(members, rules, balancers, Instant::now())
+    }
+
+    pub(super) fn new_at(
+        members: Vec<Member>,
+        rules: &CallRules,
+        balancers: &Balancers,
+        now: Instant,
+    ) -> Self {
         let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
+        let chooser = match &rules.balance {
+            Balance::LeastPending => Chooser::LeastPending,
+            Balance::Random => Chooser::Random,
+            Balance::RoundRobin => Chooser::RoundRobin(Stride::new(&weights)),
+            Balance::ConsistentHash => Chooser::ConsistentHash(Ring::new(&members)),
+            Balance::PeakEwma => Chooser::PeakEwma,
+            Balance::Custom(name) => match balancers.get(name) {
+                Some(balancer) => Chooser::Custom(balancer.clone()),
+                None => Chooser::LeastPending,
+            },
+        };
         Pool {
             alias: Alias::new(&weights),
             members,
+            chooser,
+            median: Median::new(now),
+            warm_up: Duration::from_millis(rules.warm_up.duration_ms),
+            bounded_load_percent: rules.hash.bounded_load_percent,
         }
     }
 
@@ -62,84 +139,120 @@ impl Pool {
         self.members.is_empty()
     }
 
-    /// Chooses an endpoint, one that is not in `tried` where there is one.
-    pub(super) fn pick(
+    /// Chooses an endpoint, one that is not in `tried` where there is one. `key` is the hash of the routing key.
+    pub(crate) fn pick(
         &self,
-        balance: Balance,
+        key: Option<u64>,
         tried: &[Arc<Endpoint>],
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
-        let quick = self.members.len() >= SCAN_BELOW && tried.is_empty();
-        quick
-            .then(|| self.draw(balance, now))
-            .flatten()
-            .or_else(|| self.scan(balance, tried, now))
-            .or_else(|| self.scan(balance, &[], now))
-            .cloned()
-    }
-
-    /// Two candidates by weight; `None` where either is not well.
-    fn draw(&self, balance: Balance, now: Instant) -> Option<&Arc<Endpoint>> {
-        let first = self.drawn(now)?;
-        if balance == Balance::Random {
-            return Some(&first.endpoint);
+        if self.members.is_empty() {
+            return None;
         }
-        let second = self.drawn(now)?;
-        let lesser = if load(second).is_less(load(first)) {
-            second
-        } else {
-            first
+        let measure = self.measure(now);
+        let chosen = match &self.chooser {
+            Chooser::LeastPending => self.least_pending(tried, &measure),
+            Chooser::Random => self.random(tried, &measure),
+            Chooser::RoundRobin(stride) => self.round_robin(stride, tried, &measure),
+            Chooser::ConsistentHash(ring) => match key {
+                Some(key) => {
+                    let may =
+                        |endpoint: &Endpoint| !tried.iter().any(|tried| std::ptr::eq(&**tried, endpoint));
+                    ring.pick(&self.members, key, self.bounded_load_percent, now, may)
+                }
+                None => self.random(tried, &measure),
+            },
+            Chooser::PeakEwma => self.peak_ewma(tried, &measure),
+            Chooser::Custom(balancer) => {
+                let candidates = Candidates::new(&self.members, tried, measure);
+                let place = balancer.pick(&candidates, key);
+                place.and_then(|place| candidates.member(place))
+            }
         };
-        Some(&lesser.endpoint)
+        let pending = |member: &Member| measure.pending(member);
+        chosen
+            .or_else(|| self.best_of_all(tried, now, pending))
+            // Where all have been tried, one of them once more.
+            .or_else(|| self.best_of_all(&[], now, pending))
+            .map(|member| member.endpoint.clone())
     }
 
-    fn drawn(&self, now: Instant) -> Option<&Member> {
-        let member = &self.members[self.alias.draw()];
-        // Only the first of a long list are connected ahead. The others join as soon as it is their turn: this call
-        // goes elsewhere meanwhile, the next ones find the connection.
-        member.endpoint.keep_connected();
-        (tier(&member.endpoint, now) == Tier::Well).then_some(member)
+    fn least_pending(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
+        let score = |member: &Member| measure.pending(member);
+        if self.members.len() >= SCAN_BELOW
+            && tried.is_empty()
+            && let Drawn::Chosen(member) = self.better_of_two(measure.now, score)
+        {
+            return Some(member);
+        }
+        self.best_of_all(tried, measure.now, score)
     }
 
-    fn scan(&self, balance: Balance, tried: &[Arc<Endpoint>], now: Instant) -> Option<&Arc<Endpoint>> {
-        let mut best: Option<(Tier, Load, &Member)> = None;
-        let mut tied = 0u64;
-        for member in &self.members {
-            if tried.iter().any(|tried| Arc::ptr_eq(tried, &member.endpoint)) {
+    /// Two draws in short lists too: the least latency of all would go to one and the same instance while its peak
+    /// lasts elsewhere.
+    fn peak_ewma(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
+        let score = |member: &Member| measure.peak(member);
+        if tried.is_empty()
+            && let Drawn::Chosen(member) = self.better_of_two(measure.now, score)
+        {
+            return Some(member);
+        }
+        self.best_of_all(tried, measure.now, score)
+    }
+
+    fn random(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
+        if tried.is_empty() {
+            for _ in 0..4 {
+                let (tier, member) = self.drawn(measure.now, None)?;
+                let vitals = &member.endpoint.vitals;
+                if tier == Tier::Trial || self.accepts(vitals, measure) {
+                    return Some(member);
+                }
+            }
+        }
+        let by_lot = |member: &Member| Score {
+            value: measure.failing(&member.endpoint.vitals),
+            quality: measure.quality(&member.endpoint.vitals),
+        };
+        self.best_of_all(tried, measure.now, by_lot)
+    }
+
+    fn round_robin(&self, stride: &Stride, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
+        for _ in 0..self.members.len().min(SCAN_BELOW) {
+            let member = &self.members[stride.next()];
+            member.endpoint.keep_connected();
+            if is_tried(member, tried) {
                 continue;
             }
-            let tier = tier(&member.endpoint, now);
-            if tier == Tier::Unknown && self.members.len() < SCAN_BELOW {
-                // Above the floor they are connected by the calls that could go there; see `drawn` for long lists.
-                member.endpoint.keep_connected();
-            }
-            let load = if balance == Balance::Random {
-                Load::EQUAL
-            } else {
-                load(member)
-            };
-            let weight = u64::from(member.weight);
-            let better = match &best {
-                None => true,
-                Some((best_tier, best_load, _)) => {
-                    tier < *best_tier || tier == *best_tier && load.is_less(*best_load)
-                }
-            };
-            let equal = best.as_ref().is_some_and(|(best_tier, best_load, _)| {
-                tier == *best_tier && !load.is_less(*best_load) && !best_load.is_less(load)
-            });
-            if better {
-                tied = weight;
-                best = Some((tier, load, member));
-            } else if equal {
-                // One of the equals, each as likely as its weight: a weighted reservoir of one.
-                tied += weight;
-                if fastrand::u64(..tied.max(1)) < weight {
-                    best = Some((tier, load, member));
-                }
+            match tier(&member.endpoint, measure.now) {
+                Tier::Trial => return Some(member),
+                Tier::Well if self.accepts(&member.endpoint.vitals, measure) => return Some(member),
+                _ => {}
             }
         }
-        best.map(|(_, _, member)| &member.endpoint)
+        None
+    }
+
+    /// Whether a member whose turn it is takes it: not while it fails, and seldom while it is loaded or new.
+    fn accepts(&self, vitals: &Vitals, measure: &Measure) -> bool {
+        let quality = measure.quality(vitals);
+        !measure.is_failing(vitals) && (quality >= 1.0 || fastrand::f32() < quality)
+    }
+
+    fn measure(&self, now: Instant) -> Measure {
+        Measure {
+            now,
+            median: self.median.get(&self.members, now),
+            warm_up: self.warm_up,
+        }
+    }
+}
+
+/// The balancer that `rules` name and `balancers` does not have.
+pub(super) fn unregistered<'a>(rules: &'a CallRules, balancers: &Balancers) -> Option<&'a str> {
+    match &rules.balance {
+        Balance::Custom(name) if balancers.get(name).is_none() => Some(name),
+        _ => None,
     }
 }
 
@@ -150,101 +263,5 @@ fn tier(endpoint: &Endpoint, now: Instant) -> Tier {
         Standing::Closed if endpoint.is_connected() => Tier::Well,
         _ if endpoint.is_unreachable() => Tier::Unreachable,
         _ => Tier::Unknown,
-    }
-}
-
-/// Pending calls per weight, compared without dividing.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    pending: u64,
-    weight: u64,
-}
-
-impl Load {
-    const EQUAL: Load = Load {
-        pending: 0,
-        weight: 1,
-    };
-
-    fn is_less(self, other: Load) -> bool {
-        self.pending * other.weight < other.pending * self.weight
-    }
-}
-
-fn load(member: &Member) -> Load {
-    Load {
-        pending: u64::from(member.endpoint.pending()),
-        weight: u64::from(member.weight),
-    }
-}
-
-/// Draws places in proportion to their weights in constant time.
-struct Alias {
-    slots: Vec<(u64, usize)>,
-    total: u64,
-}
-
-impl Alias {
-    fn new(weights: &[u32]) -> Self {
-        let count = weights.len() as u64;
-        let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-        // Scaled by the number of places, so that the average share is exactly `total`.
-        let mut share: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
-        let mut slots: Vec<(u64, usize)> = (0..weights.len()).map(|place| (total, place)).collect();
-        let (mut small, mut large): (Vec<_>, Vec<_>) =
-            (0..weights.len()).partition(|place| share[*place] < total);
-        while let (Some(less), Some(more)) = (small.pop(), large.pop()) {
-            slots[less] = (share[less], more);
-            share[more] -= total - share[less];
-            if share[more] < total {
-                small.push(more);
-            } else {
-                large.push(more);
-            }
-        }
-        Alias { slots, total }
-    }
-
-    fn draw(&self) -> usize {
-        let place = fastrand::usize(..self.slots.len());
-        let (share, other) = self.slots[place];
-        if fastrand::u64(..self.total.max(1)) < share {
-            place
-        } else {
-            other
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn draws_follow_the_weights() {
-        fastrand::seed(7);
-        let weights = [1, 2, 3, 4, 0, 10];
-        let alias = Alias::new(&weights);
-        let mut drawn = [0u32; 6];
-        for _ in 0..200_000 {
-            drawn[alias.draw()] += 1;
-        }
-        assert_eq!(drawn[4], 0);
-        for (place, weight) in weights.iter().enumerate() {
-            let expected = f64::from(*weight) / 20.0;
-            let share = f64::from(drawn[place]) / 200_000.0;
-            assert!(
-                (share - expected).abs() < 0.01,
-                "place {place}: {share} instead of {expected}"
-            );
-        }
-    }
-
-    #[test]
-    fn loads_compare_by_weight() {
-        let load = |pending, weight| Load { pending, weight };
-        assert!(load(1, 100).is_less(load(1, 50)));
-        assert!(!load(2, 100).is_less(load(1, 50)));
-        assert!(load(0, 1).is_less(load(1, 10_000)));
     }
 }

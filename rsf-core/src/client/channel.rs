@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::balance::CandidateView;
 use super::endpoint::Endpoint;
 use super::follow;
 use super::latency::Latency;
@@ -90,6 +91,8 @@ pub struct InstanceView {
     pub connected: bool,
     /// closed, open or half-open.
     pub breaker: &'static str,
+    /// How the balancer sees it.
+    pub candidate: CandidateView,
 }
 
 impl Channel {
@@ -175,7 +178,7 @@ impl Channel {
 
     /// What is known of the service.
     pub fn view(&self) -> ChannelView {
-        let snapshot = self.0.snapshot.load_full();
+        let (snapshot, now) = (self.0.snapshot.load_full(), Instant::now());
         let methods = self
             .0
             .methods
@@ -195,8 +198,11 @@ impl Channel {
             },
             instances: snapshot
                 .iter()
-                .flat_map(|snapshot| snapshot.pools[0].members())
-                .map(|m| m.view())
+                .flat_map(|snapshot| {
+                    let pool = &snapshot.pools[0];
+                    pool.members().iter().zip(pool.explain(now))
+                })
+                .map(|(member, candidate)| member.view(candidate))
                 .collect(),
             method_breakers: breakers.collect(),
             policies: methods
@@ -344,7 +350,7 @@ impl ChannelState {
 }
 
 impl super::balance::Member {
-    fn view(&self) -> InstanceView {
+    fn view(&self, candidate: CandidateView) -> InstanceView {
         let endpoint: &Endpoint = &self.endpoint;
         InstanceView {
             instance: endpoint.instance.id.to_string(),
@@ -353,6 +359,7 @@ impl super::balance::Member {
             pending: endpoint.pending(),
             connected: endpoint.is_connected(),
             breaker: endpoint.breaker.state_name(),
+            candidate,
         }
     }
 }

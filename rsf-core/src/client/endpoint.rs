@@ -1,16 +1,19 @@
-//! A consumer's connection to one instance, with its pending calls and its breaker.
+//! A consumer's connection to one instance, with its breaker and what was measured of it.
 
 mod keeper;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::Shared;
+use super::balance::{Observed, Vitals};
 use super::breaker::{BreakerGroup, NodeBreaker};
 use crate::control::Instance;
 use crate::policy::ConnectionsRules;
@@ -23,7 +26,8 @@ pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, Con
 pub(crate) struct Endpoint {
     pub(crate) instance: Instance,
     pub(super) breaker: NodeBreaker,
-    pending: AtomicU32,
+    /// Pending calls, and what the balancer goes by.
+    pub(crate) vitals: Vitals,
     connection: ArcSwapOption<Linked>,
     link: watch::Sender<Link>,
     /// Rung by a call that waits for a connection, and when the endpoint's place has changed.
@@ -98,7 +102,7 @@ pub(super) struct PendingPlace(Arc<Endpoint>);
 
 impl Drop for PendingPlace {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.0.vitals.leave();
     }
 }
 
@@ -110,7 +114,7 @@ impl Endpoint {
             .flatten();
         Arc::new(Endpoint {
             breaker: NodeBreaker::new(group.breakers.clone()),
-            pending: AtomicU32::new(0),
+            vitals: Vitals::new(Instant::now()),
             connection: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
             wanted: Arc::default(),
@@ -132,16 +136,21 @@ impl Endpoint {
     }
 
     pub(super) fn enter(self: &Arc<Self>) -> PendingPlace {
-        self.pending.fetch_add(1, Ordering::Relaxed);
         // Mostly set already, and a word that nobody writes is cheap to read.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::SeqCst);
         }
+        self.vitals.enter();
         PendingPlace(self.clone())
     }
 
     pub(super) fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Relaxed)
+        self.vitals.pending()
+    }
+
+    /// Tells the balancer what an attempt that took `latency` says about the instance.
+    pub(super) fn observe(&self, now: Instant, latency: Duration, observed: Observed) {
+        self.vitals.observe(now, latency, observed);
     }
 
     pub(super) fn connection(&self) -> Option<Arc<Linked>> {
@@ -237,7 +246,7 @@ impl Endpoint {
         }
     }
 
-    fn connected(&self, connection: Arc<dyn Connection>) {
+    pub(super) fn connected(&self, connection: Arc<dyn Connection>) {
         let verified = AtomicBool::new(self.target.is_none());
         self.connection
             .store(Some(Arc::new(Linked { connection, verified })));

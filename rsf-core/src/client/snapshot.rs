@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::Shared;
-use super::balance::{Member, Pool};
+use super::balance::{Member, Pool, unregistered};
 use super::breaker::BreakerGroup;
 use super::budget::RetryBudget;
 use super::channel::ChannelState;
@@ -79,10 +80,21 @@ impl ServiceSnapshot {
             *now = connections;
             changed
         });
-        let pools = vec![Pool::new(subset(members, &channel.shared, &connections))];
+        let balancers = &channel.shared.balancers;
+        let members = subset(members, &channel.shared, &connections);
+        let pools = vec![Pool::new(members, &service.call, balancers)];
         group
             .breakers
             .update(service.call.node_breaker, pools[0].members().len());
+        let known = previous.is_some_and(|previous| previous.service.call.balance == service.call.balance);
+        if let Some(name) = unregistered(&service.call, balancers).filter(|_| !known) {
+            channel.shared.metrics.unknown_balancers.inc();
+            tracing::warn!(
+                service = channel.key,
+                balancer = name,
+                "policy names a balancer that this application has not registered; least_pending chooses instead"
+            );
+        }
         let retry = &service.call.retry;
         let (percent, per_second) = (retry.budget_percent, retry.budget_per_second);
         let budget = match previous {
@@ -189,11 +201,28 @@ fn members(
         let known = previous.and_then(|previous| previous.endpoints.get(&instance.id));
         let endpoint = match known {
             Some(endpoint) if endpoint.is_for(instance) => Arc::clone(endpoint),
-            _ => Endpoint::new(&channel.shared, instance.clone(), group),
+            _ => {
+                let endpoint = Endpoint::new(&channel.shared, instance.clone(), group);
+                if let Some(age) = new_for(instance, previous, unix_ms) {
+                    endpoint.vitals.begin_warm_up(age);
+                }
+                endpoint
+            }
         };
         members.push(Member { endpoint, weight });
     }
     (members, left_out)
+}
+
+/// How long an instance that joins a list that was there has been running, by its incarnation where it has one. Who comes
+/// with the first list is as new as all the others, and needs no other share than they.
+fn new_for(instance: &Instance, previous: Option<&ServiceSnapshot>, unix_ms: u64) -> Option<Duration> {
+    let joins = previous.is_some_and(|previous| !previous.pools[0].is_empty());
+    let age = match instance.incarnation {
+        0 => 0,
+        started => unix_ms.saturating_sub(started),
+    };
+    joins.then(|| Duration::from_millis(age))
 }
 
 /// An instance's weight and whether it is disabled, after all rules that select it.

@@ -145,7 +145,7 @@ impl StreamCall {
         tried: &[Arc<Endpoint>],
     ) -> Result<http::Response<tonic::body::Body>, Failed> {
         let now = Instant::now();
-        let endpoint = snapshot.pools[0].pick(snapshot.service.call.balance, tried, now);
+        let endpoint = snapshot.pools[0].pick(None, tried, now);
         let endpoint =
             endpoint.ok_or_else(|| Failed::Finally(refusal(&snapshot.explain_empty(&self.state.key))))?;
         let policy = Duration::from_millis(snapshot.service.call.timeout_ms);

@@ -1,7 +1,6 @@
 //! What governs a call at its consumer: the object `call`, and under `methods` and `consumers` what differs.
 
-use serde::{Deserialize, Serialize};
-
+use super::balance::{Balance, HashPolicy, HashRules, WarmUpPolicy, WarmUpRules};
 use super::connections::{ConnectionsPolicy, ConnectionsRules};
 use super::degrade::{DegradePolicy, DegradeRules};
 use super::fields::{HOUR_MS, Kind};
@@ -22,13 +21,15 @@ group! {
             "milliseconds for the whole logical call, all attempts included; a shorter remaining time of the caller's own call wins";
         attempt_timeout_ms: u64, Kind::Integer(1, HOUR_MS),
             "milliseconds after which an attempt counts against its instance, and a further one may start beside it; it stays alive and may still win";
-        @service balance: Balance = Balance::LeastPending, Kind::Word(Balance::WORDS),
-            "how an instance is chosen: the lesser pending per weight of candidates drawn by weight, or by weight alone";
+        @service balance: Balance = Balance::LeastPending, Kind::Choice(Balance::WORDS, Balance::PREFIX),
+            "how an instance is chosen (docs/balancing.md); `custom:<name>` is a balancer that the application registers";
     }
     groups {
         retry: RetryPolicy => RetryRules, "when and how often a call is attempted again";
         trace: TracePolicy => TraceRules, "which calls are traced";
         @service connections: ConnectionsPolicy => ConnectionsRules, "how many connections there are, and how they are made and watched over";
+        @service hash: HashPolicy => HashRules, "how `consistent_hash` chooses";
+        @service warm_up: WarmUpPolicy => WarmUpRules, "how a new instance comes to its full share";
         @service node_breaker: NodeBreakerPolicy => NodeBreakerRules, "when an instance that fails is left alone";
         method_breaker: MethodBreakerPolicy => MethodBreakerRules, "when a method that fails or is slow as a whole is not called for a while";
         limit: LimitPolicy => LimitRules, "what each process of a consumer may send";
@@ -59,18 +60,4 @@ group! {
         @service budget_per_second: u32 = 10, Kind::Integer(0, 10_000),
             "retries and hedges a second that are allowed beyond the share, over ten seconds";
     }
-}
-
-/// How an instance is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// The lesser pending calls per weight, of candidates drawn by weight.
-    LeastPending,
-    /// By weight alone.
-    Random,
-}
-
-impl Balance {
-    pub(super) const WORDS: &'static [&'static str] = &["least_pending", "random"];
 }

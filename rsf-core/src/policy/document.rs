@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::balance::is_name;
 use super::call::CallPolicy;
 use super::fields::{DOCUMENT, Field, Kind, Level};
 use super::group::join;
@@ -168,6 +169,11 @@ impl Check<'_> {
             Kind::Word(words) => match value.as_str() {
                 Some(word) if words.contains(&word) => return,
                 _ => expected(&format!("one of {}", words.join(", ")), value),
+            },
+            Kind::Choice(words, prefix) => match value.as_str() {
+                Some(word) if words.contains(&word) => return,
+                Some(word) if word.strip_prefix(prefix).is_some_and(is_name) => return,
+                _ => expected(&format!("one of {}, or {prefix}<name>", words.join(", ")), value),
             },
             Kind::Words(words) => {
                 return self.list(path, value, words.len(), |check, path, item| {

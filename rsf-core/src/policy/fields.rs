@@ -19,6 +19,8 @@ pub enum Kind {
     Number(f64, f64),
     /// One of these words.
     Word(&'static [&'static str]),
+    /// One of these words, or a name behind this prefix.
+    Choice(&'static [&'static str], &'static str),
     /// A list of these words, each at most once.
     Words(&'static [&'static str]),
     /// Any text up to this many bytes.
@@ -211,6 +213,7 @@ fn holds(kind: Kind) -> String {
         Kind::Integer(least, most) => format!("integer, {least} to {most}"),
         Kind::Number(least, most) => format!("number, {least} to {most}"),
         Kind::Word(words) => format!("`{}`", words.join("`, `")),
+        Kind::Choice(words, prefix) => format!("`{}`, `{prefix}<name>`", words.join("`, `")),
         Kind::Words(words) => format!("list of `{}`", words.join("`, `")),
         Kind::Text(most) => format!("text, at most {most} bytes"),
         Kind::TextList(most, count) => format!("list of at most {count} texts, at most {most} bytes each"),

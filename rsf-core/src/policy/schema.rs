@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::balance::NAME_PATTERN;
 use super::fields::{DOCUMENT, Field, Kind, Level};
 
 /// The schema (draft 2020-12) of documents of every scope. What a scope may hold beyond that, RSF checks itself and says
@@ -50,6 +51,10 @@ fn value(kind: Kind, in_method: bool) -> Value {
                 .chain([Value::Null])
                 .collect();
             json!({"enum": words})
+        }
+        Kind::Choice(words, prefix) => {
+            let named = format!("^{prefix}{NAME_PATTERN}$");
+            json!({"anyOf": [value(Kind::Word(words), in_method), {"type": "string", "pattern": named}]})
         }
         Kind::Words(words) => {
             json!({"type": ["array", "null"], "items": {"enum": words}, "maxItems": words.len()})

@@ -17,6 +17,7 @@ use super::dedup::{self, DedupStore, MemoryDedup, MethodDedup};
 use super::drain::Drain;
 use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{MethodLimit, PoolLimits};
+use super::load::LoadMeter;
 use super::service::Service;
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
 use crate::context::Context;
@@ -44,6 +45,7 @@ pub struct Provider {
     paths: HashMap<String, Vec<(String, usize)>>,
     stack: Arc<ServerStack>,
     dedup: Arc<dedup::Shared>,
+    load: Arc<LoadMeter>,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
     tonic: tonic::service::Routes,
@@ -240,6 +242,7 @@ impl ProviderBuilder {
             paths,
             stack: Arc::new(server_stack(admit, pool, dedup.clone())),
             dedup,
+            load: Arc::default(),
             identity: identity.target,
             tonic: tonic.routes().prepare(),
             tonic_services,
@@ -272,6 +275,14 @@ impl Provider {
     pub async fn drain(&self, quiet: Duration, limit: Duration) -> bool {
         self.drain.begin();
         self.drain.quiet(quiet, limit).await
+    }
+
+    /// Sets what the application itself says of its load: 1 is full, more is overload; it goes before the pool's where it
+    /// is more. Consumers send less to loaded instances. 0, the default, says nothing.
+    pub fn set_application_utilization(&self, utilization: f32) {
+        if utilization.is_finite() {
+            self.load.set_application(utilization.max(0.0));
+        }
     }
 
     /// Ends the streams that RSF itself serves, such as health watches. For the moment of GOAWAY.
@@ -342,6 +353,11 @@ impl Dispatch for Provider {
         Some(*place)
     }
 
+    fn utilization(&self) -> Option<f32> {
+        let pool = self.methods.first()?.rules.load().pool;
+        Some(self.load.utilization(pool))
+    }
+
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
         self.drain.arrived();
         let Some(method) = self.methods.get(method).cloned() else {
@@ -356,7 +372,9 @@ impl Dispatch for Provider {
             .and_then(|timeout| Instant::now().checked_add(timeout));
         let context = Arc::new(Context::new(deadline, request.metadata));
         let stack = self.stack.clone();
+        let under_way = self.load.enter();
         Box::pin(async move {
+            let _under_way = under_way;
             match stack
                 .call(InboundCall {
                     method,

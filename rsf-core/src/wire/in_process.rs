@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::headers::{Varying, implementation, request_headers};
+use super::load_report::{LOAD_METRICS, Reporter};
 use super::pending::PendingCalls;
 use super::status_header::{read_status, write_status};
 use super::{
@@ -117,6 +118,7 @@ struct InProcessConnection {
     dispatch: Arc<dyn Dispatch>,
     pending: PendingCalls,
     state: watch::Sender<ConnectionState>,
+    reporter: Arc<Reporter>,
     /// Where handlers run: the caller's executor may know no timers.
     runtime: Handle,
 }
@@ -131,6 +133,7 @@ impl InProcessConnection {
             dispatch: server.dispatch.clone(),
             pending: PendingCalls::default(),
             state,
+            reporter: Arc::new(Reporter::new()),
             runtime,
         }
     }
@@ -188,7 +191,7 @@ impl Connection for InProcessConnection {
             return self.pending.insert(std::future::ready(Err(not_sent())));
         }
         let mut state = self.state.subscribe();
-        let handled = handle(self.dispatch.clone(), request);
+        let handled = handle(self.dispatch.clone(), self.reporter.clone(), request);
         let handled = AbortOnDropHandle::new(self.runtime.spawn(handled));
         self.pending.insert(async move {
             tokio::select! {
@@ -237,7 +240,7 @@ impl Connection for InProcessConnection {
     }
 }
 
-async fn handle(dispatch: Arc<dyn Dispatch>, request: UnaryRequest) -> UnaryReply {
+async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: UnaryRequest) -> UnaryReply {
     let headers = request_headers(&request, Varying::Indexed);
     let path = request.path.as_str();
     let Some(method) = dispatch.method(path, implementation(&headers)) else {
@@ -255,12 +258,16 @@ async fn handle(dispatch: Arc<dyn Dispatch>, request: UnaryRequest) -> UnaryRepl
         metadata: Metadata::from_headers(headers),
         peer: None,
     };
-    received(dispatch.unary(method, inbound).await)
+    let reply = dispatch.unary(method, inbound).await;
+    received(reply, reporter.due(&*dispatch))
 }
 
 /// The reply as it looks after its headers were written and read.
-fn received(reply: InboundReply) -> UnaryReply {
+fn received(reply: InboundReply, load: Option<HeaderValue>) -> UnaryReply {
     let mut headers = HeaderMap::new();
+    if let Some(load) = load {
+        headers.insert(LOAD_METRICS, load);
+    }
     let result = match reply.result {
         Ok(frame) => {
             reply.metadata.write_to(&mut headers);

@@ -176,6 +176,7 @@ impl Fleet {
             token: Default::default(),
             interceptors: Default::default(),
             metrics: metrics.clone(),
+            balancers: Default::default(),
         };
         change(&mut parts);
         let consumer = Consumer::new(parts);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rsf_core::PolicyBook;
-use rsf_core::client::{ClientInterceptor, ClientInterceptors, Consumer, ConsumerParts};
+use rsf_core::client::{Balancer, Balancers, ClientInterceptor, ClientInterceptors, Consumer, ConsumerParts};
 use rsf_core::control::ControlPlane;
 use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
@@ -39,6 +39,7 @@ pub struct ApplicationBuilder {
     interceptors: ClientInterceptors,
     server_interceptors: Vec<AddInterceptor>,
     dedup: Option<Arc<dyn DedupStore>>,
+    balancers: Balancers,
 }
 
 type AddInterceptor = Box<dyn FnOnce(ProviderBuilder) -> ProviderBuilder + Send>;
@@ -95,6 +96,7 @@ impl ApplicationBuilder {
             interceptors: ClientInterceptors::default(),
             server_interceptors: Vec::new(),
             dedup: None,
+            balancers: Balancers::new(),
         }
     }
 
@@ -153,6 +155,12 @@ impl ApplicationBuilder {
     /// Settings in code; they beat `RSF_*` and the file.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Registers a way to choose instances that policies may name as `"balance": "custom:<name>"`.
+    pub fn balancer(mut self, name: &str, balancer: impl Balancer) -> Self {
+        self.balancers = self.balancers.with(name, balancer);
         self
     }
 
@@ -239,6 +247,7 @@ impl ApplicationBuilder {
             metrics: metrics.clone(),
             token: credentials.token.clone(),
             interceptors: self.interceptors,
+            balancers: self.balancers,
         });
         let provider = match self.provider {
             Some(builder) => {

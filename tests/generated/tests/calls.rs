@@ -151,6 +151,7 @@ fn fixture() -> Fixture {
         metrics,
         token: Default::default(),
         interceptors: Default::default(),
+        balancers: rsf_core::client::Balancers::new(),
     });
     Fixture {
         consumer,

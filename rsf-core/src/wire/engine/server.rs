@@ -22,7 +22,8 @@ use crate::outcome::Reason;
 use crate::status::{Code, Status};
 use crate::wire::headers::{GRPC, implementation};
 use crate::wire::http2::ServerOptions;
-use crate::wire::status_header::{GRPC_ENCODING, read_timeout, write_status};
+use crate::wire::load_report::{LOAD_METRICS, Reporter};
+use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
 use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
 
 /// Serves as [`crate::wire::http2::serve`] does; keepalive is not there yet.
@@ -34,7 +35,6 @@ pub async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(options.max_connections));
     let connections = TaskTracker::new();
-    let handler = Arc::new(Dispatching(dispatch));
     while let Some(Ok(place)) = drain.run_until_cancelled(places.clone().acquire_owned()).await {
         let stream = match drain.run_until_cancelled(listener.accept()).await {
             None => break,
@@ -46,7 +46,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let serving = serve_connection(stream, handler.clone(), &options, drain.clone());
+        let handler = Arc::new(Dispatching {
+            dispatch: dispatch.clone(),
+            reporter: Arc::new(Reporter::new()),
+        });
+        let serving = serve_connection(stream, handler, &options, drain.clone());
         connections.spawn(async move {
             serving.await;
             drop(place);
@@ -79,15 +83,18 @@ fn serve_connection(
     }
 }
 
-/// The engine's handler in front of a [`Dispatch`].
-struct Dispatching(Arc<dyn Dispatch>);
+/// The engine's handler in front of a [`Dispatch`], one a connection.
+struct Dispatching {
+    dispatch: Arc<dyn Dispatch>,
+    reporter: Arc<Reporter>,
+}
 
 impl Handler for Dispatching {
     fn call(&self, call: Call) -> Option<Handling> {
         let mut headers = HeaderMap::with_capacity(12);
         fields::copy(&call.headers, None, &mut headers);
-        let Some(method) = self.0.method(call.path(), implementation(&headers)) else {
-            return Some(Box::pin(foreign(self.0.clone(), call, headers)));
+        let Some(method) = self.dispatch.method(call.path(), implementation(&headers)) else {
+            return Some(Box::pin(foreign(self.dispatch.clone(), call, headers)));
         };
         let timeout = match read_timeout(&headers) {
             Ok(timeout) => timeout,
@@ -99,12 +106,16 @@ impl Handler for Dispatching {
             metadata: Metadata::from_headers(headers),
             peer: None,
         };
-        let handled = self.0.unary(method, request);
-        Some(Box::pin(async move { response(handled.await) }))
+        let handled = self.dispatch.unary(method, request);
+        let (dispatch, reporter) = (self.dispatch.clone(), self.reporter.clone());
+        Some(Box::pin(async move {
+            let reply = handled.await;
+            response(reply, reporter.due(&*dispatch))
+        }))
     }
 
     fn max_message_bytes(&self) -> usize {
-        self.0.max_message_bytes()
+        self.dispatch.max_message_bytes()
     }
 }
 
@@ -119,10 +130,10 @@ fn message(body: Result<Bytes, MessageError>) -> Result<Bytes, Status> {
     }
 }
 
-fn response(reply: InboundReply) -> Response {
+fn response(reply: InboundReply, load: Option<HeaderValue>) -> Response {
     let frame = match reply.result {
         Ok(frame) => frame,
-        Err(status) => return refusal(&status),
+        Err(status) => return refusal_with(&status, load),
     };
     let mut headers = Literals::new();
     if !reply.metadata.is_empty() {
@@ -133,12 +144,24 @@ fn response(reply: InboundReply) -> Response {
     Response::Message {
         headers,
         body: frame.bytes().clone(),
-        trailers: None,
+        trailers: load.map(|load| {
+            let mut trailers = HeaderMap::with_capacity(2);
+            trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+            trailers.insert(LOAD_METRICS, load);
+            fields::literals(&trailers)
+        }),
     }
 }
 
 fn refusal(status: &Status) -> Response {
+    refusal_with(status, None)
+}
+
+fn refusal_with(status: &Status, load: Option<HeaderValue>) -> Response {
     let mut trailers = HeaderMap::new();
+    if let Some(load) = load {
+        trailers.insert(LOAD_METRICS, load);
+    }
     if status.code() == Code::Unimplemented {
         trailers.insert(GRPC_ENCODING, HeaderValue::from_static("identity"));
     }

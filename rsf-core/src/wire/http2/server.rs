@@ -20,6 +20,7 @@ use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
 use crate::wire::headers::{GRPC, implementation};
+use crate::wire::load_report::{LOAD_METRICS, Reporter};
 use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
 use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
 
@@ -133,9 +134,10 @@ async fn serve_connection(
         Some(Err(_)) => return tracing::debug!("connection closed: no HTTP/2 preface in time"),
         None => return,
     }
+    let reporter = Arc::new(Reporter::new());
     let service = hyper::service::service_fn(move |request| {
-        let dispatch = dispatch.clone();
-        async move { Ok::<_, Infallible>(answer(dispatch, request).await) }
+        let (dispatch, reporter) = (dispatch.clone(), reporter.clone());
+        async move { Ok::<_, Infallible>(answer(dispatch, &reporter, request).await) }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -182,7 +184,11 @@ async fn greeted(stream: &TcpStream) -> std::io::Result<bool> {
     }
 }
 
-async fn answer(dispatch: Arc<dyn Dispatch>, request: Request<Incoming>) -> Response<OutBody> {
+async fn answer(
+    dispatch: Arc<dyn Dispatch>,
+    reporter: &Reporter,
+    request: Request<Incoming>,
+) -> Response<OutBody> {
     let (parts, body) = request.into_parts();
     let is_grpc = parts
         .headers
@@ -225,27 +231,31 @@ async fn answer(dispatch: Arc<dyn Dispatch>, request: Request<Incoming>) -> Resp
         Received::Broken(error) => Err(Status::cancelled(format!("the request broke off: {error}"))),
     };
     let metadata = Metadata::from_headers(parts.headers);
-    reply(
-        dispatch
-            .unary(
-                method,
-                InboundRequest {
-                    message,
-                    timeout,
-                    metadata,
-                    peer: None,
-                },
-            )
-            .await,
-    )
+    let request = InboundRequest {
+        message,
+        timeout,
+        metadata,
+        peer: None,
+    };
+    let answered = dispatch.unary(method, request).await;
+    reply(answered, reporter.due(&*dispatch))
 }
 
-fn reply(reply: InboundReply) -> Response<OutBody> {
+fn reply(reply: InboundReply, load: Option<http::HeaderValue>) -> Response<OutBody> {
     let frame = match reply.result {
         Ok(frame) => frame,
-        Err(status) => return refusal(&status),
+        Err(status) => {
+            let mut response = refusal(&status);
+            if let Some(load) = load {
+                response.headers_mut().insert(LOAD_METRICS, load);
+            }
+            return response;
+        }
     };
     let mut trailers = HeaderMap::with_capacity(1);
+    if let Some(load) = load {
+        trailers.insert(LOAD_METRICS, load);
+    }
     trailers.insert(GRPC_STATUS, http::HeaderValue::from_static("0"));
     let body = OutBody::Unary {
         data: Some(frame.bytes().clone()),

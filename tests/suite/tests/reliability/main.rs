@@ -14,6 +14,7 @@
 mod t23;
 mod t24;
 mod t25;
+mod t26;
 mod t27;
 mod t28;
 mod t34;

@@ -1,0 +1,293 @@
+//! What a consumer has measured of one endpoint, in one cache line that no other endpoint shares.
+//!
+//! All values are atomics without a lock: an update that races with another one may be lost, which moving averages bear.
+//! Values that age keep their time beside them in one word, so that readers never see one without the other.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time in which a measurement fades to 1/e (Finagle's Peak-EWMA has the same).
+const DECAY: Duration = Duration::from_secs(10);
+/// How much one outcome moves the failure score.
+const FAILURE_STEP: f32 = 0.1;
+/// Age at which a reported load says nothing any more.
+const LOAD_STALE: Duration = Duration::from_secs(10);
+
+/// What an attempt says about its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Observed {
+    /// It answered, be it with the application's own error.
+    Answered,
+    /// It failed, or was silent for too long.
+    Failed,
+    /// It refused before the handler. Not ill, but who refuses fast must not draw more for it.
+    Refused,
+}
+
+/// One endpoint's measurements.
+///
+/// Aligned to two cache lines, because x86 fetches them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Vitals {
+    began: Instant,
+    pending: AtomicU32,
+    /// Answers that had a latency, up to `u32::MAX`.
+    samples: AtomicU32,
+    /// 0 to 1: the share of failures among the latest outcomes; fades with time.
+    failures: Aged,
+    /// Mean latency, microseconds.
+    mean: Aged,
+    /// Latency that rises at once and falls slowly, microseconds.
+    peak: Aged,
+    /// Reported load, 1 is full.
+    load: Aged,
+    /// 0: has its full share. Else its age in milliseconds when it was first seen, and one.
+    warming: AtomicU64,
+}
+
+impl Vitals {
+    pub(crate) fn new(now: Instant) -> Self {
+        Vitals {
+            began: now,
+            pending: AtomicU32::new(0),
+            samples: AtomicU32::new(0),
+            failures: Aged::default(),
+            mean: Aged::default(),
+            peak: Aged::default(),
+            load: Aged::default(),
+            warming: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on the instance is new: it had been running for `age` when it was first seen.
+    pub(crate) fn begin_warm_up(&self, age: Duration) {
+        self.warming.store(age.as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// As if it had been made at `now`, of an instance that starts at that moment.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn begin_warm_up_at(&mut self, now: Instant) {
+        *self = Vitals::new(now);
+        self.begin_warm_up(Duration::ZERO);
+    }
+
+    pub(crate) fn enter(&self) {
+        self.pending.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.pending.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn pending(&self) -> u32 {
+        self.pending.load(Relaxed)
+    }
+
+    /// Takes in what an attempt that took `latency` says.
+    pub(crate) fn observe(&self, now: Instant, latency: Duration, observed: Observed) {
+        let at = self.at(now);
+        let failed = observed != Observed::Answered;
+        let before = self.failures.faded(at);
+        if failed || before > 0.0 {
+            let target = if failed { 1.0 } else { 0.0 };
+            let after = before + FAILURE_STEP * (target - before);
+            // Small enough to be nothing, so that a well endpoint's score is exactly nothing again.
+            self.failures.set(if after < 0.001 { 0.0 } else { after }, at);
+        }
+        let micros = (latency.as_secs_f32() * 1e6).max(0.1);
+        match observed {
+            Observed::Answered => self.timed(micros, at),
+            // The answer would have taken longer still. Fast failures and refusals say nothing about the speed.
+            Observed::Failed if self.samples() > 0 && micros > self.mean() => self.timed(micros, at),
+            Observed::Failed | Observed::Refused => {}
+        }
+    }
+
+    fn timed(&self, micros: f32, at: u32) {
+        let samples = self.samples.load(Relaxed);
+        if samples < u32::MAX {
+            self.samples.store(samples + 1, Relaxed);
+        }
+        let (mean, kept) = (self.mean.get(), self.mean.kept(at));
+        // The first few count alike; later ones by the time since the last.
+        let kept = kept.min(samples as f32 / (samples as f32 + 1.0));
+        self.mean.set(mean * kept + micros * (1.0 - kept), at);
+        let (peak, kept) = (self.peak.get(), self.peak.kept(at));
+        let peak = if micros >= peak {
+            micros
+        } else {
+            peak * kept + micros * (1.0 - kept)
+        };
+        self.peak.set(peak, at);
+    }
+
+    /// Takes in a reported load; 1 is full.
+    pub(crate) fn report_load(&self, now: Instant, load: f32) {
+        if load.is_finite() && load >= 0.0 {
+            self.load.set(load.min(1000.0), self.at(now));
+        }
+    }
+
+    /// The share of failures among the latest outcomes, 0 to 1; fades with time, so that the endpoint is tried again.
+    pub(crate) fn failures(&self, now: Instant) -> f32 {
+        match self.failures.get() {
+            0.0 => 0.0,
+            _ => self.failures.faded(self.at(now)),
+        }
+    }
+
+    /// The mean latency in microseconds, 0 where nothing was measured. Does not fade.
+    pub(crate) fn mean(&self) -> f32 {
+        self.mean.get()
+    }
+
+    /// The mean latency as far as it is still news.
+    pub(crate) fn faded_mean(&self, now: Instant) -> f32 {
+        self.mean.faded(self.at(now))
+    }
+
+    /// The peak latency in microseconds, faded; 0 where nothing was measured.
+    pub(crate) fn peak(&self, now: Instant) -> f32 {
+        self.peak.faded(self.at(now))
+    }
+
+    /// How many answers the latencies stand on.
+    pub(crate) fn samples(&self) -> u32 {
+        self.samples.load(Relaxed)
+    }
+
+    /// The load that the instance reported lately; 0 where none did.
+    pub(crate) fn load(&self, now: Instant) -> f32 {
+        match self.load.get() {
+            0.0 => 0.0,
+            load if self.load.age(self.at(now)) <= LOAD_STALE.as_millis() as u32 => load,
+            _ => 0.0,
+        }
+    }
+
+    /// Time since the instance started, while it is new.
+    pub(crate) fn warming(&self, now: Instant) -> Option<Duration> {
+        match self.warming.load(Relaxed) {
+            0 => None,
+            age => Some(Duration::from_millis(age - 1) + now.saturating_duration_since(self.began)),
+        }
+    }
+
+    pub(crate) fn end_warm_up(&self) {
+        self.warming.store(0, Relaxed);
+    }
+
+    /// Milliseconds since this began; wraps after 49 days.
+    fn at(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.began).as_millis() as u32
+    }
+}
+
+/// A value (as the bits of an `f32`) and the millisecond when it was set.
+#[derive(Debug, Default)]
+struct Aged(AtomicU64);
+
+impl Aged {
+    fn set(&self, value: f32, at: u32) {
+        self.0
+            .store(u64::from(value.to_bits()) << 32 | u64::from(at), Relaxed);
+    }
+
+    fn get(&self) -> f32 {
+        f32::from_bits((self.0.load(Relaxed) >> 32) as u32)
+    }
+
+    fn age(&self, at: u32) -> u32 {
+        let age = at.wrapping_sub(self.0.load(Relaxed) as u32);
+        // Set by somebody who read the clock a moment later.
+        if age > u32::MAX / 2 { 0 } else { age }
+    }
+
+    /// The share that is left after its age.
+    fn kept(&self, at: u32) -> f32 {
+        match self.age(at) {
+            0 => 1.0,
+            age => (-(age as f32) / DECAY.as_millis() as f32).exp(),
+        }
+    }
+
+    fn faded(&self, at: u32) -> f32 {
+        self.get() * self.kept(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn fills_its_lines_and_no_more() {
+        assert_eq!(size_of::<Vitals>(), 128);
+    }
+
+    #[test]
+    fn failures_rise_with_failures_and_fade_with_time_and_answers() {
+        let now = Instant::now();
+        let vitals = Vitals::new(now);
+        vitals.observe(now, ms(1), Observed::Answered);
+        assert_eq!(vitals.failures(now), 0.0);
+        for _ in 0..20 {
+            vitals.observe(now, ms(1), Observed::Failed);
+        }
+        let risen = vitals.failures(now);
+        assert!(risen > 0.85, "{risen}");
+        let faded = vitals.failures(now + DECAY);
+        assert!((faded / risen - 0.368).abs() < 0.01, "{faded}");
+        for _ in 0..80 {
+            vitals.observe(now, ms(1), Observed::Answered);
+        }
+        assert_eq!(vitals.failures(now), 0.0);
+    }
+
+    #[test]
+    fn a_peak_counts_at_once_and_the_mean_follows() {
+        let mut now = Instant::now();
+        let vitals = Vitals::new(now);
+        for _ in 0..100 {
+            now += ms(100);
+            vitals.observe(now, ms(10), Observed::Answered);
+        }
+        vitals.observe(now, ms(500), Observed::Answered);
+        assert_eq!(vitals.peak(now), 500_000.0);
+        assert!(vitals.mean() < 15_000.0, "{}", vitals.mean());
+        for _ in 0..300 {
+            now += ms(100);
+            vitals.observe(now, ms(500), Observed::Answered);
+        }
+        assert!(vitals.mean() > 450_000.0, "{}", vitals.mean());
+        assert!(vitals.faded_mean(now + ms(30_000)) < 30_000.0);
+    }
+
+    #[test]
+    fn fast_failures_are_not_taken_for_speed() {
+        let now = Instant::now();
+        let vitals = Vitals::new(now);
+        vitals.observe(now, ms(10), Observed::Answered);
+        vitals.observe(now, Duration::ZERO, Observed::Refused);
+        vitals.observe(now, Duration::ZERO, Observed::Failed);
+        assert_eq!(vitals.mean(), 10_000.0);
+    }
+
+    #[test]
+    fn a_load_goes_stale_and_nonsense_is_not_taken() {
+        let now = Instant::now();
+        let vitals = Vitals::new(now);
+        vitals.report_load(now, 0.75);
+        vitals.report_load(now, f32::NAN);
+        vitals.report_load(now, -1.0);
+        assert_eq!(vitals.load(now + LOAD_STALE), 0.75);
+        assert_eq!(vitals.load(now + LOAD_STALE + ms(1)), 0.0);
+    }
+}
