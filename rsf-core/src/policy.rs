@@ -12,6 +12,7 @@
 
 pub(crate) mod group;
 
+pub mod adaptive;
 pub mod call;
 pub mod connections;
 pub mod dedup;
@@ -30,8 +31,9 @@ pub mod fields;
 pub mod resolve;
 pub mod schema;
 
+pub use adaptive::AdaptiveRules;
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
-pub use call::{Balance, CallPolicy, CallRules, RetryRules};
+pub use call::{Balance, CallPolicy, CallRules, Priority, RetryRules};
 pub use connections::{ConnectionsPolicy, ConnectionsRules};
 pub use dedup::{DedupPolicy, DedupRules, StoreDown};
 pub use degrade::{DegradeRules, DegradeWhen};
@@ -41,5 +43,5 @@ pub use instances::InstanceRule;
 pub use limit::LimitRules;
 pub use method_breaker::MethodBreakerRules;
 pub use node_breaker::NodeBreakerRules;
-pub use provider::{ProviderPolicy, ProviderRules};
+pub use provider::{LimitGroupPolicy, ProviderPolicy, ProviderRules};
 pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};

@@ -22,8 +22,10 @@ use crate::identity::Peer;
 use crate::metadata::Metadata;
 use crate::status::Status;
 
+pub(crate) mod budget;
 pub(crate) mod headers;
 mod pending;
+pub(crate) mod priority;
 pub(crate) mod status_header;
 
 pub mod http2;
@@ -31,6 +33,8 @@ pub mod in_process;
 
 #[cfg(feature = "engine-spike")]
 pub mod engine;
+
+pub use budget::BodyPlace;
 
 /// Bytes of a message at most, by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -356,6 +360,14 @@ pub trait Dispatch: Send + Sync + 'static {
         &self,
         request: http::Request<tonic::body::Body>,
     ) -> BoxFuture<'static, http::Response<tonic::body::Body>>;
+
+    /// Makes `place` cover the `bytes` that have come of a large body. It is kept until the request is answered.
+    ///
+    /// # Errors
+    /// The status to refuse the request with, where the process holds too many bytes already.
+    fn hold_body(&self, _place: &mut Option<BodyPlace>, _bytes: usize) -> Result<(), Status> {
+        Ok(())
+    }
 
     /// Bytes of a request message at most.
     fn max_message_bytes(&self) -> usize {

@@ -188,6 +188,14 @@ fn request(call: &OutboundCall, previous: u32, may_have_run: bool) -> UnaryReque
     }
 }
 
+/// Whether the instance refused because it has too much to do.
+fn is_busy(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ProviderLimit | Reason::QueueFull | Reason::QueueTimeout
+    )
+}
+
 /// What an attempt's outcome says about its instance.
 pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Option<&RpcError>) {
     let breaker = &endpoint.breaker;
@@ -195,7 +203,7 @@ pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Opti
         Some(error) if error.reason().outcome().node_breaker => {
             breaker.failed(admission, Failure::Error, Instant::now());
         }
-        Some(error) if matches!(error.reason(), Reason::ProviderLimit | Reason::QueueFull) => {
+        Some(error) if is_busy(error.reason()) => {
             breaker.failed(admission, Failure::Busy, Instant::now());
         }
         // Refused before the handler: says nothing about the instance's health either way.
@@ -218,6 +226,7 @@ pub(super) fn answered(status: Status) -> RpcError {
         Some(
             Reason::ProviderLimit
                 | Reason::QueueFull
+                | Reason::QueueTimeout
                 | Reason::Denied
                 | Reason::Unauthenticated
                 | Reason::WrongInstance

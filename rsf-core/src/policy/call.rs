@@ -21,6 +21,8 @@ group! {
             "milliseconds for the whole logical call, all attempts included; a shorter remaining time of the caller's own call wins";
         attempt_timeout_ms: u64, Kind::Integer(1, HOUR_MS),
             "milliseconds after which a further attempt may start beside the first; the first stays alive and may still win";
+        priority: Priority, Kind::Word(Priority::WORDS),
+            "which calls a provider that has too many serves first and refuses last; calls made inside a call never rank above it. Without one: the surrounding call's, else `normal`";
         @service balance: Balance = Balance::LeastPending, Kind::Word(Balance::WORDS),
             "how an instance is chosen: the lesser pending per weight of candidates drawn by weight, or by weight alone";
     }
@@ -52,6 +54,23 @@ group! {
         @service budget_per_second: u32 = 10, Kind::Integer(0, 10_000),
             "retries a second that are always allowed";
     }
+}
+
+/// How much a call matters where a provider has too many. Ordered: what ranks higher is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// May wait, and may be refused first: batches, prefetching.
+    Low,
+    /// Everything that says nothing.
+    #[default]
+    Normal,
+    /// Served first, refused last: what a customer pays with.
+    High,
+}
+
+impl Priority {
+    pub(super) const WORDS: &'static [&'static str] = &["low", "normal", "high"];
 }
 
 /// How an instance is chosen.

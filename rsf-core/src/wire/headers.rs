@@ -22,6 +22,8 @@ pub(crate) const DEGRADED: &str = "rsf-degraded";
 pub(crate) const REPEATED: HeaderName = HeaderName::from_static("rsf-repeated");
 /// Says that the reply or status is that of an earlier attempt.
 pub(crate) const REPLAYED: &str = "rsf-replayed";
+/// How much the call matters, where that is not `normal`.
+pub(crate) const PRIORITY: HeaderName = HeaderName::from_static("rsf-priority");
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
