@@ -162,8 +162,8 @@ impl<R: Reply> Call<R> {
     /// Blocks this thread until the reply is there. Needs no runtime around it.
     ///
     /// Inside an asynchronous runtime it would stop the runtime's thread; there it returns an error of reason
-    /// `wait_in_runtime` and sends nothing. Use `.await` there, or [`crate::runtime::blocking`] on a thread that the
-    /// runtime keeps for blocking work.
+    /// `wait_in_runtime` and sends nothing. Use `.await` there, or wait inside [`crate::runtime::blocking`]; a handler
+    /// that is marked as [`Blocking`](crate::server::Blocking) may wait.
     pub fn wait(self) -> Result<Response<R>, RpcError> {
         check_may_block()?;
         let runtime = self.channel.runtime().clone();
@@ -305,11 +305,12 @@ fn check_may_block() -> Result<(), RpcError> {
     if IoRuntime::may_block() {
         return Ok(());
     }
-    let advice = "wait() would block a thread of an asynchronous runtime; use .await, or rsf::blocking(...) inside spawn_blocking";
+    let advice = "wait() would block a thread of an asynchronous runtime; use .await, mark the handler with rsf::Blocking, or wait inside rsf::blocking(...)";
     Err(RpcError::new(Reason::WaitInRuntime, false, advice))
 }
 
 /// Drives `future` on this thread, with I/O and timers on RSF's own runtime.
 fn block_on<F: Future>(runtime: &IoRuntime, future: F) -> F::Output {
-    runtime.handle().block_on(future)
+    let _runtime = runtime.handle().enter();
+    crate::runtime::drive(future)
 }

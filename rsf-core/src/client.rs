@@ -59,9 +59,11 @@ use crate::error::RpcError;
 use crate::identity::ApplicationToken;
 use crate::method::{ServiceDescriptor, service_key};
 use crate::metrics::Metrics;
+use crate::policy::Priority;
 use crate::policy_book::PolicyBook;
 use crate::runtime::IoRuntime;
-use crate::wire::headers::TOKEN;
+use crate::wire::headers::{PRIORITY, TOKEN};
+use crate::wire::priority;
 use crate::wire::{OwnHeaders, Wire};
 
 pub use balance::{Balancer, Balancers, CandidateView, Candidates};
@@ -231,11 +233,15 @@ impl Consumer {
 
 impl Shared {
     /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down.
-    fn own_headers(&self, call: &CallOptions) -> OwnHeaders {
+    fn own_headers(&self, call: &CallOptions, priority: Option<Priority>) -> OwnHeaders {
         let mut own = match &call.parent {
             Some(parent) => parent.inherited(&call.metadata),
             None => OwnHeaders::new(),
         };
+        let surrounding = call.parent.as_ref().and_then(|parent| parent.carried_priority());
+        if let Some(priority) = priority::inherited(priority, surrounding) {
+            own.push((PRIORITY, priority::write(priority)));
+        }
         if let Some(token) = self.token.header() {
             own.push((TOKEN, token));
         }

@@ -11,18 +11,16 @@ use tokio::time::Instant;
 
 use crate::identity::Identity;
 use crate::metadata::Metadata;
+use crate::policy::Priority;
 use crate::runtime::blocking;
-use crate::wire::headers::{BAGGAGE, CALLER, REQUEST_ID, RETRIED, TRACEPARENT};
+use crate::wire::headers::{BAGGAGE, CALLER, PRIORITY, REQUEST_ID, RETRIED, TRACEPARENT};
+use crate::wire::priority;
 use crate::wire::status_header::{PREVIOUS_ATTEMPTS, percent_decode};
 use crate::wire::{OwnHeaders, TraceParent};
 
 /// What a call made inside another one takes over from it, beside deadline and trace. One place for all of them: a
 /// header that is to travel down the chain of calls gets a line here.
-const INHERITED: [HeaderName; 3] = [
-    BAGGAGE,
-    HeaderName::from_static("rsf-dye"),
-    HeaderName::from_static("rsf-priority"),
-];
+const INHERITED: [HeaderName; 2] = [BAGGAGE, HeaderName::from_static("rsf-dye")];
 /// Bytes of baggage that travel on; the W3C recommendation asks every platform to carry so many.
 const MAX_BAGGAGE: usize = 8192;
 
@@ -96,6 +94,16 @@ impl Context {
     /// Runs `work` on this thread within this context, for threads that no task carries it to.
     pub fn sync_scope<R>(self: Arc<Self>, work: impl FnOnce() -> R) -> R {
         CURRENT.sync_scope(self, work)
+    }
+
+    /// How much the call matters: what policy says at its caller, or before that in the chain.
+    pub fn priority(&self) -> Priority {
+        self.carried_priority().unwrap_or_default()
+    }
+
+    /// The priority that came with the call; none where nobody in the chain has set one.
+    pub(crate) fn carried_priority(&self) -> Option<Priority> {
+        priority::read(self.metadata.raw()?.get(PRIORITY)?)
     }
 
     /// When the caller stops waiting; `None` where it waits for ever.

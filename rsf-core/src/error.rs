@@ -184,9 +184,11 @@ fn code(reason: Reason) -> Code {
         | Reason::Unavailable
         | Reason::DedupUnavailable
         | Reason::ShutDown => Code::Unavailable,
-        Reason::ConsumerLimit | Reason::ProviderLimit | Reason::QueueFull | Reason::TooLarge => {
-            Code::ResourceExhausted
-        }
+        Reason::ConsumerLimit
+        | Reason::ProviderLimit
+        | Reason::QueueFull
+        | Reason::QueueTimeout
+        | Reason::TooLarge => Code::ResourceExhausted,
         Reason::Denied => Code::PermissionDenied,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Deadline | Reason::AttemptTimeout => Code::DeadlineExceeded,

@@ -1,6 +1,10 @@
 //! The data path's metrics, with handles resolved before the call.
 //!
+//! [`limits`] has those of the provider's limits.
+//!
 //! Names follow the OpenTelemetry RPC conventions in their Prometheus form; RSF's own start with `rsf_`.
+
+mod limits;
 
 use std::time::Duration;
 
@@ -10,6 +14,8 @@ use prometheus::{
 
 use crate::outcome::Reason;
 use crate::status::Code;
+
+pub(crate) use limits::{PoolMetrics, PoolNow, RefusalCounters, RefusalMetrics};
 
 /// Seconds; gRFC A66's buckets, because the conventions' first one (5 ms) hides what RSF is for.
 const BUCKETS: &[f64] = &[
@@ -30,6 +36,9 @@ pub struct Metrics {
     breakers_opened: IntCounterVec,
     degraded: IntCounterVec,
     dedup: IntCounterVec,
+    pub(crate) refused: RefusalCounters,
+    blocked: IntCounterVec,
+    pool: PoolMetrics,
     /// Further attempts that were made after a failure or a timeout.
     pub retries: IntCounter,
     /// Further attempts that were made beside one that had not answered yet.
@@ -129,6 +138,17 @@ impl Metrics {
                 "Calls of deduplicated methods by what became of them",
                 &["rpc_method", "outcome"],
             )?,
+            refused: RefusalCounters(counters(
+                "rsf_server_refused_total",
+                "Calls that the provider's limits refused, by method and RSF's reason",
+                &["rpc_method", "reason"],
+            )?),
+            blocked: counters(
+                "rsf_handler_blocked_total",
+                "Handlers that blocked their I/O thread for longer than policy allows",
+                &["rpc_method"],
+            )?,
+            pool: PoolMetrics::register(registry)?,
             retries: counter(
                 "rsf_client_retries_total",
                 "Further attempts that were made after a failure or a timeout",
@@ -214,6 +234,18 @@ impl Metrics {
             store_error_closed: counter("store_error_closed"),
             duplicate: counter("duplicate"),
         }
+    }
+
+    pub(crate) fn refusals(&self, service: &str, method: &str) -> RefusalMetrics {
+        self.refused.of(service, method)
+    }
+
+    pub(crate) fn blocked(&self, service: &str, method: &str) -> IntCounter {
+        self.blocked.with_label_values(&[&format!("{service}/{method}")])
+    }
+
+    pub(crate) fn pool(&self) -> PoolMetrics {
+        self.pool.clone()
     }
 
     fn method(

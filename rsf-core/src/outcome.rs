@@ -22,6 +22,8 @@ pub enum Reason {
     ProviderLimit,
     /// The provider's queue is full.
     QueueFull,
+    /// The wait in the provider's queue takes, or took, longer than the call can spare or policy allows.
+    QueueTimeout,
     /// The caller may not call this method.
     Denied,
     /// The caller's proof of identity is missing, or it is not good.
@@ -124,6 +126,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::Degraded, Retry::Never, false, false, false),
     row(Reason::ProviderLimit, Retry::Always, false, true, false),
     row(Reason::QueueFull, Retry::Always, false, true, false),
+    row(Reason::QueueTimeout, Retry::Always, false, true, false),
     row(Reason::Denied, Retry::Never, false, false, false),
     row(Reason::Unauthenticated, Retry::Never, false, false, false),
     row(Reason::Deadline, Retry::Never, true, true, false),
@@ -163,6 +166,7 @@ impl Reason {
                 | Reason::BreakerOpen
                 | Reason::ProviderLimit
                 | Reason::QueueFull
+                | Reason::QueueTimeout
                 | Reason::Deadline
                 | Reason::AttemptTimeout
                 | Reason::Connect
@@ -199,6 +203,7 @@ impl Reason {
             Reason::Degraded => "degraded",
             Reason::ProviderLimit => "provider_limit",
             Reason::QueueFull => "queue_full",
+            Reason::QueueTimeout => "queue_timeout",
             Reason::Denied => "denied",
             Reason::Unauthenticated => "unauthenticated",
             Reason::Deadline => "deadline",

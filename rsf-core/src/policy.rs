@@ -12,6 +12,7 @@
 
 pub(crate) mod group;
 
+pub mod adaptive;
 pub mod balance;
 pub mod call;
 pub mod connections;
@@ -32,9 +33,10 @@ pub mod fields;
 pub mod resolve;
 pub mod schema;
 
+pub use adaptive::AdaptiveRules;
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
 pub use balance::{Balance, HashRules, UnknownBalance, WarmUpRules};
-pub use call::{CallPolicy, CallRules, RetryRules};
+pub use call::{CallPolicy, CallRules, Priority, RetryRules};
 pub use connections::{ConnectionsPolicy, ConnectionsRules};
 pub use dedup::{DedupPolicy, DedupRules, StoreDown};
 pub use degrade::{DegradeRules, DegradeWhen};
@@ -44,6 +46,6 @@ pub use instances::InstanceRule;
 pub use limit::LimitRules;
 pub use method_breaker::MethodBreakerRules;
 pub use node_breaker::NodeBreakerRules;
-pub use provider::{ProviderPolicy, ProviderRules};
+pub use provider::{LimitGroupPolicy, ProviderPolicy, ProviderRules};
 pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};
 pub use retry::RetryReasons;

@@ -7,8 +7,10 @@
 mod admission;
 mod authorize;
 mod beside;
+mod blocking;
 pub mod dedup;
 mod drain;
+mod follow;
 mod intercept;
 mod limits;
 mod load;
@@ -17,6 +19,7 @@ mod provider;
 mod service;
 mod stack;
 
+pub use blocking::{Blocking, UnknownMethod};
 pub use intercept::{ServerCall, ServerInterceptor, ServerNext};
 pub use provider::{ProvidedService, Provider, ProviderBuilder, ProviderError, ProviderIdentity};
 pub use service::{Service, handle};

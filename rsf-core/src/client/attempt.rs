@@ -256,6 +256,14 @@ fn request(call: &OutboundCall, previous: u32, may_have_run: bool) -> UnaryReque
     }
 }
 
+/// Whether the instance refused because it has too much to do.
+fn is_busy(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ProviderLimit | Reason::QueueFull | Reason::QueueTimeout
+    )
+}
+
 /// What an attempt's outcome says about its instance: to its breaker here, to the balancer by the answer.
 pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Option<&RpcError>) -> Observed {
     let breaker = &endpoint.breaker;
@@ -264,7 +272,7 @@ pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Opti
             breaker.failed(admission, Failure::Error, Instant::now());
             Observed::Failed
         }
-        Some(error) if matches!(error.reason(), Reason::ProviderLimit | Reason::QueueFull) => {
+        Some(error) if is_busy(error.reason()) => {
             breaker.failed(admission, Failure::Busy, Instant::now());
             Observed::Refused
         }
@@ -294,6 +302,7 @@ pub(super) fn answered(status: Status) -> RpcError {
         Some(
             Reason::ProviderLimit
                 | Reason::QueueFull
+                | Reason::QueueTimeout
                 | Reason::Denied
                 | Reason::Unauthenticated
                 | Reason::WrongInstance

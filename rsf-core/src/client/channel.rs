@@ -252,7 +252,8 @@ impl Channel {
             Some(snapshot) => snapshot,
             None => self.0.first_snapshot(method, &options).await?,
         };
-        let own = self.0.shared.own_headers(&options);
+        let priority = snapshot.methods[method].call.priority;
+        let own = self.0.shared.own_headers(&options, priority);
         let mut call = OutboundCall {
             begun,
             method,

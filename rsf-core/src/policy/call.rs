@@ -1,5 +1,7 @@
 //! What governs a call at its consumer: the object `call`, and under `methods` and `consumers` what differs.
 
+use serde::{Deserialize, Serialize};
+
 use super::balance::{Balance, HashPolicy, HashRules, WarmUpPolicy, WarmUpRules};
 use super::connections::{ConnectionsPolicy, ConnectionsRules};
 use super::degrade::{DegradePolicy, DegradeRules};
@@ -21,6 +23,8 @@ group! {
             "milliseconds for the whole logical call, all attempts included; a shorter remaining time of the caller's own call wins";
         attempt_timeout_ms: u64, Kind::Integer(1, HOUR_MS),
             "milliseconds after which an attempt counts against its instance, and a further one may start beside it; it stays alive and may still win";
+        priority: Priority, Kind::Word(Priority::WORDS),
+            "which calls a provider that has too many serves first and refuses last; calls made inside a call never rank above it. Without one: the surrounding call's, else `normal`";
         @service balance: Balance = Balance::LeastPending, Kind::Choice(Balance::WORDS, Balance::PREFIX),
             "how an instance is chosen (docs/balancing.md); `custom:<name>` is a balancer that the application registers";
     }
@@ -60,4 +64,21 @@ group! {
         @service budget_per_second: u32 = 10, Kind::Integer(0, 10_000),
             "retries and hedges a second that are allowed beyond the share, over ten seconds";
     }
+}
+
+/// How much a call matters where a provider has too many. Ordered: what ranks higher is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// May wait, and may be refused first: batches, prefetching.
+    Low,
+    /// Everything that says nothing.
+    #[default]
+    Normal,
+    /// Served first, refused last: what a customer pays with.
+    High,
+}
+
+impl Priority {
+    pub(super) const WORDS: &'static [&'static str] = &["low", "normal", "high"];
 }

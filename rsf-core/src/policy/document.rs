@@ -89,6 +89,7 @@ impl PolicyDocument {
             .iter()
             .map(|(name, call)| (join("consumers", name), call));
         let mut problems = Vec::new();
+        self.provider.check(&mut problems);
         for (path, call) in call.chain(methods).chain(consumers) {
             for (field, problem) in call.degrade.problems() {
                 problems.push(PolicyError {

@@ -15,8 +15,9 @@ use super::authorize::{Door, prove};
 use super::beside::{BESIDE, ending_with};
 use super::dedup::{self, DedupStore, MemoryDedup, MethodDedup};
 use super::drain::Drain;
+use super::follow::{Followers, service_limits};
 use super::intercept::{ServerInterceptor, ServerInterceptors};
-use super::limits::{MethodLimit, PoolLimits};
+use super::limits::{HostedLimits, MethodLimits, Places, PoolLimits};
 use super::load::LoadMeter;
 use super::service::Service;
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
@@ -29,10 +30,12 @@ use crate::metrics::{MethodMetrics, Metrics};
 use crate::outcome::Reason;
 use crate::policy::ProviderRules;
 use crate::policy_book::PolicyBook;
+use crate::runtime::watch::Watched;
 use crate::status::Status;
+use crate::wire::budget::BodyBudget;
 use crate::wire::headers::{CALLER, GRPC, TARGET, TOKEN, without_reason};
 use crate::wire::status_header::write_status;
-use crate::wire::{Dispatch, InboundReply, InboundRequest};
+use crate::wire::{BodyPlace, Dispatch, InboundReply, InboundRequest};
 
 /// Everything that one process provides: RSF's services, unchanged tonic services, health and reflection.
 ///
@@ -53,11 +56,15 @@ pub struct Provider {
     /// What policy says of the callers of each tonic service, in their order.
     tonic_doors: Vec<Arc<Door>>,
     verifier: Option<Arc<TokenVerifier>>,
+    /// The limits of each of them.
+    hosted: HashMap<&'static str, Arc<HostedLimits>>,
+    pool: Arc<PoolLimits>,
+    bodies: Arc<BodyBudget>,
     health: tonic_health::server::HealthReporter,
     services: Vec<ProvidedService>,
 }
 
-/// A unary method with its limit and metrics.
+/// A unary method with its limits and metrics.
 pub(super) struct HostedMethod {
     pub(super) service: Arc<dyn Service>,
     pub(super) place: usize,
@@ -66,7 +73,10 @@ pub(super) struct HostedMethod {
     /// The method's name within the service.
     pub(super) name: String,
     pub(super) path: String,
-    pub(super) limit: MethodLimit,
+    pub(super) limits: Arc<MethodLimits>,
+    /// Whether the application says that the handler may block.
+    pub(super) blocking: bool,
+    pub(super) watched: Arc<Watched>,
     /// Who may come in; the service's methods share it.
     pub(super) door: Arc<Door>,
     /// What policy says of the service now.
@@ -135,7 +145,8 @@ impl ProviderBuilder {
         self
     }
 
-    /// Adds an unchanged tonic service, streaming included. RSF's limits and dedup do not apply to it.
+    /// Adds an unchanged tonic service, streaming included. Pool, queue and thresholds hold for it until its handler has
+    /// answered (with a stream, until that begins); dedup and the watchdog do not.
     pub fn tonic_service<S>(mut self, service: S) -> Self
     where
         S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
@@ -208,14 +219,20 @@ impl ProviderBuilder {
         add_reflection(&mut tonic, &provided)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         tonic.add_service(health_service);
-        let pool = Arc::new(PoolLimits::new());
         let doors = tonic_services
             .iter()
             .map(|name| Door::new(name, required, metrics));
         let tonic_doors: Vec<_> = doors.collect();
-        let governed = Governed {
+        let (pool, bodies) = (PoolLimits::new(metrics.pool()), BodyBudget::new());
+        let hosted = tonic_services
+            .iter()
+            .map(|name| (*name, HostedLimits::new(name, metrics)));
+        let followers = Followers {
             methods: methods.clone(),
             pool: pool.clone(),
+            bodies: bodies.clone(),
+            hosted: hosted.collect(),
+            limits: service_limits(&methods),
             doors: methods
                 .iter()
                 .map(|m| &m.door)
@@ -224,7 +241,8 @@ impl ProviderBuilder {
                 .collect(),
             required,
         };
-        follow_policies(&identity.application, governed, policies);
+        let hosted = followers.hosted.clone();
+        followers.follow(&identity.application, policies);
         let admit = AdmitRules {
             identity: identity.target.clone(),
             panics: metrics.handler_panics.clone(),
@@ -240,7 +258,7 @@ impl ProviderBuilder {
             drain: Drain::default(),
             methods,
             paths,
-            stack: Arc::new(server_stack(admit, pool, dedup.clone())),
+            stack: Arc::new(server_stack(admit, pool.clone(), dedup.clone())),
             dedup,
             load: Arc::default(),
             identity: identity.target,
@@ -248,6 +266,9 @@ impl ProviderBuilder {
             tonic_services,
             tonic_doors,
             verifier,
+            hosted,
+            pool,
+            bodies,
             health,
             services: provided,
         }))
@@ -381,7 +402,7 @@ impl Dispatch for Provider {
                     message: request.message,
                     context,
                     peer: request.peer,
-                    permit: None,
+                    places: Places::default(),
                 })
                 .await
             {
@@ -397,6 +418,17 @@ impl Dispatch for Provider {
                     metadata: Metadata::new(),
                 },
             }
+        })
+    }
+
+    fn hold_body(&self, place: &mut Option<BodyPlace>, bytes: usize) -> Result<(), Status> {
+        let place = place.get_or_insert_with(|| self.bodies.place());
+        place.grow(bytes).map_err(|held| {
+            let problem = format!(
+                "{bytes} bytes of a request come while {held} bytes of others are held in this instance (policy \
+                 provider.body_budget_mib): ask another instance, add instances, or raise it"
+            );
+            framework_status(Reason::ProviderLimit, problem)
         })
     }
 
@@ -427,8 +459,21 @@ impl Dispatch for Provider {
         if end.is_none() {
             self.drain.arrived();
         }
+        let limits = self.hosted.get(service).cloned();
+        let pool = self.pool.clone();
         let mut routes = self.tonic.clone();
         Box::pin(async move {
+            // Until the handler has answered: what it streams then may go on for days.
+            let _places = match &limits {
+                None => Places::default(),
+                Some(limits) => {
+                    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+                    match limits.enter(method, &pool, request.headers()).await {
+                        Ok(places) => places,
+                        Err(status) => return refusal(&status),
+                    }
+                }
+            };
             match tower::Service::call(&mut routes, request).await {
                 Ok(response) => match end {
                     Some(end) => ending_with(&end, response),
@@ -491,7 +536,9 @@ fn host(
                 key: key.clone(),
                 name: method.name.to_string(),
                 path: method.path.to_string(),
-                limit: MethodLimit::new(),
+                limits: MethodLimits::new(&method.path, metrics.refusals(&descriptor.name, &method.name)),
+                blocking: service.is_blocking(place),
+                watched: Watched::new(&method.path, metrics.blocked(&descriptor.name, &method.name)),
                 door: door.clone(),
                 rules: ArcSwap::default(),
                 dedup: method
@@ -511,40 +558,6 @@ fn provided(implementation: &str, service: &dyn Service) -> ProvidedService {
         implementation: implementation.to_owned(),
         schema: descriptor.schema.to_vec(),
     }
-}
-
-/// What policies steer in a provider.
-struct Governed {
-    methods: Vec<Arc<HostedMethod>>,
-    pool: Arc<PoolLimits>,
-    /// Those of all services, tonic's too.
-    doors: Vec<Arc<Door>>,
-    required: bool,
-}
-
-/// Pool and queue come from the fleet's and the application's policy alone, so every service reports the same ones.
-fn follow_policies(application: &str, governed: Governed, policies: &PolicyBook) {
-    let mut keys: Vec<_> = governed
-        .doors
-        .iter()
-        .map(|door| door.service().to_owned())
-        .collect();
-    keys.sort();
-    keys.dedup();
-    policies.follow_provider(application, keys, move |service, view| {
-        for door in governed.doors.iter().filter(|door| door.service() == service) {
-            door.set(&view, governed.required);
-        }
-        let rules = Arc::new(view.rules);
-        governed.pool.set(&rules);
-        for method in governed.methods.iter().filter(|method| method.key == service) {
-            method.limit.set(rules.concurrency.get(&method.name).copied());
-            method.rules.store(rules.clone());
-            if let Some(dedup) = &method.dedup {
-                dedup.set(&rules, &method.name);
-            }
-        }
-    });
 }
 
 /// Both versions, because clients in the field (`grpcio`'s among them) still ask for v1alpha.

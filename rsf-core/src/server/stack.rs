@@ -1,14 +1,17 @@
 //! Where the path of an incoming call is composed, and what its stages hand to each other.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Context as TaskContext;
 
 use bytes::Bytes;
 
 use super::admission::Admit;
 use super::authorize::Authorize;
+use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
 use super::intercept::{Intercept, ServerInterceptors};
-use super::limits::{Pool, Threshold};
+use super::limits::{Places, Pool, Threshold};
 use super::observe::{Catch, Measure};
 use super::provider::HostedMethod;
 use crate::context::Context;
@@ -16,7 +19,6 @@ use crate::error::REASON;
 use crate::identity::{Peer, TokenVerifier};
 use crate::message::{Request, Response};
 use crate::outcome::Reason;
-use crate::permits::Permit;
 use crate::status::Status;
 use crate::timer::Timers;
 use crate::wire::Frame;
@@ -34,20 +36,19 @@ pub(super) struct InboundCall {
     pub(super) context: Arc<Context>,
     /// Who the wire has proven to be at the other end.
     pub(super) peer: Option<Peer>,
-    /// Its place in the pool, which returns when the call is dropped: whoever stops before the handler gives it back, and
-    /// a handler that outlives its caller keeps it.
-    pub(super) permit: Option<Permit>,
+    /// What the call has taken of the limits; set by [`Threshold`] and [`Pool`].
+    pub(super) places: Places,
 }
 
 impl InboundCall {
-    /// The same call for the stages further in. Its places stay with this one, which outlives it.
-    pub(super) fn pass_on(&self) -> InboundCall {
+    /// The call for its handler, which takes the places along. What stays is for interceptors to look at.
+    pub(super) fn for_handler(&mut self) -> InboundCall {
         InboundCall {
             method: self.method.clone(),
             message: self.message.clone(),
             context: self.context.clone(),
             peer: self.peer.clone(),
-            permit: None,
+            places: std::mem::take(&mut self.places),
         }
     }
 }
@@ -93,7 +94,7 @@ pub(super) struct AdmitRules {
     pub(super) interceptors: ServerInterceptors,
 }
 
-/// The innermost stage: runs the handler.
+/// The innermost stage: runs the handler, where the call came in, or on a thread of its own where it blocks.
 pub(super) struct Handler {}
 
 impl Stage for Handler {
@@ -102,24 +103,43 @@ impl Stage for Handler {
             method,
             message,
             context,
-            permit: _permit,
+            mut places,
             ..
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
-        let handled = method.service.clone().call(method.place, request);
-        let mut result = context.clone().scope(handled).await.map_err(own);
-        // Nor that a reply it passes on was a replay: this handler did run.
-        if let Ok(response) = &mut result {
-            response.metadata_mut().remove_reserved(REPLAYED);
+        let (service, place) = (method.service.clone(), method.place);
+        let handled = context
+            .clone()
+            .scope(async move { service.call(place, request).await });
+        if method.blocking || method.watched.blocks() {
+            let result = on_thread(handled, places).await;
+            return concluded(&context, result);
         }
-        result.map_err(|status| {
+        let mut handled = pin!(handled);
+        let polled = |cx: &mut TaskContext<'_>| method.watched.poll(|| handled.as_mut().poll(cx));
+        let result = std::future::poll_fn(polled).await;
+        places.finished();
+        concluded(&context, result)
+    }
+}
+
+/// What a handler's outcome says of this call, and not of those that it made itself.
+fn concluded(context: &Context, result: Result<Response<Frame>, Status>) -> Result<Response<Frame>, Status> {
+    match result {
+        Ok(mut response) => {
+            // A reply that it passes on was a replay perhaps; this handler did run.
+            response.metadata_mut().remove_reserved(REPLAYED);
+            Ok(response)
+        }
+        Err(status) => {
+            let status = own(status);
             // What failed below after all its retries is not attempted again above, or each tier would multiply them. A
             // handler that says otherwise knows better.
-            match context.retries_spent() && status.pushback().is_none() {
+            Err(match context.retries_spent() && status.pushback().is_none() {
                 true => status.without_retry(),
                 false => status,
-            }
-        })
+            })
+        }
     }
 }
 

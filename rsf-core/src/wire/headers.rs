@@ -24,6 +24,8 @@ pub(crate) const REPEATED: HeaderName = HeaderName::from_static("rsf-repeated");
 pub(crate) const REPLAYED: &str = "rsf-replayed";
 /// The call is made, at whatever depth, by a handler of a further attempt: somebody above has spent retry credit on it.
 pub(crate) const RETRIED: HeaderName = HeaderName::from_static("rsf-retried");
+/// How much the call matters, where that is not `normal`.
+pub(crate) const PRIORITY: HeaderName = HeaderName::from_static("rsf-priority");
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 

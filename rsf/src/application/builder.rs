@@ -121,7 +121,8 @@ impl ApplicationBuilder {
         self
     }
 
-    /// Provides an unchanged tonic service, streaming included. RSF's limits do not apply to it.
+    /// Provides an unchanged tonic service, streaming included. Pool, queue and thresholds hold for it; see
+    /// [`ProviderBuilder::tonic_service`].
     pub fn tonic_service<S>(mut self, service: S) -> Self
     where
         S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>

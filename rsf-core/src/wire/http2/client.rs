@@ -316,7 +316,7 @@ async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryR
             metadata: Metadata::from_headers(parts.headers),
         });
     }
-    let (message, trailers) = match receive(body, MAX_MESSAGE_BYTES).await {
+    let (message, trailers) = match receive(body, MAX_MESSAGE_BYTES, |_| Ok(())).await {
         Received::Message(message, trailers) => (Some(message), trailers),
         Received::Nothing(trailers) => (None, trailers),
         Received::Bad(status) => {

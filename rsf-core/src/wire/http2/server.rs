@@ -19,6 +19,7 @@ use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
+use crate::wire::budget::FREE_BYTES;
 use crate::wire::headers::{GRPC, implementation};
 use crate::wire::load_report::{LOAD_METRICS, Reporter};
 use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
@@ -208,7 +209,14 @@ async fn answer(
         Err(status) => return refusal(&status),
     };
     let arrived = tokio::time::Instant::now();
-    let receiving = receive(body, dispatch.max_message_bytes());
+    // Until the answer: the message is held for as long as its handler runs.
+    let mut held = None;
+    let receiving = receive(body, dispatch.max_message_bytes(), |bytes| {
+        match bytes > FREE_BYTES {
+            true => dispatch.hold_body(&mut held, bytes),
+            false => Ok(()),
+        }
+    });
     let received = match timeout {
         // A body that trickles in takes from the call's time, and ends with it.
         Some(limit) => match tokio::time::timeout(limit, receiving).await {
