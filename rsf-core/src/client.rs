@@ -29,7 +29,7 @@ mod endpoint;
 mod follow;
 mod guards;
 mod intercept;
-mod key;
+pub(crate) mod key;
 mod limit;
 mod method_breaker;
 mod observe;
@@ -63,6 +63,7 @@ use crate::wire::{OwnHeaders, Wire};
 
 pub use channel::{Channel, ChannelView, InstanceView};
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
+pub use route::{RemovedInstance, RouteExplanation, RuleExplanation};
 pub use streaming::TonicChannel;
 
 /// A typed client; generated code implements it.

@@ -11,17 +11,13 @@ use tokio::time::Instant;
 use crate::identity::Identity;
 use crate::metadata::Metadata;
 use crate::runtime::blocking;
-use crate::wire::headers::{BAGGAGE, CALLER, REQUEST_ID, TRACEPARENT};
+use crate::wire::headers::{BAGGAGE, CALLER, DYE, REQUEST_ID, TRACEPARENT};
 use crate::wire::status_header::percent_decode;
 use crate::wire::{OwnHeaders, TraceParent};
 
 /// What a call made inside another one takes over from it, beside deadline and trace. One place for all of them: a
 /// header that is to travel down the chain of calls gets a line here.
-const INHERITED: [HeaderName; 3] = [
-    BAGGAGE,
-    HeaderName::from_static("rsf-dye"),
-    HeaderName::from_static("rsf-priority"),
-];
+const INHERITED: [HeaderName; 3] = [BAGGAGE, DYE, HeaderName::from_static("rsf-priority")];
 /// Bytes of baggage that travel on; the W3C recommendation asks every platform to carry so many.
 const MAX_BAGGAGE: usize = 8192;
 
@@ -112,6 +108,11 @@ impl Context {
     /// Identifies the logical call: the same for all its attempts.
     pub fn request_id(&self) -> Option<&str> {
         self.metadata.get(REQUEST_ID.as_str())
+    }
+
+    /// The call's colour, which the calls made inside inherit: routing rules of the kind `dye` go by it.
+    pub fn colour(&self) -> Option<&str> {
+        self.metadata.get(DYE.as_str())
     }
 
     /// The caller's metadata.

@@ -21,6 +21,7 @@ pub mod limit;
 pub mod method_breaker;
 pub mod node_breaker;
 pub mod provider;
+pub mod routing;
 
 pub mod authorization;
 pub mod trace;
@@ -43,3 +44,4 @@ pub use method_breaker::MethodBreakerRules;
 pub use node_breaker::NodeBreakerRules;
 pub use provider::{ProviderPolicy, ProviderRules};
 pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};
+pub use routing::{RoutingPolicy, RoutingRule, RoutingRules};

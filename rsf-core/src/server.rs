@@ -14,6 +14,7 @@ mod limits;
 mod observe;
 mod provider;
 mod service;
+mod shard;
 mod stack;
 
 pub use intercept::{ServerCall, ServerInterceptor, ServerNext};

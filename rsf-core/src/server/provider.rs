@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use super::drain::Drain;
 use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{MethodLimit, PoolLimits};
 use super::service::Service;
+use super::shard::{Place, ShardRules, check_meant};
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
 use crate::context::Context;
 use crate::error::framework_status;
@@ -46,6 +47,7 @@ pub struct Provider {
     dedup: Arc<dedup::Shared>,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
+    place: Place,
     tonic: tonic::service::Routes,
     tonic_services: Vec<&'static str>,
     /// What policy says of the callers of each tonic service, in their order.
@@ -71,6 +73,8 @@ pub(super) struct HostedMethod {
     pub(super) rules: ArcSwap<ProviderRules>,
     /// Where the method is deduplicated.
     pub(super) dedup: Option<MethodDedup>,
+    /// Which keys of the service are this instance's; empty where policy has no shards.
+    pub(super) shards: ArcSwapOption<ShardRules>,
     pub(super) metrics: MethodMetrics,
 }
 
@@ -223,8 +227,13 @@ impl ProviderBuilder {
             required,
         };
         follow_policies(&identity.application, governed, policies);
+        let place = Place {
+            zone: identity.zone,
+            tags: identity.tags,
+        };
         let admit = AdmitRules {
             identity: identity.target.clone(),
+            place: place.clone(),
             panics: metrics.handler_panics.clone(),
             timers: policies.timers().clone(),
             verifier: verifier.clone(),
@@ -241,6 +250,7 @@ impl ProviderBuilder {
             stack: Arc::new(server_stack(admit, pool, dedup.clone())),
             dedup,
             identity: identity.target,
+            place,
             tonic: tonic.routes().prepare(),
             tonic_services,
             tonic_doors,
@@ -397,7 +407,9 @@ impl Dispatch for Provider {
             .headers()
             .get(TARGET)
             .and_then(|target| target.to_str().ok());
-        if let Err(status) = check_target(self.identity.as_deref(), target) {
+        let admitted = check_target(self.identity.as_deref(), target)
+            .and_then(|()| check_meant(&self.place, Some(request.headers())));
+        if let Err(status) = admitted {
             return Box::pin(std::future::ready(refusal(&status)));
         }
         let mut request = request;
@@ -479,6 +491,7 @@ fn host(
                 dedup: method
                     .dedup
                     .then(|| MethodDedup::new(metrics.dedup(&descriptor.name, &method.name))),
+                shards: ArcSwapOption::empty(),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
         }
@@ -513,15 +526,19 @@ fn follow_policies(application: &str, governed: Governed, policies: &PolicyBook)
         .collect();
     keys.sort();
     keys.dedup();
-    policies.follow_provider(application, keys, move |service, view| {
+    policies.follow_provider(application, keys, move |service, view, resolution| {
         for door in governed.doors.iter().filter(|door| door.service() == service) {
             door.set(&view, governed.required);
         }
         let rules = Arc::new(view.rules);
         governed.pool.set(&rules);
+        let hosted = governed.methods.iter().find(|method| method.key == service);
+        let shards = hosted.and_then(|method| ShardRules::compile(method.service.descriptor(), resolution));
+        let shards = shards.map(Arc::new);
         for method in governed.methods.iter().filter(|method| method.key == service) {
             method.limit.set(rules.concurrency.get(&method.name).copied());
             method.rules.store(rules.clone());
+            method.shards.store(shards.clone());
             if let Some(dedup) = &method.dedup {
                 dedup.set(&rules, &method.name);
             }
