@@ -172,6 +172,7 @@ impl Reason {
                 | Reason::ConnectionLost
                 | Reason::Refused
                 | Reason::WrongInstance
+                | Reason::WrongShard
                 | Reason::Unavailable
         )
     }

@@ -15,5 +15,7 @@ mod t23;
 mod t24;
 mod t25;
 mod t27;
+mod t32;
 mod t34;
 mod t37;
+mod t39;
