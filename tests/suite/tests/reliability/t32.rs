@@ -55,7 +55,7 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t32_embedded() {
+async fn t32_cluster() {
     bad_policies(Case::begin("T32"), bad()).await.end();
 }
 
@@ -67,7 +67,7 @@ async fn t32_control_with_a_policy_that_is_good() {
 }
 
 async fn bad_policies(mut case: Case, policies: Vec<(&str, Value, &str)>) -> Case {
-    let site = Site::start(Kind::Embedded).await;
+    let site = Site::start(Kind::Cluster).await;
     let _provider = site.provider("1", &[]).await;
     let consumer = site.consumer("customers").await;
     Lists::become_these(&consumer, &["shop/1"], SOON).await;
