@@ -29,7 +29,7 @@ mod endpoint;
 mod follow;
 mod guards;
 mod intercept;
-mod key;
+pub(crate) mod key;
 mod latency;
 mod limit;
 mod method_breaker;
@@ -69,6 +69,7 @@ use crate::wire::{OwnHeaders, Wire};
 pub use balance::{Balancer, Balancers, CandidateView, Candidates};
 pub use channel::{Channel, ChannelView, InstanceView};
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
+pub use route::{RemovedInstance, RouteExplanation, RuleExplanation};
 pub use streaming::TonicChannel;
 
 /// A typed client; generated code implements it.

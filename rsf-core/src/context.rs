@@ -13,14 +13,14 @@ use crate::identity::Identity;
 use crate::metadata::Metadata;
 use crate::policy::Priority;
 use crate::runtime::blocking;
-use crate::wire::headers::{BAGGAGE, CALLER, PRIORITY, REQUEST_ID, RETRIED, TRACEPARENT};
+use crate::wire::headers::{BAGGAGE, CALLER, DYE, PRIORITY, REQUEST_ID, RETRIED, TRACEPARENT};
 use crate::wire::priority;
 use crate::wire::status_header::{PREVIOUS_ATTEMPTS, percent_decode};
 use crate::wire::{OwnHeaders, TraceParent};
 
 /// What a call made inside another one takes over from it, beside deadline and trace. One place for all of them: a
 /// header that is to travel down the chain of calls gets a line here.
-const INHERITED: [HeaderName; 2] = [BAGGAGE, HeaderName::from_static("rsf-dye")];
+const INHERITED: [HeaderName; 2] = [BAGGAGE, DYE];
 /// Bytes of baggage that travel on; the W3C recommendation asks every platform to carry so many.
 const MAX_BAGGAGE: usize = 8192;
 
@@ -133,6 +133,11 @@ impl Context {
     /// Identifies the logical call: the same for all its attempts.
     pub fn request_id(&self) -> Option<&str> {
         self.metadata.get(REQUEST_ID.as_str())
+    }
+
+    /// The call's colour, which the calls made inside inherit: routing rules of the kind `dye` go by it.
+    pub fn colour(&self) -> Option<&str> {
+        self.metadata.get(DYE.as_str())
     }
 
     /// The caller's metadata.

@@ -192,7 +192,9 @@ fn code(reason: Reason) -> Code {
         Reason::Denied => Code::PermissionDenied,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Deadline | Reason::AttemptTimeout => Code::DeadlineExceeded,
-        Reason::WrongInstance | Reason::PayloadMismatch | Reason::WaitInRuntime => Code::FailedPrecondition,
+        Reason::WrongInstance | Reason::WrongShard | Reason::PayloadMismatch | Reason::WaitInRuntime => {
+            Code::FailedPrecondition
+        }
         Reason::DuplicateInProgress | Reason::OutcomeUnknown => Code::Aborted,
         Reason::Unimplemented => Code::Unimplemented,
         Reason::Malformed | Reason::Panic => Code::Internal,

@@ -41,6 +41,9 @@ pub enum Reason {
     Refused,
     /// The address belongs to another instance or namespace than the list says.
     WrongInstance,
+    /// The request's shard belongs to another zone or tag than the instance's: consumer and provider hold different
+    /// policies for a moment, or the call did not come by the rules.
+    WrongShard,
     /// `UNAVAILABLE` without a reason: a proxy, a foreign server, or a handler.
     Unavailable,
     /// The same request id is being handled right now.
@@ -136,6 +139,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::ConnectionLost, Retry::IfIdempotent, true, true, false),
     row(Reason::Refused, Retry::Always, false, false, false),
     row(Reason::WrongInstance, Retry::Always, true, false, false),
+    row(Reason::WrongShard, Retry::Always, false, false, false),
     row(Reason::Unavailable, Retry::IfIdempotent, true, true, false),
     row(Reason::DuplicateInProgress, Retry::Never, false, false, false),
     row(Reason::PayloadMismatch, Retry::Never, false, false, false),
@@ -173,6 +177,7 @@ impl Reason {
                 | Reason::ConnectionLost
                 | Reason::Refused
                 | Reason::WrongInstance
+                | Reason::WrongShard
                 | Reason::Unavailable
         )
     }
@@ -212,6 +217,7 @@ impl Reason {
             Reason::ConnectionLost => "connection_lost",
             Reason::Refused => "refused",
             Reason::WrongInstance => "wrong_instance",
+            Reason::WrongShard => "wrong_shard",
             Reason::Unavailable => "unavailable",
             Reason::DuplicateInProgress => "duplicate_in_progress",
             Reason::PayloadMismatch => "payload_mismatch",

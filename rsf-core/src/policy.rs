@@ -24,6 +24,7 @@ pub mod method_breaker;
 pub mod node_breaker;
 pub mod provider;
 pub mod retry;
+pub mod routing;
 
 pub mod authorization;
 pub mod trace;
@@ -49,3 +50,4 @@ pub use node_breaker::NodeBreakerRules;
 pub use provider::{LimitGroupPolicy, ProviderPolicy, ProviderRules};
 pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};
 pub use retry::RetryReasons;
+pub use routing::{RoutingPolicy, RoutingRule, RoutingRules};

@@ -17,6 +17,7 @@ mod load;
 mod observe;
 mod provider;
 mod service;
+mod shard;
 mod stack;
 
 pub use blocking::{Blocking, UnknownMethod};

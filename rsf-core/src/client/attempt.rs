@@ -306,6 +306,7 @@ pub(super) fn answered(status: Status) -> RpcError {
                 | Reason::Denied
                 | Reason::Unauthenticated
                 | Reason::WrongInstance
+                | Reason::WrongShard
                 | Reason::Refused
                 | Reason::Unimplemented
                 | Reason::DedupUnavailable

@@ -13,9 +13,12 @@ use super::budget::RetryBudget;
 use super::channel::ChannelState;
 use super::endpoint::{Endpoint, EndpointGroup, Place};
 use super::guards::Guards;
+use super::route::build::build;
+use super::route::rules::CompiledRules;
+use super::route::tree::Routes;
 use super::subset::{floor, subset};
 use crate::control::{Discovery, Instance, InstanceList};
-use crate::policy::{InstanceRule, MethodPolicy, Resolution, method_policy};
+use crate::policy::{Balance, InstanceRule, MethodPolicy, Resolution, method_policy};
 
 /// The immutable view of one service.
 pub(crate) struct ServiceSnapshot {
@@ -35,8 +38,12 @@ pub(crate) struct ServiceSnapshot {
     pub(super) group: EndpointGroup,
     /// The endpoints of all instances that may take calls, those that no pool has included.
     pub(super) endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+    /// The rules that say which pool a call may go to, compiled.
+    pub(crate) routing: Arc<CompiledRules>,
+    /// The way from a call to its pool; `None` where no rule parts the instances.
+    pub(crate) routes: Option<Routes>,
     /// Instances that are listed but take no calls, with the reason.
-    left_out: Vec<(Arc<str>, &'static str)>,
+    pub(super) left_out: Vec<(Arc<str>, &'static str)>,
 }
 
 impl ServiceSnapshot {
@@ -80,9 +87,14 @@ impl ServiceSnapshot {
             *now = connections;
             changed
         });
+        let routing = routing(channel, &service, previous);
+        // Each set by itself, or a zone could be left with those few of its instances that the whole set's subset has.
         let balancers = &channel.shared.balancers;
-        let members = subset(members, &channel.shared, &connections);
-        let pools = vec![Pool::new(members, &service.call, balancers)];
+        let pool_of = |members| {
+            let members = subset(members, &channel.shared, &connections);
+            Pool::new(members, &service.call, balancers)
+        };
+        let (pools, routes) = build(&routing, members, &list.instances, &pool_of);
         group
             .breakers
             .update(service.call.node_breaker, pools[0].members().len());
@@ -111,6 +123,8 @@ impl ServiceSnapshot {
             version: list.version,
             not_ready,
             pools,
+            routing,
+            routes,
             guards: Guards::build(channel, &methods, previous),
             methods,
             service,
@@ -169,6 +183,30 @@ impl ServiceSnapshot {
             .collect();
         format!("no instance of `{key}` may take calls: {}", reasons.join(", "))
     }
+}
+
+/// The compiled rules, those of `previous` where policy says the same.
+fn routing(
+    channel: &ChannelState,
+    service: &MethodPolicy,
+    previous: Option<&ServiceSnapshot>,
+) -> Arc<CompiledRules> {
+    let source = &service.call.routing;
+    let keyed = !matches!(service.call.balance, Balance::LeastPending | Balance::Random);
+    let kept = previous
+        .map(|previous| &previous.routing)
+        .filter(|routing| routing.is_of(source, keyed));
+    kept.map_or_else(
+        || {
+            Arc::new(CompiledRules::new(
+                &channel.service,
+                &channel.shared.zone,
+                source,
+                keyed,
+            ))
+        },
+        Arc::clone,
+    )
 }
 
 type LeftOut = Vec<(Arc<str>, &'static str)>;

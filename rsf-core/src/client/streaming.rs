@@ -19,8 +19,10 @@ use tokio::time::Instant;
 
 use self::incoming::{Incoming, Pass};
 use self::outgoing::Outgoing;
+use super::balance::Pool;
 use super::channel::{Channel, ChannelState};
 use super::endpoint::{Endpoint, Linked};
+use super::route::route_headers;
 use super::snapshot::ServiceSnapshot;
 use crate::outcome::Reason;
 use crate::wire::headers::{
@@ -56,10 +58,12 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let state = self.channel.state().clone();
         let begun = Instant::now();
+        let parent = crate::context::Context::current();
         Box::pin(async move {
             let timeout = read_timeout(request.headers())?;
             let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
             let call = StreamCall::new(state, request, begun, deadline);
+            let call = StreamCall { parent, ..call };
             match deadline {
                 None => call.run().await,
                 Some(end) => {
@@ -83,6 +87,8 @@ struct StreamCall {
     outgoing: Outgoing,
     begun: Instant,
     deadline: Option<Instant>,
+    /// The call that is being handled where this one is made.
+    parent: Option<Arc<crate::context::Context>>,
 }
 
 impl StreamCall {
@@ -116,16 +122,19 @@ impl StreamCall {
             outgoing: Outgoing::new(body),
             begun,
             deadline,
+            parent: None,
         }
     }
 
-    async fn run(self) -> Answer {
+    async fn run(mut self) -> Answer {
         let remaining = self.deadline.map(|end| end.saturating_duration_since(self.begun));
         let snapshot = self.state.snapshot(remaining).await;
         let snapshot = snapshot.map_err(|error| refusal(&error.to_string()))?;
+        let routed = route_headers(&snapshot, &self.state.key, &mut self.head, self.parent.as_deref());
+        let pool = &snapshot.pools[routed.map_err(|error| refusal(&error.to_string()))?];
         let mut tried = Vec::new();
         loop {
-            let (endpoint, failure) = match self.attempt(&snapshot, &tried).await {
+            let (endpoint, failure) = match self.attempt(&snapshot, pool, &tried).await {
                 Ok(response) => return Ok(response),
                 Err(Failed::Finally(status)) => return Err(status),
                 Err(Failed::Unseen(endpoint, status)) => (endpoint, status),
@@ -142,10 +151,11 @@ impl StreamCall {
     async fn attempt(
         &self,
         snapshot: &ServiceSnapshot,
+        pool: &Pool,
         tried: &[Arc<Endpoint>],
     ) -> Result<http::Response<tonic::body::Body>, Failed> {
         let now = Instant::now();
-        let endpoint = snapshot.pools[0].pick(None, tried, now);
+        let endpoint = pool.pick(None, tried, now);
         let endpoint =
             endpoint.ok_or_else(|| Failed::Finally(refusal(&snapshot.explain_empty(&self.state.key))))?;
         let policy = Duration::from_millis(snapshot.service.call.timeout_ms);

@@ -11,6 +11,7 @@ use super::limit::{LimitPolicy, LimitRules};
 use super::method_breaker::{MethodBreakerPolicy, MethodBreakerRules};
 use super::node_breaker::{NodeBreakerPolicy, NodeBreakerRules};
 use super::retry::RetryReasons;
+use super::routing::{RoutingPolicy, RoutingRules};
 use super::trace::{TracePolicy, TraceRules};
 
 group! {
@@ -38,6 +39,7 @@ group! {
         method_breaker: MethodBreakerPolicy => MethodBreakerRules, "when a method that fails or is slow as a whole is not called for a while";
         limit: LimitPolicy => LimitRules, "what each process of a consumer may send";
         degrade: DegradePolicy => DegradeRules, "what answers in the method's place, and when";
+        @service routing: RoutingPolicy => RoutingRules, "which instances a call may go to";
     }
 }
 

@@ -66,6 +66,7 @@ impl PolicyDocument {
             errors: Vec::new(),
         };
         check.object("", &value, DOCUMENT);
+        super::routing::check(&value, &mut check.errors);
         if !check.errors.is_empty() {
             return Err(check.errors);
         }

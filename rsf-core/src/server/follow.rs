@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use super::authorize::Door;
 use super::limits::{HostedLimits, PoolLimits, ServiceLimits};
 use super::provider::HostedMethod;
-use crate::policy::ProviderView;
+use super::shard::ShardRules;
+use crate::policy::{ProviderView, Resolution};
 use crate::policy_book::PolicyBook;
 use crate::wire::budget::BodyBudget;
 
@@ -34,12 +35,14 @@ impl Followers {
             .chain(self.hosted.keys().map(|name| (*name).to_owned()))
             .collect();
         keys.sort();
-        policies.follow_provider(application, keys, move |service, view| self.apply(service, view));
+        policies.follow_provider(application, keys, move |service, view, resolution| {
+            self.apply(service, view, resolution);
+        });
     }
 
     /// What the instance has one of comes from the fleet's and the application's policy alone, so every service reports
     /// the same.
-    fn apply(&self, service: &str, view: ProviderView) {
+    fn apply(&self, service: &str, view: ProviderView, resolution: &Resolution) {
         for door in self.doors.iter().filter(|door| door.service() == service) {
             door.set(&view, self.required);
         }
@@ -52,7 +55,11 @@ impl Followers {
         if let Some(hosted) = self.hosted.get(service) {
             hosted.set(&rules);
         }
+        let hosted = self.methods.iter().find(|method| method.key == service);
+        let shards = hosted.and_then(|method| ShardRules::compile(method.service.descriptor(), resolution));
+        let shards = shards.map(Arc::new);
         for method in self.methods.iter().filter(|method| method.key == service) {
+            method.shards.store(shards.clone());
             method.watched.set(rules.watchdog_ms);
             method.rules.store(rules.clone());
             if let Some(dedup) = &method.dedup {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use super::intercept::{ServerInterceptor, ServerInterceptors};
 use super::limits::{HostedLimits, MethodLimits, Places, PoolLimits};
 use super::load::LoadMeter;
 use super::service::Service;
+use super::shard::{Place, ShardRules, check_meant};
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
 use crate::context::Context;
 use crate::error::framework_status;
@@ -51,6 +52,7 @@ pub struct Provider {
     load: Arc<LoadMeter>,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
+    place: Place,
     tonic: tonic::service::Routes,
     tonic_services: Vec<&'static str>,
     /// What policy says of the callers of each tonic service, in their order.
@@ -83,6 +85,8 @@ pub(super) struct HostedMethod {
     pub(super) rules: ArcSwap<ProviderRules>,
     /// Where the method is deduplicated.
     pub(super) dedup: Option<MethodDedup>,
+    /// Which keys of the service are this instance's; empty where policy has no shards.
+    pub(super) shards: ArcSwapOption<ShardRules>,
     pub(super) metrics: MethodMetrics,
 }
 
@@ -243,8 +247,13 @@ impl ProviderBuilder {
         };
         let hosted = followers.hosted.clone();
         followers.follow(&identity.application, policies);
+        let place = Place {
+            zone: identity.zone,
+            tags: identity.tags,
+        };
         let admit = AdmitRules {
             identity: identity.target.clone(),
+            place: place.clone(),
             panics: metrics.handler_panics.clone(),
             timers: policies.timers().clone(),
             verifier: verifier.clone(),
@@ -262,6 +271,7 @@ impl ProviderBuilder {
             dedup,
             load: Arc::default(),
             identity: identity.target,
+            place,
             tonic: tonic.routes().prepare(),
             tonic_services,
             tonic_doors,
@@ -447,7 +457,9 @@ impl Dispatch for Provider {
             .headers()
             .get(TARGET)
             .and_then(|target| target.to_str().ok());
-        if let Err(status) = check_target(self.identity.as_deref(), target) {
+        let admitted = check_target(self.identity.as_deref(), target)
+            .and_then(|()| check_meant(&self.place, Some(request.headers())));
+        if let Err(status) = admitted {
             return Box::pin(std::future::ready(refusal(&status)));
         }
         let mut request = request;
@@ -544,6 +556,7 @@ fn host(
                 dedup: method
                     .dedup
                     .then(|| MethodDedup::new(metrics.dedup(&descriptor.name, &method.name))),
+                shards: ArcSwapOption::empty(),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
         }

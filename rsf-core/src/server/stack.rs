@@ -86,6 +86,8 @@ pub(super) fn server_stack(
 pub(super) struct AdmitRules {
     /// `namespace/instance`; a call for another one is refused.
     pub(super) identity: Option<String>,
+    /// Where this instance is; a call for a shard that lives elsewhere is refused.
+    pub(super) place: super::shard::Place,
     pub(super) panics: prometheus::IntCounter,
     /// What ends calls whose deadline passes.
     pub(super) timers: Timers,

@@ -26,6 +26,12 @@ pub(crate) const REPLAYED: &str = "rsf-replayed";
 pub(crate) const RETRIED: HeaderName = HeaderName::from_static("rsf-retried");
 /// How much the call matters, where that is not `normal`.
 pub(crate) const PRIORITY: HeaderName = HeaderName::from_static("rsf-priority");
+/// The owner of the call's shard, as its consumer sees it: `zone:west`, `tag:shard=3`.
+pub(crate) const SHARD: HeaderName = HeaderName::from_static("rsf-shard");
+/// The routing key that the caller named, where a shard went by it.
+pub(crate) const ROUTING_KEY: HeaderName = HeaderName::from_static("rsf-routing-key");
+/// The colour of the call, which the calls that its handler makes inherit.
+pub(crate) const DYE: HeaderName = HeaderName::from_static("rsf-dye");
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 

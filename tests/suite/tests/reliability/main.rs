@@ -20,6 +20,8 @@ mod t26;
 mod t27;
 mod t28;
 mod t29;
+mod t32;
 mod t34;
 mod t37;
+mod t39;
 mod t41;
