@@ -296,6 +296,8 @@ async fn consumer(case: Case, line: &Arc<Scripted>) -> (Consumer, Channel, Arc<M
         control: control.clone(),
         policies: PolicyBook::new(control, runtime, metrics.policies_refused.clone()),
         metrics: metrics.clone(),
+        interceptors: Default::default(),
+        token: Default::default(),
     });
     let method = MethodDescriptor {
         idempotent: case.idempotent,
