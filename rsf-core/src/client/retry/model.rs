@@ -291,11 +291,15 @@ async fn consumer(case: Case, line: &Arc<Scripted>) -> (Consumer, Channel, Arc<M
         application: "tester".to_owned(),
         namespace: "test".to_owned(),
         zone: String::new(),
+        instance: String::new(),
         runtime: runtime.clone(),
         wire: Arc::new(Line(line.clone())),
         control: control.clone(),
         policies: PolicyBook::new(control, runtime, metrics.policies_refused.clone()),
         metrics: metrics.clone(),
+        interceptors: Default::default(),
+        token: Default::default(),
+        balancers: Default::default(),
     });
     let method = MethodDescriptor {
         idempotent: case.idempotent,
