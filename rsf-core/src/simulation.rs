@@ -49,6 +49,7 @@ fn endpoints(count: usize, now: Instant) -> Vec<Arc<Endpoint>> {
         application: "simulation".to_owned(),
         namespace: "simulation".to_owned(),
         zone: String::new(),
+        instance: String::new(),
         policies: PolicyBook::new(control.clone(), runtime.clone(), metrics.policies_refused.clone()),
         runtime,
         wire: Arc::new(InProcessWire::new()),

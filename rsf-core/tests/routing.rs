@@ -49,26 +49,10 @@ fn place(id: &'static str, zone: &str, tags: &[(&str, &str)]) -> impl FnOnce(&mu
 
 /// A consuming process of `application` in `zone`.
 fn consumer(fleet: &Fleet, application: &str, zone: &str) -> Peer {
-    let registry = prometheus::Registry::new();
-    let metrics = Arc::new(Metrics::register(&registry).unwrap());
-    let control: Arc<dyn ControlPlane> = fleet.control.clone();
-    let policies = PolicyBook::new(control, fleet.runtime.clone(), metrics.policies_refused.clone());
-    let consumer = Consumer::new(ConsumerParts {
-        application: application.to_owned(),
-        namespace: "test".to_owned(),
-        zone: zone.to_owned(),
-        runtime: fleet.runtime.clone(),
-        wire: fleet.wire(),
-        control: fleet.control.clone(),
-        policies,
-        metrics: metrics.clone(),
-    });
-    Peer {
-        channel: consumer.channel(&descriptor(), ""),
-        consumer,
-        metrics,
-        registry,
-    }
+    fleet.consumer_as(|parts| {
+        parts.application = application.to_owned();
+        parts.zone = zone.to_owned();
+    })
 }
 
 /// Publishes rules and waits until the consumer goes by them.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Consumer;
 use super::balance::{Balancers, Member, Vitals};
 use super::breaker::BreakerGroup;
+use super::endpoint::EndpointGroup;
 use crate::control::Instance;
-use crate::policy::{CallRules, NodeBreakerRules};
+use crate::policy::{CallRules, ConnectionsRules, NodeBreakerRules};
 use crate::wire::Connection;
 
 pub(crate) use super::balance::{Observed, Pool};
@@ -23,8 +25,11 @@ pub(crate) fn endpoint(
     now: Instant,
 ) -> Arc<Endpoint> {
     let ejections = consumer.shared.metrics.ejections("simulated");
-    let breakers = BreakerGroup::new(NodeBreakerRules::default(), ejections);
-    let mut endpoint = Endpoint::new(&consumer.shared, instance, breakers);
+    let group = EndpointGroup {
+        breakers: BreakerGroup::new(NodeBreakerRules::default(), ejections),
+        connections: Arc::new(watch::Sender::new(ConnectionsRules::default())),
+    };
+    let mut endpoint = Endpoint::new(&consumer.shared, instance, &group);
     Arc::get_mut(&mut endpoint).expect("it is new").vitals = Vitals::new(now);
     endpoint.connected(connection);
     endpoint
