@@ -15,18 +15,16 @@ mod counter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rsf_core::PolicyBook;
-use rsf_core::client::{Consumer, ConsumerParts, RouteExplanation};
-use rsf_core::control::{ControlPlane, Instance};
+use rsf_core::client::RouteExplanation;
+use rsf_core::control::Instance;
 use rsf_core::error::RpcError;
 use rsf_core::message::{Request, Response};
 use rsf_core::metadata::Metadata;
-use rsf_core::metrics::Metrics;
 use rsf_core::outcome::Reason;
 use rsf_core::policy::PolicyDocument;
 use rsf_core::server::Provider;
 use serde_json::{Value, json};
-use support::{ECHO, Echo, Fleet, GET, Node, Note, Peer, descriptor, eventually, note, number};
+use support::{ECHO, Echo, Fleet, GET, Node, Note, Peer, eventually, note, number};
 
 /// An instance that answers with its own id.
 fn serve(fleet: &Fleet, id: &'static str, zone: &str, tags: &[(&str, &str)]) -> Node {
