@@ -162,7 +162,7 @@ impl ServiceSnapshot {
     /// Whether a place among the pools means the same as it did in `earlier`, so that a further attempt of a call that was
     /// routed there may look for its instance here, where those are that came since.
     pub(super) fn keeps_pools_of(&self, earlier: &ServiceSnapshot) -> bool {
-        self.pools.len() == earlier.pools.len()
+        Arc::ptr_eq(&self.routing, &earlier.routing) && self.pools.len() == earlier.pools.len()
     }
 
     /// Why no instance can take a call, and what to do about it.

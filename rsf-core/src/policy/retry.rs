@@ -17,6 +17,7 @@ impl RetryReasons {
         "unavailable",
         "provider_limit",
         "queue_full",
+        "dedup_unavailable",
     ];
 
     /// The set of these reasons; other words are left out.
