@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) hanging: Arc<Notify>,
     pub(crate) served: tokio::task::JoinHandle<std::io::Result<()>>,
     _guards: Vec<DropGuard>,
+    /// The providers' policies; dropped, they are followed no more.
+    _policies: Vec<Arc<PolicyBook>>,
 }
 
 impl World {
@@ -84,6 +86,7 @@ impl World {
             hanging: Arc::default(),
             served,
             _guards,
+            _policies: Vec::new(),
         }
     }
 
@@ -105,6 +108,7 @@ impl World {
             .service("", probe)
             .build(identity, &metrics, &policies)
             .unwrap();
+        self._policies.push(policies);
         let drain = CancellationToken::new();
         self._guards.push(drain.clone().drop_guard());
         tokio::spawn(serve(listener, provider, ServerOptions::default(), drain));
