@@ -75,6 +75,8 @@ impl Measure {
         let vitals = &member.endpoint.vitals;
         let quality = self.quality(vitals);
         let latency = match vitals.samples() {
+            // Nothing but failures so far, maybe before there is any median.
+            0 if self.failing(vitals) > 0.0 => self.median.max(SLOW_MICROS),
             0 => self.median,
             _ => vitals.peak(self.now),
         };
