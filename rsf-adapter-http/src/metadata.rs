@@ -43,6 +43,7 @@ const HTTP_OWN: &[&str] = &[
     "cache-control",
     "upgrade-insecure-requests",
     "idempotency-key",
+    "idempotent-replayed",
     "traceparent",
 ];
 /// Families of such headers. `rsf-` is RSF's own: nobody outside speaks in its name.
@@ -56,6 +57,9 @@ const HTTP_OWN_PREFIXES: &[&str] = &[
     "rsf-",
     "access-control-",
 ];
+
+/// Says that a reply is that of an earlier request with the same `Idempotency-Key`.
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The application's own headers of a request, as metadata. Several values of one key are joined with commas.
 pub(crate) fn read_metadata(headers: &HeaderMap, forward_cookies: bool) -> Result<Metadata, Failure> {
@@ -89,8 +93,11 @@ pub(crate) fn read_trace(headers: &HeaderMap) -> Option<Metadata> {
     Some(metadata)
 }
 
-/// Adds a reply's metadata to its headers.
+/// Adds a reply's metadata to its headers, and that it is a replay, under the name that payment APIs use.
 pub(crate) fn write_metadata(metadata: &Metadata, forward_cookies: bool, to: &mut HeaderMap) {
+    if metadata.get("rsf-replayed").is_some() {
+        to.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
     for (name, value) in metadata
         .iter()
         .filter(|(name, _)| is_application(name, forward_cookies))

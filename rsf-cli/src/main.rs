@@ -18,7 +18,8 @@ mod token;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 /// What a command may fail with; it is shown with its causes.
@@ -58,7 +59,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = without_empty(Arguments::command()).get_matches();
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
     let filter = EnvFilter::try_from_env("RSF_LOG")
         .unwrap_or_else(|_| EnvFilter::new(default_level(&arguments.command)));
     tracing_subscriber::fmt()
@@ -82,6 +87,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A variable that is set to nothing counts as not set.
+fn without_empty(command: clap::Command) -> clap::Command {
+    let set = |arg: clap::Arg| match arg.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+        _ => arg,
+    };
+    command.mut_args(set).mut_subcommands(without_empty)
 }
 
 /// A command that is run once says itself what failed; a process that goes on tells what it goes on in spite of.

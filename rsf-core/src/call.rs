@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Channel;
 use crate::context::Context;
-use crate::error::RpcError;
+use crate::error::{AttemptLog, RpcError};
 use crate::message::{Request, Response};
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
@@ -50,6 +50,7 @@ pub(crate) struct CallOptions {
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) metadata: Metadata,
     pub(crate) routing_key: Option<Box<str>>,
+    pub(crate) log: Option<AttemptLog>,
     /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
     /// call is sent by another task.
     pub(crate) parent: Option<Arc<Context>>,
@@ -139,7 +140,13 @@ impl<R: Reply> Call<R> {
         self
     }
 
-    /// Makes the call inherit deadline and trace from `context`, instead of from the call that is being handled where it
+    /// Fills `log` with every attempt, the successful one included, when the call ends.
+    pub fn log_attempts(mut self, log: &AttemptLog) -> Self {
+        self.options.log = Some(log.clone());
+        self
+    }
+
+    /// Makes the call inherit deadline, trace and retry credit from `context`, instead of from the call that is being handled where it
     /// was made. For gateways, which know the caller's trace without handling a call.
     pub fn context(mut self, context: Arc<Context>) -> Self {
         self.options.parent = Some(context);
@@ -155,8 +162,8 @@ impl<R: Reply> Call<R> {
     /// Blocks this thread until the reply is there. Needs no runtime around it.
     ///
     /// Inside an asynchronous runtime it would stop the runtime's thread; there it returns an error of reason
-    /// `wait_in_runtime` and sends nothing. Use `.await` there, or [`crate::runtime::blocking`] on a thread that the
-    /// runtime keeps for blocking work.
+    /// `wait_in_runtime` and sends nothing. Use `.await` there, or wait inside [`crate::runtime::blocking`]; a handler
+    /// that is marked as [`Blocking`](crate::server::Blocking) may wait.
     pub fn wait(self) -> Result<Response<R>, RpcError> {
         check_may_block()?;
         let runtime = self.channel.runtime().clone();
@@ -298,11 +305,12 @@ fn check_may_block() -> Result<(), RpcError> {
     if IoRuntime::may_block() {
         return Ok(());
     }
-    let advice = "wait() would block a thread of an asynchronous runtime; use .await, or rsf::blocking(...) inside spawn_blocking";
+    let advice = "wait() would block a thread of an asynchronous runtime; use .await, mark the handler with rsf::Blocking, or wait inside rsf::blocking(...)";
     Err(RpcError::new(Reason::WaitInRuntime, false, advice))
 }
 
 /// Drives `future` on this thread, with I/O and timers on RSF's own runtime.
 fn block_on<F: Future>(runtime: &IoRuntime, future: F) -> F::Output {
-    runtime.handle().block_on(future)
+    let _runtime = runtime.handle().enter();
+    crate::runtime::drive(future)
 }

@@ -15,7 +15,8 @@
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema,
-//! [`balance`], [`breaker`], [`budget`] and [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
+//! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`], [`latency`] and
+//! [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
 
 mod attempt;
 mod balance;
@@ -28,7 +29,8 @@ mod endpoint;
 mod follow;
 mod guards;
 mod intercept;
-mod key;
+pub(crate) mod key;
+mod latency;
 mod limit;
 mod method_breaker;
 mod observe;
@@ -40,6 +42,7 @@ pub(crate) mod simulated;
 mod snapshot;
 mod stack;
 mod streaming;
+mod subset;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -56,14 +59,17 @@ use crate::error::RpcError;
 use crate::identity::ApplicationToken;
 use crate::method::{ServiceDescriptor, service_key};
 use crate::metrics::Metrics;
+use crate::policy::Priority;
 use crate::policy_book::PolicyBook;
 use crate::runtime::IoRuntime;
-use crate::wire::headers::TOKEN;
+use crate::wire::headers::{PRIORITY, TOKEN};
+use crate::wire::priority;
 use crate::wire::{OwnHeaders, Wire};
 
 pub use balance::{Balancer, Balancers, CandidateView, Candidates};
 pub use channel::{Channel, ChannelView, InstanceView};
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
+pub use route::{RemovedInstance, RouteExplanation, RuleExplanation};
 pub use streaming::TonicChannel;
 
 /// A typed client; generated code implements it.
@@ -93,6 +99,9 @@ pub struct ConsumerParts {
     pub namespace: String,
     /// The data centre or machine room that calls are made from; may be empty.
     pub zone: String,
+    /// Names this process among the consumers of a service, and with that the instances that it uses where policy lets
+    /// each consumer use a subset. The same name gives the same instances after a restart; empty: one is drawn.
+    pub instance: String,
     /// Where I/O happens.
     pub runtime: IoRuntime,
     /// How connections are made.
@@ -115,8 +124,9 @@ pub(crate) struct Shared {
     pub(crate) application: String,
     pub(crate) caller: Option<HeaderValue>,
     pub(crate) namespace: String,
-    #[allow(dead_code, reason = "routing reads it")]
     pub(crate) zone: String,
+    /// What the process draws its subsets with.
+    pub(crate) seed: u64,
     pub(crate) runtime: IoRuntime,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) control: Arc<dyn ControlPlane>,
@@ -140,6 +150,10 @@ impl Consumer {
             application: parts.application,
             namespace: parts.namespace,
             zone: parts.zone,
+            seed: match parts.instance.as_str() {
+                "" => fastrand::u64(..),
+                instance => key::hash(instance.as_bytes()),
+            },
             runtime: parts.runtime,
             wire: parts.wire,
             control: parts.control,
@@ -220,11 +234,15 @@ impl Consumer {
 
 impl Shared {
     /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down.
-    fn own_headers(&self, call: &CallOptions) -> OwnHeaders {
+    fn own_headers(&self, call: &CallOptions, priority: Option<Priority>) -> OwnHeaders {
         let mut own = match &call.parent {
             Some(parent) => parent.inherited(&call.metadata),
             None => OwnHeaders::new(),
         };
+        let surrounding = call.parent.as_ref().and_then(|parent| parent.carried_priority());
+        if let Some(priority) = priority::inherited(priority, surrounding) {
+            own.push((PRIORITY, priority::write(priority)));
+        }
         if let Some(token) = self.token.header() {
             own.push((TOKEN, token));
         }

@@ -1,6 +1,7 @@
 //! What a handler knows about its call, and what the calls that it makes inherit.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -10,18 +11,16 @@ use tokio::time::Instant;
 
 use crate::identity::Identity;
 use crate::metadata::Metadata;
+use crate::policy::Priority;
 use crate::runtime::blocking;
-use crate::wire::headers::{BAGGAGE, CALLER, REQUEST_ID, TRACEPARENT};
-use crate::wire::status_header::percent_decode;
+use crate::wire::headers::{BAGGAGE, CALLER, DYE, PRIORITY, REQUEST_ID, RETRIED, TRACEPARENT};
+use crate::wire::priority;
+use crate::wire::status_header::{PREVIOUS_ATTEMPTS, percent_decode};
 use crate::wire::{OwnHeaders, TraceParent};
 
 /// What a call made inside another one takes over from it, beside deadline and trace. One place for all of them: a
 /// header that is to travel down the chain of calls gets a line here.
-const INHERITED: [HeaderName; 3] = [
-    BAGGAGE,
-    HeaderName::from_static("rsf-dye"),
-    HeaderName::from_static("rsf-priority"),
-];
+const INHERITED: [HeaderName; 2] = [BAGGAGE, DYE];
 /// Bytes of baggage that travel on; the W3C recommendation asks every platform to carry so many.
 const MAX_BAGGAGE: usize = 8192;
 
@@ -32,13 +31,25 @@ tokio::task_local! {
 /// The surroundings of a call that is being handled.
 ///
 /// A handler gets it with [`Context::current`]. Calls made inside inherit the deadline, the trace, the baggage, the
-/// priority and the colour of the traffic. Work that is handed to another task keeps them with [`spawn`] or
-/// [`Context::scope`], work on another thread with [`spawn_blocking`] or [`Context::sync_scope`].
+/// priority, the colour of the traffic and the retry credit (in a further attempt none is left). Work that is handed to
+/// another task keeps them with [`spawn`] or [`Context::scope`], work on another thread with [`spawn_blocking`] or
+/// [`Context::sync_scope`].
 #[derive(Debug, Clone)]
 pub struct Context {
     deadline: Option<Instant>,
     metadata: Metadata,
     identity: Identity,
+    retries_spent: RetriesSpent,
+}
+
+/// Whether a call that was made inside has spent its retries and failed. A clone goes its own way.
+#[derive(Debug, Default)]
+struct RetriesSpent(AtomicBool);
+
+impl Clone for RetriesSpent {
+    fn clone(&self) -> Self {
+        RetriesSpent(AtomicBool::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// Runs `future` on a task of its own, within the context of the call that is being handled here; outside of one, like
@@ -85,6 +96,16 @@ impl Context {
         CURRENT.sync_scope(self, work)
     }
 
+    /// How much the call matters: what policy says at its caller, or before that in the chain.
+    pub fn priority(&self) -> Priority {
+        self.carried_priority().unwrap_or_default()
+    }
+
+    /// The priority that came with the call; none where nobody in the chain has set one.
+    pub(crate) fn carried_priority(&self) -> Option<Priority> {
+        priority::read(self.metadata.raw()?.get(PRIORITY)?)
+    }
+
     /// When the caller stops waiting; `None` where it waits for ever.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -112,6 +133,11 @@ impl Context {
     /// Identifies the logical call: the same for all its attempts.
     pub fn request_id(&self) -> Option<&str> {
         self.metadata.get(REQUEST_ID.as_str())
+    }
+
+    /// The call's colour, which the calls made inside inherit: routing rules of the kind `dye` go by it.
+    pub fn colour(&self) -> Option<&str> {
+        self.metadata.get(DYE.as_str())
     }
 
     /// The caller's metadata.
@@ -176,6 +202,27 @@ impl Context {
             deadline,
             metadata,
             identity: Identity::Asserted,
+            retries_spent: RetriesSpent::default(),
         }
+    }
+
+    /// Whether somebody above has spent retry credit on this call: it is a further attempt, or made within one. Calls made
+    /// inside inherit that no credit is left.
+    pub(crate) fn is_retried(&self) -> bool {
+        let Some(headers) = self.metadata.raw() else {
+            return false;
+        };
+        let further = headers.get(PREVIOUS_ATTEMPTS).is_some_and(|number| number != "0");
+        further || headers.contains_key(RETRIED)
+    }
+
+    /// Notes that a call made inside has spent its retries and failed.
+    pub(crate) fn spend_retries(&self) {
+        self.retries_spent.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a call made inside has spent its retries and failed.
+    pub(crate) fn retries_spent(&self) -> bool {
+        self.retries_spent.0.load(Ordering::Relaxed)
     }
 }

@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::outcome::{Reason, Retry};
+use parking_lot::Mutex;
+
+use crate::metadata::Metadata;
+use crate::outcome::Reason;
 use crate::status::{Code, Status};
 
 /// Why a call failed: gRPC's code, RSF's reason, whether the handler can have run, and every attempt.
@@ -20,17 +23,42 @@ struct Failure {
     reached: bool,
     instance: Option<Arc<str>>,
     attempts: Vec<AttemptRecord>,
+    retries_spent: bool,
 }
 
-/// One attempt of a failed call.
+/// One attempt of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttemptRecord {
     /// The instance it went to.
     pub instance: Arc<str>,
-    /// How it ended; `None` where it was still under way.
-    pub reason: Option<Reason>,
-    /// How long it took.
+    /// Whether it went out beside one that had not answered yet, after `retry.hedge_delay_ms` or
+    /// `retry.hedge_percentile`.
+    pub hedge: bool,
+    /// When it began, after the call's own beginning.
+    pub begun: Duration,
+    /// How long it took, or had been under way when the call ended.
     pub elapsed: Duration,
+    /// Whether its answer was the call's.
+    pub succeeded: bool,
+    /// How it failed; `None` where it succeeded, or was still under way when the call ended.
+    pub reason: Option<Reason>,
+}
+
+/// Every attempt of a call, the successful one included, for whoever wants to explain it: a clone given to
+/// [`Call::log_attempts`](crate::call::Call::log_attempts) is filled when the call ends.
+#[derive(Debug, Clone, Default)]
+pub struct AttemptLog(Arc<Mutex<Vec<AttemptRecord>>>);
+
+impl AttemptLog {
+    /// The attempts, first to last by their ends; empty while the call is under way, and where none was made. Leaves the
+    /// log empty.
+    pub fn take(&self) -> Vec<AttemptRecord> {
+        std::mem::take(&mut self.0.lock())
+    }
+
+    pub(crate) fn fill(&self, attempts: Vec<AttemptRecord>) {
+        *self.0.lock() = attempts;
+    }
 }
 
 impl RpcError {
@@ -56,6 +84,7 @@ impl RpcError {
             reached,
             instance: None,
             attempts: Vec::new(),
+            retries_spent: false,
         }))
     }
 
@@ -79,6 +108,17 @@ impl RpcError {
     pub(crate) fn answered_by_policy(mut self, status: Status) -> Self {
         self.0.reason = Reason::Degraded;
         self.0.status = status;
+        self
+    }
+
+    pub(crate) fn with_retries_spent(mut self, spent: bool) -> Self {
+        self.0.retries_spent = spent;
+        self
+    }
+
+    /// Adds the application's own pairs of the reply's headers to those of its trailers.
+    pub(crate) fn with_headers(mut self, headers: &Metadata) -> Self {
+        self.0.status.metadata_mut().complete(headers);
         self
     }
 
@@ -117,13 +157,17 @@ impl RpcError {
         &self.0.attempts
     }
 
-    /// Whether a further attempt can do no harm, for a method that is or is not idempotent.
+    /// Whether attempting the call again above would only multiply the attempts below: it took retry credit and still
+    /// failed, there was no credit left, or the provider asked for no further attempt. A handler's status that is made
+    /// of such an error says so to its caller (`grpc-retry-pushback-ms: -1`).
+    pub fn retries_spent(&self) -> bool {
+        self.0.retries_spent
+    }
+
+    /// Whether a further attempt can do no harm, for a method that is idempotent (or deduplicated by its provider) or
+    /// neither.
     pub fn is_retryable(&self, idempotent: bool) -> bool {
-        match self.0.reason.outcome().retry {
-            Retry::Never => false,
-            Retry::Always => idempotent || !self.0.reached,
-            Retry::IfIdempotent => idempotent,
-        }
+        self.0.reason.is_retryable(self.0.reached, idempotent)
     }
 }
 
@@ -138,14 +182,19 @@ fn code(reason: Reason) -> Code {
         | Reason::ConnectionLost
         | Reason::Refused
         | Reason::Unavailable
+        | Reason::DedupUnavailable
         | Reason::ShutDown => Code::Unavailable,
-        Reason::ConsumerLimit | Reason::ProviderLimit | Reason::QueueFull | Reason::TooLarge => {
-            Code::ResourceExhausted
-        }
+        Reason::ConsumerLimit
+        | Reason::ProviderLimit
+        | Reason::QueueFull
+        | Reason::QueueTimeout
+        | Reason::TooLarge => Code::ResourceExhausted,
         Reason::Denied => Code::PermissionDenied,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Deadline | Reason::AttemptTimeout => Code::DeadlineExceeded,
-        Reason::WrongInstance | Reason::PayloadMismatch | Reason::WaitInRuntime => Code::FailedPrecondition,
+        Reason::WrongInstance | Reason::WrongShard | Reason::PayloadMismatch | Reason::WaitInRuntime => {
+            Code::FailedPrecondition
+        }
         Reason::DuplicateInProgress | Reason::OutcomeUnknown => Code::Aborted,
         Reason::Unimplemented => Code::Unimplemented,
         Reason::Malformed | Reason::Panic => Code::Internal,
@@ -171,10 +220,11 @@ impl std::error::Error for RpcError {}
 /// So that a handler can pass on with `?` what a call of its own ended with.
 impl From<RpcError> for Status {
     fn from(error: RpcError) -> Self {
+        let spent = error.0.retries_spent;
         let mut status = error.0.status;
         // The downstream framework's reason is not this handler's: it would read as "never reached the handler".
         status.metadata_mut().remove_reserved(REASON);
-        status
+        if spent { status.without_retry() } else { status }
     }
 }
 

@@ -29,6 +29,7 @@ pub mod outcome;
 pub mod control;
 pub mod policy;
 mod policy_book;
+mod routing;
 
 pub mod client;
 pub mod server;

@@ -8,6 +8,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::wire::headers::REPLAYED;
+
 /// gRPC writes base64 without padding and reads it with and without.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -104,11 +106,26 @@ impl Metadata {
         self.headers.as_deref()
     }
 
-    /// Copies the application's own pairs.
+    /// Copies the application's own pairs, and that an answer is a replay.
     pub(crate) fn write_to(&self, to: &mut HeaderMap) {
         for (name, value) in self.headers.iter().flat_map(|headers| headers.iter()) {
-            if !is_reserved(name.as_str()) {
+            if !is_reserved(name.as_str()) || name == REPLAYED {
                 to.append(name.clone(), value.clone());
+            }
+        }
+    }
+
+    /// Adds the application's own pairs of `other` whose keys are not there yet.
+    pub(crate) fn complete(&mut self, other: &Metadata) {
+        let mut new: Vec<_> = other.headers.iter().flat_map(|headers| headers.iter()).collect();
+        new.retain(|(name, _)| {
+            let known = self.headers.as_ref().is_some_and(|own| own.contains_key(*name));
+            !known && !is_reserved(name.as_str())
+        });
+        if !new.is_empty() {
+            let own = Arc::make_mut(self.headers.get_or_insert_default());
+            for (name, value) in new {
+                own.append(name.clone(), value.clone());
             }
         }
     }

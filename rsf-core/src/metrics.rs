@@ -1,6 +1,10 @@
 //! The data path's metrics, with handles resolved before the call.
 //!
+//! [`limits`] has those of the provider's limits.
+//!
 //! Names follow the OpenTelemetry RPC conventions in their Prometheus form; RSF's own start with `rsf_`.
+
+mod limits;
 
 use std::time::Duration;
 
@@ -10,6 +14,8 @@ use prometheus::{
 
 use crate::outcome::Reason;
 use crate::status::Code;
+
+pub(crate) use limits::{PoolMetrics, PoolNow, RefusalCounters, RefusalMetrics};
 
 /// Seconds; gRFC A66's buckets, because the conventions' first one (5 ms) hides what RSF is for.
 const BUCKETS: &[f64] = &[
@@ -29,9 +35,15 @@ pub struct Metrics {
     breaker_states: IntGaugeVec,
     breakers_opened: IntCounterVec,
     degraded: IntCounterVec,
-    /// Further attempts that were made.
+    dedup: IntCounterVec,
+    pub(crate) refused: RefusalCounters,
+    blocked: IntCounterVec,
+    pool: PoolMetrics,
+    /// Further attempts that were made after a failure or a timeout.
     pub retries: IntCounter,
-    /// Further attempts that were due but had no credit.
+    /// Further attempts that were made beside one that had not answered yet.
+    pub hedges: IntCounter,
+    /// Further attempts, hedges included, that were due but had no credit.
     pub retry_budget_exhausted: IntCounter,
     /// Callbacks that panicked.
     pub callback_panics: IntCounter,
@@ -121,7 +133,30 @@ impl Metrics {
                 "Calls that policy answered in the method's place",
                 &["rpc_method"],
             )?,
-            retries: counter("rsf_client_retries_total", "Further attempts that were made")?,
+            dedup: counters(
+                "rsf_dedup_total",
+                "Calls of deduplicated methods by what became of them",
+                &["rpc_method", "outcome"],
+            )?,
+            refused: RefusalCounters(counters(
+                "rsf_server_refused_total",
+                "Calls that the provider's limits refused, by method and RSF's reason",
+                &["rpc_method", "reason"],
+            )?),
+            blocked: counters(
+                "rsf_handler_blocked_total",
+                "Handlers that blocked their I/O thread for longer than policy allows",
+                &["rpc_method"],
+            )?,
+            pool: PoolMetrics::register(registry)?,
+            retries: counter(
+                "rsf_client_retries_total",
+                "Further attempts that were made after a failure or a timeout",
+            )?,
+            hedges: counter(
+                "rsf_client_hedges_total",
+                "Further attempts that were made beside one that had not answered yet",
+            )?,
             retry_budget_exhausted: counter(
                 "rsf_client_retry_budget_exhausted_total",
                 "Further attempts that were due but had no credit",
@@ -184,6 +219,35 @@ impl Metrics {
         self.authorized.with_label_values(&[service, verdict])
     }
 
+    pub(crate) fn dedup(&self, service: &str, method: &str) -> DedupMetrics {
+        let name = format!("{service}/{method}");
+        let counter = |outcome| self.dedup.with_label_values(&[&*name, outcome]);
+        DedupMetrics {
+            first: counter("first"),
+            replayed: counter("replayed"),
+            waited: counter("waited"),
+            in_progress: counter("in_progress"),
+            released: counter("released"),
+            mismatch: counter("mismatch"),
+            unknown: counter("unknown"),
+            store_error_open: counter("store_error_open"),
+            store_error_closed: counter("store_error_closed"),
+            duplicate: counter("duplicate"),
+        }
+    }
+
+    pub(crate) fn refusals(&self, service: &str, method: &str) -> RefusalMetrics {
+        self.refused.of(service, method)
+    }
+
+    pub(crate) fn blocked(&self, service: &str, method: &str) -> IntCounter {
+        self.blocked.with_label_values(&[&format!("{service}/{method}")])
+    }
+
+    pub(crate) fn pool(&self) -> PoolMetrics {
+        self.pool.clone()
+    }
+
     fn method(
         &self,
         side: &'static str,
@@ -220,6 +284,30 @@ impl MethodBreakerMetrics {
             opened: IntCounter::new("opened", "opened").unwrap(),
         }
     }
+}
+
+/// What became of the calls of one deduplicated method.
+pub(crate) struct DedupMetrics {
+    /// First with their request id: their handler ran.
+    pub(crate) first: IntCounter,
+    /// Answered with a stored outcome.
+    pub(crate) replayed: IntCounter,
+    /// Answered with the outcome of a call that they waited for.
+    pub(crate) waited: IntCounter,
+    /// Told `duplicate_in_progress`.
+    pub(crate) in_progress: IntCounter,
+    /// Refused because what they waited for was refused.
+    pub(crate) released: IntCounter,
+    /// Told `payload_mismatch`.
+    pub(crate) mismatch: IntCounter,
+    /// Told `outcome_unknown`.
+    pub(crate) unknown: IntCounter,
+    /// Run though the store failed.
+    pub(crate) store_error_open: IntCounter,
+    /// Refused because the store failed.
+    pub(crate) store_error_closed: IntCounter,
+    /// Found afterwards to have run twice.
+    pub(crate) duplicate: IntCounter,
 }
 
 /// One method's metrics on one side. Success takes no label lookup.

@@ -22,6 +22,8 @@ pub enum Reason {
     ProviderLimit,
     /// The provider's queue is full.
     QueueFull,
+    /// The wait in the provider's queue takes, or took, longer than the call can spare or policy allows.
+    QueueTimeout,
     /// The caller may not call this method.
     Denied,
     /// The caller's proof of identity is missing, or it is not good.
@@ -39,14 +41,19 @@ pub enum Reason {
     Refused,
     /// The address belongs to another instance or namespace than the list says.
     WrongInstance,
+    /// The request's shard belongs to another zone or tag than the instance's: consumer and provider hold different
+    /// policies for a moment, or the call did not come by the rules.
+    WrongShard,
     /// `UNAVAILABLE` without a reason: a proxy, a foreign server, or a handler.
     Unavailable,
     /// The same request id is being handled right now.
     DuplicateInProgress,
     /// The same request id came with another payload.
     PayloadMismatch,
-    /// The handler's owner died; whether it took effect is not known.
+    /// The handler's owner died, or its outcome is lost; whether it took effect is not known.
     OutcomeUnknown,
+    /// The store of outcomes fails, and the method may not run without it.
+    DedupUnavailable,
     /// The provider has no such service or method.
     Unimplemented,
     /// A message over the limit.
@@ -72,7 +79,7 @@ pub enum Retry {
     Never,
     /// Always: the request provably never reached the handler.
     Always,
-    /// Where the method is idempotent: the handler may have run.
+    /// Where the method is idempotent or its provider deduplicates it: the handler may have run.
     IfIdempotent,
 }
 
@@ -122,18 +129,22 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::Degraded, Retry::Never, false, false, false),
     row(Reason::ProviderLimit, Retry::Always, false, true, false),
     row(Reason::QueueFull, Retry::Always, false, true, false),
+    row(Reason::QueueTimeout, Retry::Always, false, true, false),
     row(Reason::Denied, Retry::Never, false, false, false),
     row(Reason::Unauthenticated, Retry::Never, false, false, false),
     row(Reason::Deadline, Retry::Never, true, true, false),
-    row(Reason::AttemptTimeout, Retry::IfIdempotent, true, true, false),
+    // Of the method only the whole call tells, which may still succeed.
+    row(Reason::AttemptTimeout, Retry::IfIdempotent, true, false, false),
     row(Reason::Connect, Retry::Always, true, true, false),
     row(Reason::ConnectionLost, Retry::IfIdempotent, true, true, false),
     row(Reason::Refused, Retry::Always, false, false, false),
     row(Reason::WrongInstance, Retry::Always, true, false, false),
+    row(Reason::WrongShard, Retry::Always, false, false, false),
     row(Reason::Unavailable, Retry::IfIdempotent, true, true, false),
     row(Reason::DuplicateInProgress, Retry::Never, false, false, false),
     row(Reason::PayloadMismatch, Retry::Never, false, false, false),
     row(Reason::OutcomeUnknown, Retry::Never, false, false, false),
+    row(Reason::DedupUnavailable, Retry::Always, false, true, false),
     row(Reason::Unimplemented, Retry::Never, false, false, false),
     row(Reason::TooLarge, Retry::Never, false, false, false),
     row(Reason::Malformed, Retry::Never, false, false, false),
@@ -159,14 +170,32 @@ impl Reason {
                 | Reason::BreakerOpen
                 | Reason::ProviderLimit
                 | Reason::QueueFull
+                | Reason::QueueTimeout
                 | Reason::Deadline
                 | Reason::AttemptTimeout
                 | Reason::Connect
                 | Reason::ConnectionLost
                 | Reason::Refused
                 | Reason::WrongInstance
+                | Reason::WrongShard
                 | Reason::Unavailable
         )
+    }
+
+    /// Whether a further attempt can do no harm after this outcome. `reached` says whether the handler can have run,
+    /// `twice` whether it may run twice.
+    pub fn is_retryable(self, reached: bool, twice: bool) -> bool {
+        match self.outcome().retry {
+            Retry::Never => false,
+            Retry::Always => twice || !reached,
+            Retry::IfIdempotent => twice,
+        }
+    }
+
+    /// Whether the request went no further than the way to an instance: no provider had work with it, so that policy
+    /// need not weigh whether to attempt it again.
+    pub fn never_reaches_a_provider(self) -> bool {
+        matches!(self, Reason::Connect | Reason::Refused | Reason::WrongInstance)
     }
 
     /// As it stands in `rsf-reason`, in metrics and in messages.
@@ -179,6 +208,7 @@ impl Reason {
             Reason::Degraded => "degraded",
             Reason::ProviderLimit => "provider_limit",
             Reason::QueueFull => "queue_full",
+            Reason::QueueTimeout => "queue_timeout",
             Reason::Denied => "denied",
             Reason::Unauthenticated => "unauthenticated",
             Reason::Deadline => "deadline",
@@ -187,10 +217,12 @@ impl Reason {
             Reason::ConnectionLost => "connection_lost",
             Reason::Refused => "refused",
             Reason::WrongInstance => "wrong_instance",
+            Reason::WrongShard => "wrong_shard",
             Reason::Unavailable => "unavailable",
             Reason::DuplicateInProgress => "duplicate_in_progress",
             Reason::PayloadMismatch => "payload_mismatch",
             Reason::OutcomeUnknown => "outcome_unknown",
+            Reason::DedupUnavailable => "dedup_unavailable",
             Reason::Unimplemented => "unimplemented",
             Reason::TooLarge => "too_large",
             Reason::Malformed => "malformed",
@@ -228,7 +260,7 @@ pub fn markdown() -> String {
         let retry = match row.retry {
             Retry::Never => "–",
             Retry::Always => "yes",
-            Retry::IfIdempotent => "if idempotent",
+            Retry::IfIdempotent => "if idempotent or deduplicated",
         };
         out.push_str(&format!(
             "| `{}` | {retry} | {} | {} | {} | {} | {} |\n",

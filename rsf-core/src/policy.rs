@@ -12,14 +12,19 @@
 
 pub(crate) mod group;
 
+pub mod adaptive;
 pub mod balance;
 pub mod call;
+pub mod connections;
+pub mod dedup;
 pub mod degrade;
 pub mod instances;
 pub mod limit;
 pub mod method_breaker;
 pub mod node_breaker;
 pub mod provider;
+pub mod retry;
+pub mod routing;
 
 pub mod authorization;
 pub mod trace;
@@ -29,9 +34,12 @@ pub mod fields;
 pub mod resolve;
 pub mod schema;
 
+pub use adaptive::AdaptiveRules;
 pub use authorization::{Access, AuthorizationMode, AuthorizationRules, CallerPolicy, IdentityDemand};
 pub use balance::{Balance, HashRules, UnknownBalance, WarmUpRules};
-pub use call::{CallPolicy, CallRules, RetryRules};
+pub use call::{CallPolicy, CallRules, Priority, RetryRules};
+pub use connections::{ConnectionsPolicy, ConnectionsRules};
+pub use dedup::{DedupPolicy, DedupRules, StoreDown};
 pub use degrade::{DegradeRules, DegradeWhen};
 pub use document::{PolicyDocument, PolicyError};
 pub use group::Origins;
@@ -39,5 +47,7 @@ pub use instances::InstanceRule;
 pub use limit::LimitRules;
 pub use method_breaker::MethodBreakerRules;
 pub use node_breaker::NodeBreakerRules;
-pub use provider::{ProviderPolicy, ProviderRules};
+pub use provider::{LimitGroupPolicy, ProviderPolicy, ProviderRules};
 pub use resolve::{Layer, MethodPolicy, ProviderView, Resolution, method_policy, provider_rules};
+pub use retry::RetryReasons;
+pub use routing::{RoutingPolicy, RoutingRule, RoutingRules};

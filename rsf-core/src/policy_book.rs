@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{ControlPlane, PolicyText, Scope};
-use crate::policy::{Layer, PolicyDocument, PolicyError, ProviderView, provider_rules};
+use crate::policy::{Layer, PolicyDocument, PolicyError, ProviderView, Resolution, provider_rules};
 use crate::runtime::IoRuntime;
 use crate::timer::Timers;
 
@@ -120,12 +120,13 @@ impl PolicyBook {
         });
     }
 
-    /// What holds for a provider that hosts `services`, now and after every change, given to `apply` for each service.
+    /// What holds for a provider that hosts `services`, now and after every change, given to `apply` for each service:
+    /// the provider's side, and the documents themselves.
     pub(crate) fn follow_provider(
         &self,
         application: &str,
         services: Vec<String>,
-        apply: impl Fn(&str, ProviderView) + Send + Sync + 'static,
+        apply: impl Fn(&str, ProviderView, &Resolution) + Send + Sync + 'static,
     ) {
         let apply = Arc::new(apply);
         let fleet = self.layer(&Scope::Fleet);
@@ -136,8 +137,12 @@ impl PolicyBook {
             let apply = apply.clone();
             self.spawn(async move {
                 loop {
-                    let layers = [&mut fleet, &mut own, &mut layer].map(|l| l.borrow_and_update().clone());
-                    apply(&service, provider_rules(layers.iter().flatten()));
+                    let resolution = Resolution {
+                        fleet: fleet.borrow_and_update().clone(),
+                        applications: own.borrow_and_update().iter().cloned().collect(),
+                        service: layer.borrow_and_update().clone(),
+                    };
+                    apply(&service, provider_rules(resolution.layers()), &resolution);
                     let changed = tokio::select! {
                         changed = fleet.changed() => changed,
                         changed = own.changed() => changed,

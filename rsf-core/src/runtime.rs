@@ -1,12 +1,20 @@
 //! The runtime that RSF does its I/O on, and the threads that run callbacks.
 
-use std::cell::Cell;
-use std::sync::Arc;
+pub(crate) mod watch;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use std::cell::Cell;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
 use crate::permits::Permits;
 use crate::timer::Timers;
+
+/// Threads at most that block at once in a runtime of RSF's own: in handlers, callbacks, files. More wait for one.
+const BLOCKING_THREADS: usize = 1536;
 
 /// Callback threads where no policy says otherwise.
 const CALLBACK_THREADS: usize = 4;
@@ -41,7 +49,10 @@ impl IoRuntime {
     /// A runtime of its own, with `threads` threads (0: one per core).
     pub fn start(threads: usize) -> std::io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        builder.enable_all().thread_name("rsf-io");
+        builder
+            .enable_all()
+            .thread_name("rsf-io")
+            .max_blocking_threads(BLOCKING_THREADS);
         if threads > 0 {
             builder.worker_threads(threads);
         }
@@ -101,8 +112,12 @@ fn timers(runtime: &Handle) -> Timers {
     Timers::start(runtime, runtime.metrics().num_workers() + 1)
 }
 
-/// Runs blocking code on this thread and lets calls inside `wait`. For threads that a runtime keeps for blocking
-/// work, such as tokio's `spawn_blocking`; on a thread that drives a runtime it would stop the runtime.
+/// Runs blocking code on this thread and lets calls inside [`wait`](crate::call::Call::wait).
+///
+/// It may be used anywhere: on threads without a runtime, on those that a runtime keeps for blocking work, such as
+/// tokio's `spawn_blocking`, and on the workers of a multi-threaded runtime, whose other tasks move to another thread
+/// meanwhile (tokio's `block_in_place`). A runtime with one thread alone stands still as long as it takes; where RSF
+/// itself runs on that very thread, a call inside would never end.
 pub fn blocking<R>(work: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -110,6 +125,43 @@ pub fn blocking<R>(work: impl FnOnce() -> R) -> R {
             MAY_BLOCK.set(self.0);
         }
     }
-    let _restore = Restore(MAY_BLOCK.replace(true));
-    work()
+    let lent = || {
+        let _restore = Restore(MAY_BLOCK.replace(true));
+        watch::unwatched(work)
+    };
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(lent),
+        _ => lent(),
+    }
+}
+
+/// Drives a future on this thread, which may be blocked. Unlike tokio's own `block_on` it may be used within another one
+/// and within `enter`, which timers need.
+pub(crate) fn drive<F: Future>(future: F) -> F::Output {
+    struct Unpark {
+        thread: std::thread::Thread,
+        woken: AtomicBool,
+    }
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            if !self.woken.swap(true, Ordering::Release) {
+                self.thread.unpark();
+            }
+        }
+    }
+    let unpark = Arc::new(Unpark {
+        thread: std::thread::current(),
+        woken: AtomicBool::new(false),
+    });
+    let waker = Waker::from(unpark.clone());
+    // Without tokio's budget, which only a return to the runtime would refill.
+    let mut future = pin!(tokio::task::unconstrained(future));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        while !unpark.woken.swap(false, Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
 }

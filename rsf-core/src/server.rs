@@ -7,15 +7,20 @@
 mod admission;
 mod authorize;
 mod beside;
-mod dedup;
+mod blocking;
+pub mod dedup;
+mod drain;
+mod follow;
 mod intercept;
 mod limits;
 mod load;
 mod observe;
 mod provider;
 mod service;
+mod shard;
 mod stack;
 
+pub use blocking::{Blocking, UnknownMethod};
 pub use intercept::{ServerCall, ServerInterceptor, ServerNext};
 pub use provider::{ProvidedService, Provider, ProviderBuilder, ProviderError, ProviderIdentity};
 pub use service::{Service, handle};

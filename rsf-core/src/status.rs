@@ -1,8 +1,10 @@
 //! gRPC's codes and status, as handlers return them.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use crate::metadata::Metadata;
@@ -170,6 +172,31 @@ impl Status {
         self
     }
 
+    /// Asks the caller to wait this long, in whole milliseconds, before it attempts the call again, instead of its own
+    /// backoff (`grpc-retry-pushback-ms`). Whether it may be attempted again is still the caller's to decide: of RSF's
+    /// own clients only what ended `UNAVAILABLE`, and only where the method is idempotent.
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        let pause = HeaderValue::from(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        self.metadata.set_reserved(PUSHBACK, pause);
+        self
+    }
+
+    /// Asks the caller to attempt the call no further (`grpc-retry-pushback-ms: -1`): another instance would fail the same
+    /// way.
+    pub fn without_retry(mut self) -> Self {
+        self.metadata
+            .set_reserved(PUSHBACK, HeaderValue::from_static("-1"));
+        self
+    }
+
+    /// What the provider wants of further attempts, where it says so.
+    pub(crate) fn pushback(&self) -> Option<Pushback> {
+        let text = self.metadata.raw()?.get(PUSHBACK)?.to_str().unwrap_or_default();
+        // gRFC A6: what is negative or no number asks for no further attempt.
+        let pause = text.parse().map(Duration::from_millis);
+        Some(pause.map_or(Pushback::Never, Pushback::After))
+    }
+
     /// Its code.
     pub fn code(&self) -> Code {
         self.code
@@ -194,6 +221,18 @@ impl Status {
         &mut self.metadata
     }
 }
+
+/// A provider's word on further attempts (gRFC A6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushback {
+    /// None, please.
+    Never,
+    /// After this pause instead of the backoff.
+    After(Duration),
+}
+
+/// The trailer that holds a [`Pushback`] in milliseconds.
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl From<tonic::Status> for Status {
     fn from(status: tonic::Status) -> Self {

@@ -22,9 +22,11 @@ use crate::identity::Peer;
 use crate::metadata::Metadata;
 use crate::status::Status;
 
+pub(crate) mod budget;
 pub(crate) mod headers;
 pub(crate) mod load_report;
 mod pending;
+pub(crate) mod priority;
 pub(crate) mod status_header;
 
 pub mod http2;
@@ -32,6 +34,8 @@ pub mod in_process;
 
 #[cfg(feature = "engine-spike")]
 pub mod engine;
+
+pub use budget::BodyPlace;
 
 /// Bytes of a message at most, by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -49,9 +53,27 @@ pub trait Wire: Send + Sync + 'static {
 pub struct Target {
     /// `host:port`.
     pub address: Arc<str>,
-    /// Whether an idle connection is probed every few seconds. Only for peers that expect it: servers of other makes
-    /// take frequent PINGs for an attack (gRPC A8) and say GOAWAY.
-    pub keepalive: bool,
+    /// How a silent connection is probed. Only for peers that expect it: servers of other makes take frequent PINGs for
+    /// an attack (gRPC A8) and say GOAWAY.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// How a silent connection is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence after which a PING is sent. Default 5 s.
+    pub interval: Duration,
+    /// Time without an answer to it after which the connection is closed. Default 4 s.
+    pub timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(4),
+        }
+    }
 }
 
 /// Why no connection came about. Nothing was sent.
@@ -343,6 +365,14 @@ pub trait Dispatch: Send + Sync + 'static {
     /// How full the instance is: 1 is full, more is a queue. Wires report it to consumers; `None` where nobody measures.
     fn utilization(&self) -> Option<f32> {
         None
+    }
+
+    /// Makes `place` cover the `bytes` that have come of a large body. It is kept until the request is answered.
+    ///
+    /// # Errors
+    /// The status to refuse the request with, where the process holds too many bytes already.
+    fn hold_body(&self, _place: &mut Option<BodyPlace>, _bytes: usize) -> Result<(), Status> {
+        Ok(())
     }
 
     /// Bytes of a request message at most.

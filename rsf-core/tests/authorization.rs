@@ -57,8 +57,11 @@ fn token(application: &str) -> String {
     claims(application).sign(&key(1)).unwrap()
 }
 
+/// The caller and how it is known, as the last handler saw it.
+type Noted = Arc<Mutex<Option<(Option<String>, Identity)>>>;
+
 /// A provider whose handlers note who called.
-fn noting() -> (Arc<Echo>, Arc<Mutex<Option<(Option<String>, Identity)>>>) {
+fn noting() -> (Arc<Echo>, Noted) {
     let noted = Arc::new(Mutex::new(None));
     let note = noted.clone();
     let echo = Echo::with(move |_, request: Request<Note>| {

@@ -39,7 +39,8 @@ fn outcomes() {
     check(
         "outcomes.md",
         "Outcomes",
-        "For each way a call can end without a reply: whether it is attempted again, what it counts for, and whether \
+        "For each way a call can end without a reply: whether it is attempted again (the policy `retry.reasons` may narrow\n\
+         that), what it counts for, and whether \
          dedup stores it.\nAn error that the caller gets (`RpcError`) names the reason; a provider that refuses sends \
          it as `rsf-reason`.\nGenerated from `rsf-core/src/outcome.rs`.",
         &rsf_core::outcome::markdown(),

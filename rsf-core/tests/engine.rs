@@ -15,7 +15,7 @@ async fn ask(kind: Kind, path: &str, message: &impl prost::Message) -> (bytes::B
     let node = fleet.provide(Echo::plain());
     let target = Target {
         address: node.address().into(),
-        keepalive: true,
+        keepalive: None,
     };
     let connection = fleet.wire().connect(&target).await.unwrap();
     let frame = Frame::encode(message).unwrap();

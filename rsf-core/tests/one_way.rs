@@ -164,21 +164,24 @@ fn an_idempotent_method_is_not_run_twice() {
 fn it_is_attempted_again_where_it_was_refused_unseen() {
     let fleet = Fleet::new(Kind::Http2);
     fleet.runtime.clone().handle().block_on(async {
-        // Nobody runs at the first one: its queue and its pool are full.
+        // It lets nobody in.
         let full = fleet.provide(Echo::plain());
         let peer = fleet.consumer();
         peer.connected(1).await;
         fleet.service_policy(1, r#"{"provider":{"concurrency":{"Put":0}}}"#);
-        let acknowledged = || {
-            fleet
-                .acknowledged("service/test.v1.Echo")
-                .is_some_and(|(revision, _)| revision == 1)
+        let refused = || counted(&peer.registry, "rsf_client_one_way_failed_total", "") > 0;
+        let sending = async {
+            // The provider learns of its policy a moment after it is set.
+            while !refused() {
+                peer.put(note("")).one_way().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         };
-        eventually("the policy is known", acknowledged).await;
-        peer.put(note("")).one_way().await.unwrap();
-        let refused = || counted(&peer.registry, "rsf_client_one_way_failed_total", "") == 1;
-        eventually("all attempts are refused", refused).await;
-        assert!(counted(&full.registry, "rsf_call_errors_total", "provider_limit") >= 1);
+        tokio::time::timeout(SOON, sending)
+            .await
+            .expect("all attempts are refused");
+        assert!(counted(&peer.registry, "rsf_client_retries_total", "") >= 1);
+        assert!(counted(&full.registry, "rsf_call_errors_total", "provider_limit") >= 2);
     });
 }
 
@@ -196,7 +199,7 @@ fn a_provider_that_ends_gracefully_finishes_them() {
             // Nobody else is let in any more: it ends.
             let target = Target {
                 address: node.address().into(),
-                keepalive: false,
+                keepalive: None,
             };
             while fleet.wire().connect(&target).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(2)).await;

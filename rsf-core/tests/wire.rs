@@ -265,7 +265,7 @@ async fn death_tells_running_and_new_calls_apart(kind: Kind) {
     assert_eq!(late.fate, Fate::NotWritten, "{late}");
     let target = Target {
         address: line.node.address().into(),
-        keepalive: true,
+        keepalive: None,
     };
     let refused = soon(line.fleet.wire().connect(&target)).await;
     assert!(refused.err().unwrap().to_string().contains(line.node.address()));

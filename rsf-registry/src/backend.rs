@@ -1,9 +1,11 @@
 //! A backend, opened by its URL.
 
+mod dedup;
 mod url;
 
 use std::sync::Arc;
 
+pub use dedup::{DedupUrl, InvalidDedupUrl};
 pub use url::{InvalidRegistryUrl, RegistryUrl};
 
 use crate::cluster::{self, Cluster};

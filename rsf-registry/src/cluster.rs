@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use directory::ZooKeeperDirectory;
 pub use policy::ZooKeeperPolicies;
-pub use redis::RedisLeases;
+pub use redis::{RedisDedup, RedisLeases};
 
 use crate::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyWriter, StoreError, limits,

@@ -10,7 +10,8 @@
 //! 4. [`policy`]: the console publishes policy revisions ([`PolicyWriter`]) and every instance watches its own ([`PolicyStore`]), and
 //!    acknowledges what it runs ([`Acknowledgements`]).
 //! 5. [`embedded`]: all of it in one process and one file, served over gRPC; [`cluster`]: for fleets, on Redis and
-//!    ZooKeeper; [`backend`] opens either by its URL.
+//!    ZooKeeper; [`backend`] opens either by its URL. The store
+//!    of deduplicated calls' outcomes is opened there too: it is the provider's, not the registry's, and may share its Redis.
 //! 6. [`agent`]: an instance's side of any backend, the [`ControlPlane`](rsf_core::control::ControlPlane) of its data
 //!    path; what it last knew is on disk ([`snapshot`]).
 //!
@@ -40,7 +41,7 @@ pub mod snapshot;
 pub mod agent;
 
 pub use agent::{AgentOptions, Registration, RegistrationRequest, RegistryAgent};
-pub use backend::{Backend, ControlBackend, RegistryUrl};
+pub use backend::{Backend, ControlBackend, DedupUrl, RegistryUrl};
 pub use directory::{Directory, DirectoryWriter, Term};
 pub use error::StoreError;
 pub use lease::{Hint, LeaseSource, LeaseStore, Renewal, Sweep};

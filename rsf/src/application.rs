@@ -25,9 +25,12 @@ use status::Status;
 
 use crate::{Channel, RpcError, Settings};
 
-/// How long a draining instance still takes calls, so that consumers hear of it first: a coalescing window of the
-/// pump, and some more for the way.
-const DRAIN_NOTICE: Duration = Duration::from_millis(1500);
+/// A draining instance still takes calls, so that consumers hear of it first. They have, when no call has come for this
+/// long;
+const DRAIN_QUIET: Duration = Duration::from_millis(500);
+/// and this long is waited at most: a coalescing window of the pump and the way, three times over. Foreign clients hear
+/// of it by GOAWAY alone.
+const DRAIN_NOTICE: Duration = Duration::from_secs(4);
 
 /// A running application: provider, consumer, or both. Clones share it.
 ///
@@ -224,7 +227,11 @@ impl Running {
             provider.set_serving(false).await;
             if let Some(registration) = &registration {
                 match registration.drain().await {
-                    Ok(()) => tokio::time::sleep(DRAIN_NOTICE).await,
+                    Ok(()) => {
+                        if !provider.drain(DRAIN_QUIET, DRAIN_NOTICE).await {
+                            tracing::info!("calls still come; GOAWAY sends them elsewhere");
+                        }
+                    }
                     Err(error) => tracing::warn!(%error, "draining without the registry's help"),
                 }
             }
@@ -235,9 +242,13 @@ impl Running {
         self.goaway.cancel();
         let end = Instant::now() + self.drain_time;
         let serving = self.serving.lock().take();
-        if let Some(serving) = serving {
+        if let (Some(serving), Some(provider)) = (serving, &self.provider) {
             let stop = serving.abort_handle();
-            if tokio::time::timeout_at(end, serving).await.is_err() {
+            let ended = async {
+                let _ = serving.await;
+                provider.settled().await;
+            };
+            if tokio::time::timeout_at(end, ended).await.is_err() {
                 tracing::warn!(
                     limit_ms = self.drain_time.as_millis() as u64,
                     "calls were still running at the end"

@@ -34,15 +34,19 @@ pub use rsf_core::client::{
     Balancer, Candidates, Channel, Client, ClientCall, ClientInterceptor, ClientNext, Consumer, TonicChannel,
 };
 pub use rsf_core::context::{Context, spawn, spawn_blocking};
-pub use rsf_core::error::{AttemptRecord, RpcError};
+pub use rsf_core::error::{AttemptLog, AttemptRecord, RpcError};
 pub use rsf_core::identity;
 pub use rsf_core::identity::Identity;
 pub use rsf_core::message::{Request, Response};
 pub use rsf_core::metadata::Metadata;
 pub use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 pub use rsf_core::outcome::Reason;
+pub use rsf_core::policy::Priority;
 pub use rsf_core::runtime::blocking;
-pub use rsf_core::server::{ServerCall, ServerInterceptor, ServerNext, Service, handle};
+pub use rsf_core::server::dedup;
+pub use rsf_core::server::{
+    Blocking, ServerCall, ServerInterceptor, ServerNext, Service, UnknownMethod, handle,
+};
 pub use rsf_core::status::{Code, Status};
 pub use rsf_core::wire::Frame;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use rsf_registry::RegistryUrl;
+use rsf_registry::{DedupUrl, RegistryUrl};
 use serde::Deserialize;
 
 use crate::state::{self, DevFiles};
@@ -17,6 +17,9 @@ pub struct Settings {
     /// `RSF_REGISTRY`: `rsf://host:port`, or `redis://…,zk://host:port[,host:port…]`. Without one, the registry that
     /// `rsf dev` runs on this machine.
     pub registry: Option<String>,
+    /// `RSF_DEDUP`: where providers keep the outcomes of deduplicated methods, `redis://host:port` or `memory`. The
+    /// registry's Redis; each instance's memory where the registry is an embedded one.
+    pub dedup: Option<String>,
     /// `RSF_NAMESPACE`: the environment. `default`.
     pub namespace: Option<String>,
     /// `RSF_INSTANCE`: this copy's name, unique within the application; its advertised address where none is set.
@@ -68,6 +71,7 @@ pub struct InvalidSettings {
 pub(crate) struct Checked {
     pub(crate) registry: RegistryUrl,
     pub(crate) registry_text: String,
+    pub(crate) dedup: DedupUrl,
     pub(crate) namespace: String,
     pub(crate) instance: Option<String>,
     pub(crate) listen: SocketAddr,
@@ -109,6 +113,7 @@ impl Settings {
     pub fn or(self, weaker: Settings) -> Settings {
         Settings {
             registry: self.registry.or(weaker.registry),
+            dedup: self.dedup.or(weaker.dedup),
             namespace: self.namespace.or(weaker.namespace),
             instance: self.instance.or(weaker.instance),
             listen: self.listen.or(weaker.listen),
@@ -142,6 +147,7 @@ impl Settings {
         };
         let environment = Settings {
             registry: get("RSF_REGISTRY"),
+            dedup: get("RSF_DEDUP"),
             namespace: get("RSF_NAMESPACE"),
             instance: get("RSF_INSTANCE"),
             listen: get("RSF_LISTEN"),
@@ -185,6 +191,13 @@ impl Settings {
                 .map_err(|e| problems.push(format!("RSF_REGISTRY: {e}")))
                 .ok(),
         };
+        let dedup = match &self.dedup {
+            Some(text) => text
+                .parse::<DedupUrl>()
+                .map_err(|e| problems.push(format!("RSF_DEDUP: {e}")))
+                .ok(),
+            None => registry.as_ref().map(DedupUrl::beside),
+        };
         let dev_namespace = self.registry.is_none().then(|| dev.namespace()).flatten();
         let namespace = self
             .namespace
@@ -215,14 +228,15 @@ impl Settings {
             &mut problems,
         );
         within("RSF_DRAIN_MS", self.drain_ms, 0, 600_000, &mut problems);
-        let (Some(registry), Some(listen), Some(admin), true) =
-            (registry, listen, admin, problems.is_empty())
+        let (Some(registry), Some(dedup), Some(listen), Some(admin), true) =
+            (registry, dedup, listen, admin, problems.is_empty())
         else {
             return Err(InvalidSettings { problems });
         };
         Ok(Checked {
             registry_text: registry.to_string(),
             registry,
+            dedup,
             namespace,
             instance: self.instance,
             listen,
@@ -331,6 +345,7 @@ mod tests {
                 ("RSF_TAGS", "a,=b,c=d"),
                 ("RSF_CONFIG", "/nowhere.toml"),
                 ("RSF_REGISTRY", "http://x"),
+                ("RSF_DEDUP", "memcached://x:1"),
                 ("RSF_LISTEN", "0.0.0.0:80"),
                 ("RSF_ADMIN", "here"),
                 ("RSF_IO_THREADS", "20000"),
@@ -341,7 +356,7 @@ mod tests {
         );
         assert_eq!(problems.len(), 5, "what cannot be read: {problems:?}");
         let all = settings.check(problems).unwrap_err().problems;
-        assert_eq!(all.len(), 5 + 5, "and what is out of its range: {all:?}");
+        assert_eq!(all.len(), 5 + 6, "and what is out of its range: {all:?}");
     }
 
     #[test]

@@ -176,6 +176,7 @@ pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result
         application: CONSUMER.to_owned(),
         namespace: NAMESPACE.to_owned(),
         zone: String::new(),
+        instance: String::new(),
         runtime: ground.runtime,
         wire: T::wire(),
         control: ground.control,

@@ -70,7 +70,7 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
     for address in addresses {
         let target = Target {
             address: address.as_str().into(),
-            keepalive: true,
+            keepalive: Some(rsf_core::wire::Keepalive::default()),
         };
         connections.push(T::wire().connect(&target).await?);
     }

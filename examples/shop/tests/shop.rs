@@ -39,6 +39,7 @@ fn shop(latency: Duration) -> Shop {
         application: "customers".to_owned(),
         namespace: "test".to_owned(),
         zone: String::new(),
+        instance: String::new(),
         runtime,
         wire: Arc::new(wire.clone()),
         control: control.clone(),

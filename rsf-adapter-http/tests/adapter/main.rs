@@ -10,6 +10,7 @@ mod support;
 
 mod calls;
 mod clients;
+mod idempotency;
 mod limits;
 mod refusals;
 mod schemas;

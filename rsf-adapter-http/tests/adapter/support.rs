@@ -222,6 +222,7 @@ fn consumer(control: Arc<StaticControlPlane>) -> Consumer {
         application: "adapter".to_owned(),
         namespace: "test".to_owned(),
         zone: String::new(),
+        instance: String::new(),
         runtime,
         wire: Arc::new(Http2Wire::new()),
         control,
@@ -266,7 +267,8 @@ impl Directory for FakeDirectory {
     }
 }
 
-/// The methods of `probe.proto`, by name; a method that it does not know echoes.
+/// The methods of `probe.proto`, by name; a method that it does not know echoes. One whose name ends in `Once` is
+/// deduplicated.
 struct Probe {
     descriptor: ServiceDescriptor,
     service: prost_reflect::ServiceDescriptor,
@@ -279,7 +281,10 @@ impl Probe {
         let service = pool.services().next().unwrap();
         let unary = service.methods().filter(|method| !method.is_server_streaming());
         let methods: Vec<_> = unary
-            .map(|method| MethodDescriptor::plain(service.full_name(), method.name()))
+            .map(|method| MethodDescriptor {
+                dedup: method.name().ends_with("Once"),
+                ..MethodDescriptor::plain(service.full_name(), method.name())
+            })
             .collect();
         let descriptor = ServiceDescriptor {
             name: service.full_name().to_owned().into(),
@@ -309,7 +314,7 @@ impl Service for Probe {
         async move {
             let (message, metadata) = request.into_parts();
             let asked = DynamicMessage::decode(method.input(), message.clone()).unwrap();
-            match &*name {
+            match name.trim_end_matches("Once") {
                 "Fail" => Err(failure(&asked)),
                 "Hang" => {
                     self.hanging.notify_one();

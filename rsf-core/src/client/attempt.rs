@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::balance::Observed;
 use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked, PendingPlace};
+use super::snapshot::ServiceSnapshot;
 use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
+use crate::wire::headers::REPEATED;
 use crate::wire::load_report::reported;
 use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
 
@@ -22,10 +25,23 @@ pub(super) struct Attempt {
     endpoint: Arc<Endpoint>,
     phase: Phase,
     admission: Admission,
+    /// Attempts of the call before this one.
+    previous: u32,
+    /// Whether it went out beside one that had not answered.
+    hedge: bool,
     begun: Instant,
+    /// When its own time is over; `None` where it has none, or it is over already.
+    time_out: Option<Instant>,
     deadline: Instant,
     fair_time: Duration,
     _pending: PendingPlace,
+}
+
+/// How an attempt stood when it was put down.
+pub(super) enum End {
+    Succeeded,
+    Failed(Reason),
+    UnderWay,
 }
 
 enum Phase {
@@ -38,31 +54,43 @@ enum Phase {
 pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
 
 impl Attempt {
-    /// Chooses an endpoint that is not in `tried`, and sends. `previous` attempts went before.
+    /// Chooses an endpoint of `snapshot` that is not in `tried`, and sends. `previous` attempts went before; `may_have_run`
+    /// says whether one of them can have reached a handler.
     pub(super) fn start(
         call: &OutboundCall,
+        snapshot: &ServiceSnapshot,
         previous: u32,
         tried: &[Arc<Endpoint>],
+        may_have_run: bool,
+        hedge: bool,
     ) -> Result<Attempt, RpcError> {
         let now = Instant::now();
-        let Some(endpoint) = call.pool().pick(call.key, tried, now) else {
-            let problem = call.snapshot.explain_empty(&call.channel.key);
+        let pool = &snapshot.pools[call.pool];
+        let Some(endpoint) = pool.pick(call.key, tried, now) else {
+            let problem = snapshot.explain_empty(&call.channel.key);
             return Err(RpcError::new(Reason::NoInstance, false, problem));
         };
         let admission = endpoint.breaker.admit(now);
         let pending = endpoint.enter();
-        let request = request(call, previous);
+        let request = request(call, previous, may_have_run);
         let phase = match endpoint.connection() {
             Some(linked) => exchange(linked, &endpoint, request, call.deadline),
             None => Phase::Connecting(endpoint.connecting(), Box::new(request)),
         };
+        let policy = &call.policy().call;
+        let time_out = policy
+            .attempt_timeout_ms
+            .map(|limit| now + Duration::from_millis(limit));
         Ok(Attempt {
             endpoint,
             phase,
             admission,
+            previous,
+            hedge,
             begun: now,
+            time_out,
             deadline: call.deadline,
-            fair_time: FAIR_TIME.min(Duration::from_millis(call.policy().call.timeout_ms) / 2),
+            fair_time: FAIR_TIME.min(Duration::from_millis(policy.timeout_ms) / 2),
             _pending: pending,
         })
     }
@@ -71,12 +99,26 @@ impl Attempt {
         &self.endpoint
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        self.previous == 0
+    }
+
+    /// When its own time will be over, where that is before the call's.
+    pub(super) fn time_out(&self) -> Option<Instant> {
+        self.time_out.filter(|end| *end < self.deadline)
+    }
+
     /// Counts the attempt's timeout against its instance, once; it may still win.
-    pub(super) fn count_timeout(&mut self) {
-        let now = Instant::now();
+    pub(super) fn count_timeout(&mut self, now: Instant) {
+        self.time_out = None;
         let breaker = &self.endpoint.breaker;
         breaker.failed(&mut self.admission, Failure::Timeout, now);
         self.endpoint.observe(now, now - self.begun, Observed::Failed);
+    }
+
+    /// How long it has been under way.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Whether the request has been handed to a connection.
@@ -84,11 +126,18 @@ impl Attempt {
         matches!(self.phase, Phase::Exchanging(..))
     }
 
-    pub(super) fn record(&self, reason: Option<Reason>) -> AttemptRecord {
+    /// What became of it, in a call that began at `call_begun`.
+    pub(super) fn record(&self, call_begun: Instant, end: End) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
-            reason,
+            hedge: self.hedge,
+            begun: self.begun.saturating_duration_since(call_begun),
             elapsed: self.begun.elapsed(),
+            succeeded: matches!(end, End::Succeeded),
+            reason: match end {
+                End::Failed(reason) => Some(reason),
+                End::Succeeded | End::UnderWay => None,
+            },
         }
     }
 
@@ -119,7 +168,7 @@ impl Attempt {
                         metadata: reply.metadata,
                     })
                 }
-                Err(status) => Err(answered(status)),
+                Err(status) => Err(answered(status).with_headers(&reply.metadata)),
             },
             Err(error) => Err(unanswered(error)),
         };
@@ -186,7 +235,12 @@ fn exchange(linked: Arc<Linked>, endpoint: &Endpoint, mut request: UnaryRequest,
 }
 
 /// The request, but for what [`exchange`] adds.
-fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
+fn request(call: &OutboundCall, previous: u32, may_have_run: bool) -> UnaryRequest {
+    let mut own = call.own.clone();
+    // For a provider that should remember the call and does not. Nobody else asks.
+    if may_have_run && call.policy().dedup {
+        own.push((REPEATED, HeaderValue::from_static("1")));
+    }
     UnaryRequest {
         path: call.method().path.clone(),
         frame: call.frame.clone(),
@@ -197,9 +251,17 @@ fn request(call: &OutboundCall, previous: u32) -> UnaryRequest {
         caller: call.channel.shared.caller.clone(),
         target: None,
         implementation: call.channel.implementation.clone(),
-        own: call.own.clone(),
+        own,
         metadata: call.metadata.clone(),
     }
+}
+
+/// Whether the instance refused because it has too much to do.
+fn is_busy(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ProviderLimit | Reason::QueueFull | Reason::QueueTimeout
+    )
 }
 
 /// What an attempt's outcome says about its instance: to its breaker here, to the balancer by the answer.
@@ -210,7 +272,7 @@ pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Opti
             breaker.failed(admission, Failure::Error, Instant::now());
             Observed::Failed
         }
-        Some(error) if matches!(error.reason(), Reason::ProviderLimit | Reason::QueueFull) => {
+        Some(error) if is_busy(error.reason()) => {
             breaker.failed(admission, Failure::Busy, Instant::now());
             Observed::Refused
         }
@@ -240,11 +302,14 @@ pub(super) fn answered(status: Status) -> RpcError {
         Some(
             Reason::ProviderLimit
                 | Reason::QueueFull
+                | Reason::QueueTimeout
                 | Reason::Denied
                 | Reason::Unauthenticated
                 | Reason::WrongInstance
+                | Reason::WrongShard
                 | Reason::Refused
                 | Reason::Unimplemented
+                | Reason::DedupUnavailable
         )
     );
     RpcError::with_status(reason, !never_ran, status)

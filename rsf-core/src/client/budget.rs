@@ -1,123 +1,162 @@
-//! The retry budget of one consumer and service: a share of the calls of the last ten seconds, plus a constant rate
-//! (Finagle's `RetryBudget`). It keeps a failing service from being hit by more than that on top of its calls.
+//! The budget of further attempts, retries and hedges alike, of one consumer and service: a share of the calls of the last
+//! ten seconds plus a constant rate (Finagle's `RetryBudget`). It keeps a failing service from being hit by more than that
+//! on top of its calls.
 //!
-//! A call costs one atomic addition; only a retry takes the lock.
+//! In any ten seconds no more credit is taken than `percent` of the calls of the ten seconds before each withdrawal, plus ten
+//! seconds of the rate. A call costs one atomic addition; only a further attempt takes the lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Seconds that a call's share, and the constant rate's unused credit, stay good for.
+/// Seconds that a call's share stays good for, and that a withdrawal weighs.
 const WINDOW: u64 = 10;
+/// Milliseconds of one slot of the window.
+const SLOT: u64 = 250;
+/// Slots of the window.
+const SLOTS: u64 = WINDOW * 1000 / SLOT;
 
 pub(crate) struct RetryBudget {
-    percent: u32,
-    per_second: u32,
+    percent: AtomicU32,
+    per_second: AtomicU32,
     begun: Instant,
-    /// The second that `calls` counts, since `begun`.
-    second: AtomicU64,
+    /// The slot's time that `calls` counts, since `begun`.
+    now: AtomicU64,
     calls: AtomicU64,
     window: Mutex<Window>,
 }
 
+/// By time modulo the window's length. The oldest slot is only partly within the last ten seconds: what was taken in it
+/// still weighs, what was called in it gives no credit any more.
 struct Window {
-    /// By second modulo the window's length.
-    slots: [Slot; WINDOW as usize],
-    /// Credit of the constant rate.
-    tokens: f64,
-    refilled: Instant,
+    slots: [Slot; SLOTS as usize + 1],
 }
 
 #[derive(Clone, Copy, Default)]
 struct Slot {
-    second: u64,
+    time: u64,
     calls: u64,
-    /// Retries that were charged to the calls' share.
-    spent: u64,
+    taken: u64,
+}
+
+/// The credit of one further attempt. Dropped unspent, it goes back.
+pub(super) struct Credit {
+    budget: Arc<RetryBudget>,
+    /// The slot it was taken in; `None` once it is spent.
+    taken: Option<u64>,
+}
+
+impl Credit {
+    /// The attempt is made.
+    pub(super) fn spend(mut self) {
+        self.taken = None;
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        if let Some(time) = self.taken {
+            let mut window = self.budget.window.lock();
+            let slot = &mut window.slots[place(time)];
+            if slot.time == time {
+                slot.taken = slot.taken.saturating_sub(1);
+            }
+        }
+    }
 }
 
 impl RetryBudget {
     pub(super) fn new(percent: u32, per_second: u32) -> Self {
-        let now = Instant::now();
         RetryBudget {
-            percent,
-            per_second,
-            begun: now,
-            second: AtomicU64::new(0),
+            percent: AtomicU32::new(percent),
+            per_second: AtomicU32::new(per_second),
+            begun: Instant::now(),
+            now: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             window: Mutex::new(Window {
-                slots: Default::default(),
-                tokens: f64::from(per_second) * WINDOW as f64,
-                refilled: now,
+                slots: [Slot::default(); SLOTS as usize + 1],
             }),
         }
     }
 
-    /// Whether it still says what policy says.
-    pub(super) fn is(&self, percent: u32, per_second: u32) -> bool {
-        (self.percent, self.per_second) == (percent, per_second)
+    /// What policy says now. What was called and taken before still counts.
+    pub(super) fn set(&self, percent: u32, per_second: u32) {
+        self.percent.store(percent, Ordering::Relaxed);
+        self.per_second.store(per_second, Ordering::Relaxed);
     }
 
     /// Counts a call.
     pub(super) fn deposit(&self, now: Instant) {
-        let second = self.second_of(now);
-        if self.second.load(Ordering::Relaxed) < second {
-            self.turn(&mut self.window.lock(), second);
+        let time = self.time(now);
+        if self.now.load(Ordering::Relaxed) < time {
+            self.turn(&mut self.window.lock(), time);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the credit of one retry, if there is some.
-    pub(super) fn withdraw(&self, now: Instant) -> bool {
-        let second = self.second_of(now);
+    /// Takes the credit of one further attempt, if there is some.
+    pub(super) fn withdraw(self: &Arc<Self>, now: Instant) -> Option<Credit> {
+        let time = self.time(now);
         let mut window = self.window.lock();
-        self.turn(&mut window, second);
-        let live = window.slots.iter().filter(|slot| slot.second + WINDOW > second);
-        let (past, spent) = live.fold((0, 0), |(calls, spent), slot| {
-            (calls + slot.calls, spent + slot.spent)
-        });
-        let calls = past + self.calls.load(Ordering::Relaxed);
-        if spent < calls * u64::from(self.percent) / 100 {
-            window.slot(second).spent += 1;
-            return true;
+        self.turn(&mut window, time);
+        let (mut calls, mut taken) = (self.calls.load(Ordering::Relaxed), 0);
+        for slot in &window.slots {
+            if slot.time + SLOTS > time {
+                calls += slot.calls;
+            }
+            if slot.time + SLOTS >= time {
+                taken += slot.taken;
+            }
         }
-        let since = now.saturating_duration_since(window.refilled).as_secs_f64();
-        let rate = f64::from(self.per_second);
-        window.tokens = (window.tokens + since * rate).min(rate * WINDOW as f64);
-        window.refilled = now;
-        let enough = window.tokens >= 1.0;
-        if enough {
-            window.tokens -= 1.0;
+        let share = calls * u64::from(self.percent.load(Ordering::Relaxed)) / 100;
+        let constant = WINDOW * u64::from(self.per_second.load(Ordering::Relaxed));
+        if taken >= share + constant {
+            return None;
         }
-        enough
+        window.slot(time).taken += 1;
+        Some(Credit {
+            budget: self.clone(),
+            taken: Some(time),
+        })
     }
 
-    fn second_of(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.begun).as_secs()
+    /// Credit that was taken in the last ten seconds and has not come back.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> u64 {
+        self.window.lock().slots.iter().map(|slot| slot.taken).sum()
     }
 
-    /// Files the calls of the second that has gone.
-    fn turn(&self, window: &mut Window, second: u64) {
-        let gone = self.second.load(Ordering::Relaxed);
-        if gone < second {
+    fn time(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.begun).as_millis() as u64 / SLOT
+    }
+
+    /// Files the calls of the slot that has gone.
+    fn turn(&self, window: &mut Window, time: u64) {
+        let gone = self.now.load(Ordering::Relaxed);
+        if gone < time {
             window.slot(gone).calls += self.calls.swap(0, Ordering::Relaxed);
-            self.second.store(second, Ordering::Relaxed);
+            self.now.store(time, Ordering::Relaxed);
         }
     }
 }
 
 impl Window {
-    fn slot(&mut self, second: u64) -> &mut Slot {
-        let slot = &mut self.slots[(second % WINDOW) as usize];
-        if slot.second != second {
+    fn slot(&mut self, time: u64) -> &mut Slot {
+        let slot = &mut self.slots[place(time)];
+        if slot.time != time {
             *slot = Slot {
-                second,
+                time,
                 ..Slot::default()
             };
         }
         slot
     }
+}
+
+fn place(time: u64) -> usize {
+    (time % (SLOTS + 1)) as usize
 }
 
 #[cfg(test)]
@@ -126,13 +165,21 @@ mod tests {
 
     use super::*;
 
-    fn credit(budget: &RetryBudget, now: Instant) -> u32 {
-        (0..).take_while(|_| budget.withdraw(now)).count() as u32
+    fn budget(percent: u32, per_second: u32) -> Arc<RetryBudget> {
+        Arc::new(RetryBudget::new(percent, per_second))
+    }
+
+    fn take(budget: &Arc<RetryBudget>, now: Instant) -> bool {
+        budget.withdraw(now).map(Credit::spend).is_some()
+    }
+
+    fn credit(budget: &Arc<RetryBudget>, now: Instant) -> u32 {
+        (0..).take_while(|_| take(budget, now)).count() as u32
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_share_of_the_calls_may_be_retried_for_ten_seconds() {
-        let budget = RetryBudget::new(20, 0);
+        let budget = budget(20, 0);
         let now = Instant::now();
         assert_eq!(credit(&budget, now), 0);
         (0..50).for_each(|_| budget.deposit(now));
@@ -153,22 +200,48 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_constant_rate_holds_over_time() {
-        let budget = RetryBudget::new(0, 10);
+        let budget = budget(0, 10);
         let begun = Instant::now();
-        let mut spent = 0;
+        let mut taken = Vec::new();
         for millisecond in 0..60_000 {
-            spent += u32::from(budget.withdraw(begun + Duration::from_millis(millisecond)));
+            if take(&budget, begun + Duration::from_millis(millisecond)) {
+                taken.push(millisecond);
+            }
         }
-        assert!(
-            (690..=700).contains(&spent),
-            "{spent} in a minute: one window ahead, then ten a second"
-        );
+        assert!((580..=600).contains(&taken.len()), "{} in a minute", taken.len());
+        let windows = taken.iter().zip(taken.iter().skip(100));
+        let shortest = windows.map(|(first, last)| last - first).min().unwrap();
+        assert!(shortest >= 10_000, "101 within {shortest} ms");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_nothing() {
-        let budget = RetryBudget::new(0, 0);
-        budget.deposit(Instant::now());
-        assert!(!budget.withdraw(Instant::now()));
+    async fn no_ten_seconds_take_more_than_their_share() {
+        let budget = budget(20, 0);
+        let begun = Instant::now();
+        let mut taken = Vec::new();
+        for millisecond in 0..60_000 {
+            let now = begun + Duration::from_millis(millisecond);
+            budget.deposit(now);
+            // Nothing fails at first: credit piles up.
+            if millisecond >= 15_000 && take(&budget, now) {
+                taken.push(millisecond);
+            }
+        }
+        let windows = taken.iter().zip(taken.iter().skip(2000));
+        let shortest = windows.map(|(first, last)| last - first).min().unwrap();
+        assert!(shortest >= 10_000, "2001 of 10000 within {shortest} ms");
+        assert!(taken.len() >= 45 * 195, "{} of 9000", taken.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_spent_goes_back_and_policy_takes_hold_at_once() {
+        let budget = budget(0, 1);
+        let now = Instant::now();
+        drop(budget.withdraw(now));
+        assert_eq!(credit(&budget, now), 10);
+        budget.set(0, 2);
+        assert_eq!(credit(&budget, now), 10, "what was taken before still counts");
+        budget.set(0, 0);
+        assert_eq!(credit(&budget, now + Duration::from_secs(60)), 0);
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::balance::CandidateView;
 use super::endpoint::Endpoint;
 use super::follow;
+use super::latency::Latency;
 use super::snapshot::ServiceSnapshot;
 use super::stack::{ClientStack, OutboundCall, Stage, client_stack};
 use super::{Client, Shared};
@@ -47,8 +48,6 @@ pub(crate) struct ChannelState {
     pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
     /// Ticks with every new snapshot.
     pub(crate) version: watch::Sender<u64>,
-    /// Where connecting ahead begins in a long list; another place in each process.
-    pub(crate) connect_from: usize,
     stack: ClientStack,
 }
 
@@ -56,6 +55,8 @@ pub(crate) struct MethodState {
     pub(crate) descriptor: MethodDescriptor,
     pub(crate) path: PathAndQuery,
     pub(crate) metrics: MethodMetrics,
+    /// Known as far as policy hedges by a percentile.
+    pub(super) latency: Latency,
 }
 
 /// What a process knows of a service that it calls.
@@ -102,6 +103,7 @@ impl Channel {
                     path: PathAndQuery::try_from(&*descriptor.path).ok()?,
                     metrics: shared.metrics.client_method(&service.name, &descriptor.name),
                     descriptor: descriptor.clone(),
+                    latency: Latency::new(),
                 })
             });
             let state = Arc::new(ChannelState {
@@ -113,7 +115,6 @@ impl Channel {
                     .flatten(),
                 snapshot: ArcSwapOption::empty(),
                 version: watch::Sender::new(0),
-                connect_from: fastrand::usize(..),
                 stack: client_stack(),
                 shared: shared.clone(),
             });
@@ -251,7 +252,8 @@ impl Channel {
             Some(snapshot) => snapshot,
             None => self.0.first_snapshot(method, &options).await?,
         };
-        let own = self.0.shared.own_headers(&options);
+        let priority = snapshot.methods[method].call.priority;
+        let own = self.0.shared.own_headers(&options, priority);
         let mut call = OutboundCall {
             begun,
             method,
@@ -271,6 +273,7 @@ impl Channel {
             own,
             one_way: options.one_way,
             given_up: Mutex::default(),
+            log: options.log,
             channel: self.0.clone(),
         };
         self.0.stack.call(&mut call).await

@@ -86,7 +86,8 @@ fn over(call: &OutboundCall, timeout: Duration, inherited: bool) -> RpcError {
         )
     };
     let given_up = std::mem::take(&mut *call.given_up.lock());
-    let error = RpcError::new(Reason::Deadline, given_up.reached, message);
+    let error =
+        RpcError::new(Reason::Deadline, given_up.reached, message).with_retries_spent(given_up.retries_spent);
     match given_up.attempts.last().map(|attempt| attempt.instance.clone()) {
         Some(instance) => error.at(&instance).with_attempts(given_up.attempts),
         None => error,

@@ -31,7 +31,7 @@ impl<S> Degrade<S> {
 impl<S: Stage> Stage for Degrade<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
         if let Some(degraded) = &call.guards().degrade
-            && degraded.when == DegradeWhen::Always
+            && degraded.rules.when == DegradeWhen::Always
         {
             return degraded.answer(call, None);
         }
@@ -48,7 +48,6 @@ impl<S: Stage> Stage for Degrade<S> {
 /// A method's answer by policy, ready to be given.
 pub(crate) struct Degraded {
     rules: DegradeRules,
-    when: DegradeWhen,
     answer: Answer,
     /// The layer that set `when`.
     origin: Arc<str>,
@@ -83,7 +82,6 @@ impl Degraded {
             return Ok(Some(same.clone()));
         }
         Ok(Some(Arc::new(Degraded {
-            when: rules.when,
             answer: answer(method, rules, types)?,
             origin,
             given: given(),
@@ -92,7 +90,7 @@ impl Degraded {
     }
 
     fn is_for(&self, reason: Reason) -> bool {
-        match self.when {
+        match self.rules.when {
             DegradeWhen::Never | DegradeWhen::Always => false,
             DegradeWhen::BreakerOpen => reason == Reason::BreakerOpen,
             DegradeWhen::Unavailable => reason.is_unavailable(),

@@ -1,7 +1,9 @@
 //! A consumer's connection to one instance, with its breaker and what was measured of it.
 
+mod keeper;
+
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,17 +16,8 @@ use super::Shared;
 use super::balance::{Observed, Vitals};
 use super::breaker::{BreakerGroup, NodeBreaker};
 use crate::control::Instance;
-use crate::wire::{ConnectError, Connection, ConnectionState, Target};
-
-/// Time for a connection to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// First and longest pause between connection attempts; between them it doubles, with ±20 % jitter.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A connection that lived this long was a good one; the next attempt follows without a pause.
-const SETTLED: Duration = Duration::from_secs(1);
-/// A waiting call may cut a pause short, but not below this.
-const LEAST_PAUSE: Duration = Duration::from_millis(20);
+use crate::policy::ConnectionsRules;
+use crate::wire::{ConnectError, Connection};
 
 /// A future for a connection that is not there yet.
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, ConnectError>> + Send>>;
@@ -37,12 +30,47 @@ pub(crate) struct Endpoint {
     pub(crate) vitals: Vitals,
     connection: ArcSwapOption<Linked>,
     link: watch::Sender<Link>,
-    /// Rung by a call that waits for a connection.
+    /// Rung by a call that waits for a connection, and when the endpoint's place has changed.
     wanted: Arc<Notify>,
-    started: AtomicBool,
+    /// One of [`effort`]'s.
+    effort: AtomicU8,
+    /// A [`Place`].
+    place: AtomicU8,
+    /// A call has come since the keeper last looked.
+    used: AtomicBool,
+    /// What policy says of the service's connections.
+    rules: watch::Receiver<ConnectionsRules>,
     /// `namespace/instance` of a registered instance; `None` in static lists, where whoever answers is meant.
     target: Option<HeaderValue>,
     shared: Weak<Shared>,
+}
+
+/// What is being done for a connection.
+mod effort {
+    /// Nothing: no call and no floor has asked for one yet.
+    pub(super) const NONE: u8 = 0;
+    /// There is one, or it is being made.
+    pub(super) const ACTIVE: u8 = 1;
+    /// It was closed because nobody used it; who wants it rings.
+    pub(super) const ASLEEP: u8 = 2;
+}
+
+/// What a service's endpoints share and take over from one snapshot to the next.
+#[derive(Clone)]
+pub(crate) struct EndpointGroup {
+    pub(super) breakers: Arc<BreakerGroup>,
+    pub(super) connections: Arc<watch::Sender<ConnectionsRules>>,
+}
+
+/// How much an endpoint is worth to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In no pool: outside the subset, draining, disabled, or no longer listed. Its connection closes soon.
+    Outside = 0,
+    /// Calls may choose it. Its connection closes when it is idle for long.
+    Member = 1,
+    /// Its connection is made ahead and kept.
+    Floor = 2,
 }
 
 /// A connection, and whether its peer has proven to be the instance that the list names.
@@ -79,18 +107,21 @@ impl Drop for PendingPlace {
 }
 
 impl Endpoint {
-    pub(super) fn new(shared: &Arc<Shared>, instance: Instance, breakers: Arc<BreakerGroup>) -> Arc<Self> {
+    pub(super) fn new(shared: &Arc<Shared>, instance: Instance, group: &EndpointGroup) -> Arc<Self> {
         // Static lists name no incarnation: whoever answers there is meant.
         let target = (instance.incarnation != 0)
             .then(|| HeaderValue::from_str(&format!("{}/{}", shared.namespace, instance.id)).ok())
             .flatten();
         Arc::new(Endpoint {
-            breaker: NodeBreaker::new(breakers),
+            breaker: NodeBreaker::new(group.breakers.clone()),
             vitals: Vitals::new(Instant::now()),
             connection: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
             wanted: Arc::default(),
-            started: AtomicBool::new(false),
+            effort: AtomicU8::new(effort::NONE),
+            place: AtomicU8::new(Place::Member as u8),
+            used: AtomicBool::new(false),
+            rules: group.connections.subscribe(),
             target,
             shared: Arc::downgrade(shared),
             instance,
@@ -105,6 +136,10 @@ impl Endpoint {
     }
 
     pub(super) fn enter(self: &Arc<Self>) -> PendingPlace {
+        // Mostly set already, and a word that nobody writes is cheap to read.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::SeqCst);
+        }
         self.vitals.enter();
         PendingPlace(self.clone())
     }
@@ -133,15 +168,47 @@ impl Endpoint {
 
     /// Begins to connect, unless that has begun.
     pub(super) fn keep_connected(self: &Arc<Self>) {
-        if !self.started.load(Ordering::Relaxed)
-            && !self.started.swap(true, Ordering::Relaxed)
+        match self.effort.load(Ordering::Relaxed) {
+            effort::ACTIVE => {}
+            effort::ASLEEP => self.wanted.notify_one(),
+            _ => self.begin(),
+        }
+    }
+
+    fn begin(self: &Arc<Self>) {
+        let (none, active) = (effort::NONE, effort::ACTIVE);
+        let begins = self
+            .effort
+            .compare_exchange(none, active, Ordering::Relaxed, Ordering::Relaxed);
+        if begins.is_ok()
             && let Some(shared) = self.shared.upgrade()
         {
-            shared
-                .runtime
-                .handle()
-                .spawn(keep_connected(Arc::downgrade(self)));
+            shared.runtime.handle().spawn(keeper::keep_connected(self));
         }
+    }
+
+    /// Says what the endpoint is worth from now on.
+    pub(super) fn set_place(self: &Arc<Self>, place: Place) {
+        if self.place.swap(place as u8, Ordering::Relaxed) != place as u8
+            && self.effort.load(Ordering::Relaxed) == effort::ACTIVE
+        {
+            self.wanted.notify_one();
+        }
+        if place == Place::Floor {
+            self.keep_connected();
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self.place.load(Ordering::Relaxed) {
+            0 => Place::Outside,
+            1 => Place::Member,
+            _ => Place::Floor,
+        }
+    }
+
+    fn is_at(&self, place: Place) -> bool {
+        self.place() == place
     }
 
     /// The next connection, or why there is none. Cuts a pause between attempts short.
@@ -197,62 +264,9 @@ impl Endpoint {
     }
 }
 
-/// Keeps an endpoint connected for as long as somebody holds it.
-async fn keep_connected(endpoint: Weak<Endpoint>) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let Some(held) = endpoint.upgrade() else { return };
-        let Some(shared) = held.shared.upgrade() else {
-            return;
-        };
-        let target = Target {
-            address: held.instance.address.clone(),
-            // Foreign servers take frequent PINGs for an attack and say GOAWAY; a registered instance is RSF's.
-            keepalive: held.target.is_some(),
-        };
-        let connecting = shared.wire.connect(&target);
-        // Neither is held while time passes, so that both can go.
-        drop((held, shared));
-        let outcome = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        let failure = match outcome {
-            Ok(Ok(connection)) => {
-                let Some(held) = endpoint.upgrade() else { return };
-                let since = Instant::now();
-                let mut state = connection.state();
-                held.connected(connection);
-                drop(held);
-                let _ = state.wait_for(|state| *state != ConnectionState::Ready).await;
-                let Some(held) = endpoint.upgrade() else { return };
-                held.connection.store(None);
-                if since.elapsed() >= SETTLED {
-                    pause = FIRST_PAUSE;
-                    continue;
-                }
-                // Whoever accepts and closes is no better than one who refuses.
-                failure(&target, "the connection closed as soon as it was made".to_owned())
-            }
-            Ok(Err(error)) => error,
-            Err(_) => failure(
-                &target,
-                format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()),
-            ),
-        };
-        let Some(held) = endpoint.upgrade() else { return };
-        held.failed(failure);
-        let begun = Instant::now();
-        let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        // Ends early for a waiting call.
-        let wanted = held.wanted.clone();
-        drop(held);
-        let _ = tokio::time::timeout(jittered, wanted.notified()).await;
-        tokio::time::sleep_until(begun + LEAST_PAUSE).await;
-    }
-}
-
-fn failure(target: &Target, reason: String) -> ConnectError {
-    ConnectError {
-        address: target.address.clone(),
-        reason,
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Its keeper may sleep; it ends now.
+        self.wanted.notify_one();
     }
 }

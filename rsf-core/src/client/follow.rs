@@ -12,8 +12,6 @@ use super::snapshot::ServiceSnapshot;
 use crate::control::{Discovery, Scope};
 use crate::policy::{Layer, Resolution};
 
-/// Connections that are made ahead of the first call to a service.
-const CONNECT_AHEAD: usize = 16;
 /// How soon the expiry of an instance rule is noticed.
 const RULE_EXPIRY: Duration = Duration::from_secs(1);
 
@@ -95,17 +93,7 @@ impl Sources {
         let previous = channel.snapshot.load_full();
         let next = ServiceSnapshot::build(channel, discovery, &resolution, previous.as_deref(), now);
         if let Some(next) = next {
-            // Each process begins at another place, or all of them would load the same few instances.
-            let members = next.pools[0].members();
-            let first = channel.connect_from % members.len().max(1);
-            for member in members
-                .iter()
-                .cycle()
-                .skip(first)
-                .take(members.len().min(CONNECT_AHEAD))
-            {
-                member.endpoint.keep_connected();
-            }
+            next.place_endpoints(&channel.shared, previous.as_deref());
             channel.snapshot.store(Some(Arc::new(next)));
             channel.version.send_modify(|version| *version += 1);
         }

@@ -1,13 +1,48 @@
 //! Which pool of instances a call may go to.
+//!
+//! 1. [`rules`]: policy's rules, compiled for the methods of one service.
+//! 2. [`filter`]: what a rule keeps of a set of instances.
+//! 3. [`build`]: the sets that the rules can leave, each one a pool.
+//! 4. [`tree`]: the way from a call to its pool; where zones spill, by their [`health`].
+//! 5. [`explain`]: rule by rule, which instance was removed and why.
 
-use super::key::hash;
+pub(super) mod rules;
+
+mod filter;
+mod health;
+
+pub(super) mod build;
+pub(super) mod tree;
+
+mod explain;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Stage};
+use crate::context::Context;
 use crate::error::RpcError;
 use crate::outcome::Reason;
+use crate::routing::key::Facts;
 use crate::wire::UnaryReply;
+use crate::wire::headers::{DYE, ROUTING_KEY, SHARD};
+
+pub use explain::{RemovedInstance, RouteExplanation, RuleExplanation};
+use tree::{Chosen, Question};
+
+/// Between two looks at whether consumer and provider agree on a shard's owner again; between them it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 
 /// Picks a pool that the snapshot compiled. The first one has all instances that policy lets take calls; routing rules
 /// compile more of them.
+///
+/// While a shard moves, its consumer and its provider may for a moment hold different policies. A provider that is not
+/// the owner refuses (`wrong_shard`) before its handler runs; the call then waits here for whichever side is behind.
 pub(crate) struct Route<S> {
     inner: S,
 }
@@ -20,14 +55,159 @@ impl<S> Route<S> {
 
 impl<S: Stage> Stage for Route<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        call.key = call.routing_key.as_ref().map(|key| hash(key.as_bytes()));
-        if call.pool().is_empty() {
-            return Err(RpcError::new(
-                Reason::NoInstance,
-                false,
-                call.snapshot.explain_empty(&call.channel.key),
-            ));
+        let mut pause = FIRST_PAUSE;
+        loop {
+            route(call)?;
+            match self.inner.call(call).await {
+                Err(error) if error.reason() == Reason::WrongShard && !error.may_have_run() => {
+                    if !agreement(call, pause).await {
+                        return Err(error);
+                    }
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                    call.own
+                        .retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE].contains(name));
+                }
+                result => return result,
+            }
         }
-        self.inner.call(call).await
     }
+}
+
+/// Sets the call's pool and key, and what its provider and the calls further down are told.
+fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
+    let snapshot = &*call.snapshot;
+    let parent = call.parent.as_deref();
+    let routed = routed(snapshot, &call.channel.key, facts(call), parent, call.begun)?;
+    (call.key, call.pool) = (routed.key, routed.pool);
+    call.own.extend(routed.own.into_iter().flatten());
+    Ok(())
+}
+
+/// Routes a request of any shape, of which only the headers are known: returns its pool, and adds what its provider is
+/// told. Rules that read the message find nothing there.
+pub(super) fn route_headers(
+    snapshot: &ServiceSnapshot,
+    service: &str,
+    request: &mut http::Request<impl Sized>,
+    parent: Option<&Context>,
+) -> Result<usize, RpcError> {
+    let facts = Facts {
+        method: None,
+        method_name: request.uri().path().rsplit('/').next().unwrap_or_default(),
+        message: &[],
+        headers: Some(request.headers()),
+        named_key: None,
+    };
+    let routed = routed(snapshot, service, facts, parent, Instant::now())?;
+    for (name, value) in routed.own.into_iter().flatten() {
+        request.headers_mut().insert(name, value);
+    }
+    Ok(routed.pool)
+}
+
+/// Where a call goes.
+struct Routed {
+    pool: usize,
+    key: Option<u64>,
+    own: [Option<(HeaderName, HeaderValue)>; 3],
+}
+
+fn routed(
+    snapshot: &ServiceSnapshot,
+    service: &str,
+    facts: Facts<'_>,
+    parent: Option<&Context>,
+    now: Instant,
+) -> Result<Routed, RpcError> {
+    if snapshot.pools[0].is_empty() {
+        let problem = snapshot.explain_empty(service);
+        return Err(RpcError::new(Reason::NoInstance, false, problem));
+    }
+    let colour = colour(snapshot, &facts, parent);
+    let key = snapshot.routing.key(&facts);
+    let mut chosen = Chosen::default();
+    let mut named = None;
+    if let Some(routes) = &snapshot.routes {
+        let question = Question {
+            facts,
+            colour: colour.and_then(|colour| colour.to_str().ok()),
+            key,
+            now,
+        };
+        chosen = routes.choose(&question).map_err(|_| {
+            let explanation = explain::explained(snapshot, routes, &question);
+            RpcError::new(Reason::NoInstance, false, explanation.problem(service))
+        })?;
+        // What the caller named is not in the request; the provider needs it to check the shard.
+        named = facts
+            .named_key
+            .filter(|_| chosen.by_name)
+            .map(key_header)
+            .transpose()?;
+    }
+    Ok(Routed {
+        pool: chosen.pool,
+        key,
+        own: [
+            chosen.owner.map(|owner| (SHARD, owner)),
+            named.map(|named| (ROUTING_KEY, named)),
+            colour.map(|colour| (DYE, colour.clone())),
+        ],
+    })
+}
+
+fn key_header(key: &str) -> Result<HeaderValue, RpcError> {
+    let mut value = HeaderValue::from_bytes(key.as_bytes()).map_err(|_| {
+        let problem = "a routing key that shards go by has no control characters";
+        RpcError::new(Reason::Malformed, false, problem)
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn facts(call: &OutboundCall) -> Facts<'_> {
+    Facts {
+        method: Some(call.method),
+        method_name: &call.method().descriptor.name,
+        // Behind gRPC's prefix.
+        message: call.frame.bytes().get(5..).unwrap_or_default(),
+        headers: call.metadata.raw(),
+        named_key: call.routing_key.as_deref(),
+    }
+}
+
+/// The call's own colour where policy says which metadata holds it, else the one of the call that is being handled.
+fn colour<'a>(
+    snapshot: &ServiceSnapshot,
+    facts: &Facts<'a>,
+    parent: Option<&'a Context>,
+) -> Option<&'a HeaderValue> {
+    let own = || facts.headers?.get(snapshot.routing.dye.as_ref()?);
+    let inherited = || parent?.metadata().raw()?.get(&DYE);
+    own().or_else(inherited)
+}
+
+/// Waits for a new snapshot, or for `pause`, which may have been enough for the provider. Afterwards the call has the
+/// newest snapshot. `false` where its deadline is nearer.
+async fn agreement(call: &mut OutboundCall, pause: Duration) -> bool {
+    let mut version = call.channel.version.subscribe();
+    let newest = call.channel.snapshot.load_full();
+    if newest
+        .as_ref()
+        .is_some_and(|newest| Arc::ptr_eq(newest, &call.snapshot))
+    {
+        let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        if Instant::now() + jittered >= call.deadline {
+            return false;
+        }
+        let waiting = {
+            let _timers = call.channel.shared.runtime.handle().enter();
+            tokio::time::timeout(jittered, version.changed())
+        };
+        let _ = waiting.await;
+    }
+    if let Some(newest) = call.channel.snapshot.load_full() {
+        call.snapshot = newest;
+    }
+    true
 }

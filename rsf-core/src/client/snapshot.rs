@@ -1,16 +1,24 @@
 //! What calls of one service read: immutable, replaced as a whole.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+use super::Shared;
 use super::balance::{Member, Pool, unregistered};
 use super::breaker::BreakerGroup;
 use super::budget::RetryBudget;
 use super::channel::ChannelState;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, EndpointGroup, Place};
 use super::guards::Guards;
+use super::route::build::build;
+use super::route::rules::CompiledRules;
+use super::route::tree::Routes;
+use super::subset::{floor, subset};
 use crate::control::{Discovery, Instance, InstanceList};
-use crate::policy::{InstanceRule, MethodPolicy, Resolution, method_policy};
+use crate::policy::{Balance, InstanceRule, MethodPolicy, Resolution, method_policy};
 
 /// The immutable view of one service.
 pub(crate) struct ServiceSnapshot {
@@ -27,9 +35,15 @@ pub(crate) struct ServiceSnapshot {
     /// What holds for the service as a whole: balance, node breaker, budget.
     pub(crate) service: MethodPolicy,
     pub(crate) budget: Arc<RetryBudget>,
-    pub(super) breakers: Arc<BreakerGroup>,
+    pub(super) group: EndpointGroup,
+    /// The endpoints of all instances that may take calls, those that no pool has included.
+    pub(super) endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+    /// The rules that say which pool a call may go to, compiled.
+    pub(crate) routing: Arc<CompiledRules>,
+    /// The way from a call to its pool; `None` where no rule parts the instances.
+    pub(crate) routes: Option<Routes>,
     /// Instances that are listed but take no calls, with the reason.
-    left_out: Vec<(Arc<str>, &'static str)>,
+    pub(super) left_out: Vec<(Arc<str>, &'static str)>,
 }
 
 impl ServiceSnapshot {
@@ -53,18 +67,37 @@ impl ServiceSnapshot {
             .layers()
             .flat_map(|layer| &layer.document.instances)
             .collect();
-        let breakers = previous.map_or_else(
-            || {
-                BreakerGroup::new(
+        let group = match previous {
+            Some(previous) => previous.group.clone(),
+            None => EndpointGroup {
+                breakers: BreakerGroup::new(
                     service.call.node_breaker,
                     channel.shared.metrics.ejections(&channel.key),
-                )
+                ),
+                connections: Arc::new(watch::Sender::new(service.call.connections)),
             },
-            |previous| previous.breakers.clone(),
-        );
-        let (members, left_out) = members(channel, list, &rules, previous, &breakers, unix_ms);
-        breakers.update(service.call.node_breaker, members.len());
+        };
+        let (members, left_out) = members(channel, list, &rules, previous, &group, unix_ms);
+        let endpoints = members.iter().map(|member| &member.endpoint);
+        let endpoints = endpoints.map(|endpoint| (endpoint.instance.id.clone(), endpoint.clone()));
+        let endpoints = endpoints.collect();
+        let connections = service.call.connections;
+        group.connections.send_if_modified(|now| {
+            let changed = *now != connections;
+            *now = connections;
+            changed
+        });
+        let routing = routing(channel, &service, previous);
+        // Each set by itself, or a zone could be left with those few of its instances that the whole set's subset has.
         let balancers = &channel.shared.balancers;
+        let pool_of = |members| {
+            let members = subset(members, &channel.shared, &connections);
+            Pool::new(members, &service.call, balancers)
+        };
+        let (pools, routes) = build(&routing, members, &list.instances, &pool_of);
+        group
+            .breakers
+            .update(service.call.node_breaker, pools[0].members().len());
         let known = previous.is_some_and(|previous| previous.service.call.balance == service.call.balance);
         if let Some(name) = unregistered(&service.call, balancers).filter(|_| !known) {
             channel.shared.metrics.unknown_balancers.inc();
@@ -76,10 +109,11 @@ impl ServiceSnapshot {
         }
         let retry = &service.call.retry;
         let (percent, per_second) = (retry.budget_percent, retry.budget_per_second);
-        let budget = previous
-            .map(|previous| &previous.budget)
-            .filter(|budget| budget.is(percent, per_second))
-            .map_or_else(|| Arc::new(RetryBudget::new(percent, per_second)), Arc::clone);
+        let budget = match previous {
+            Some(previous) => previous.budget.clone(),
+            None => Arc::new(RetryBudget::new(percent, per_second)),
+        };
+        budget.set(percent, per_second);
         let methods = channel
             .methods
             .iter()
@@ -88,14 +122,47 @@ impl ServiceSnapshot {
         Some(ServiceSnapshot {
             version: list.version,
             not_ready,
-            pools: vec![Pool::new(members, &service.call, balancers)],
+            pools,
+            routing,
+            routes,
             guards: Guards::build(channel, &methods, previous),
             methods,
             service,
             budget,
-            breakers,
+            group,
+            endpoints,
             left_out,
         })
+    }
+
+    /// Tells each endpoint, and those that only `previous` had, what it is worth from now on; connects ahead.
+    pub(super) fn place_endpoints(&self, shared: &Shared, previous: Option<&ServiceSnapshot>) {
+        let members = self.pools[0].members();
+        let floor: HashSet<_> = floor(members, shared, &self.service.call.connections)
+            .into_iter()
+            .map(|place| Arc::as_ptr(&members[place].endpoint))
+            .collect();
+        let pooled: HashSet<_> = self
+            .pools
+            .iter()
+            .flat_map(Pool::members)
+            .map(|member| Arc::as_ptr(&member.endpoint))
+            .collect();
+        let before = previous.iter().flat_map(|previous| previous.endpoints.values());
+        for endpoint in before.chain(self.endpoints.values()) {
+            let known = Arc::as_ptr(endpoint);
+            endpoint.set_place(match (floor.contains(&known), pooled.contains(&known)) {
+                (true, _) => Place::Floor,
+                (false, true) => Place::Member,
+                (false, false) => Place::Outside,
+            });
+        }
+    }
+
+    /// Whether a place among the pools means the same as it did in `earlier`, so that a further attempt of a call that was
+    /// routed there may look for its instance here, where those are that came since.
+    pub(super) fn keeps_pools_of(&self, earlier: &ServiceSnapshot) -> bool {
+        self.pools.len() == earlier.pools.len()
     }
 
     /// Why no instance can take a call, and what to do about it.
@@ -118,6 +185,30 @@ impl ServiceSnapshot {
     }
 }
 
+/// The compiled rules, those of `previous` where policy says the same.
+fn routing(
+    channel: &ChannelState,
+    service: &MethodPolicy,
+    previous: Option<&ServiceSnapshot>,
+) -> Arc<CompiledRules> {
+    let source = &service.call.routing;
+    let keyed = !matches!(service.call.balance, Balance::LeastPending | Balance::Random);
+    let kept = previous
+        .map(|previous| &previous.routing)
+        .filter(|routing| routing.is_of(source, keyed));
+    kept.map_or_else(
+        || {
+            Arc::new(CompiledRules::new(
+                &channel.service,
+                &channel.shared.zone,
+                source,
+                keyed,
+            ))
+        },
+        Arc::clone,
+    )
+}
+
 type LeftOut = Vec<(Arc<str>, &'static str)>;
 
 fn members(
@@ -125,14 +216,9 @@ fn members(
     list: &InstanceList,
     rules: &[&InstanceRule],
     previous: Option<&ServiceSnapshot>,
-    breakers: &Arc<BreakerGroup>,
+    group: &EndpointGroup,
     unix_ms: u64,
 ) -> (Vec<Member>, LeftOut) {
-    let known: std::collections::HashMap<_, _> = previous
-        .iter()
-        .flat_map(|previous| previous.pools[0].members())
-        .map(|member| (member.endpoint.instance.id.clone(), &member.endpoint))
-        .collect();
     let mut members = Vec::with_capacity(list.instances.len());
     let mut left_out = Vec::new();
     for instance in &list.instances {
@@ -150,10 +236,11 @@ fn members(
             left_out.push((instance.id.clone(), reason));
             continue;
         }
-        let endpoint = match known.get(&instance.id) {
+        let known = previous.and_then(|previous| previous.endpoints.get(&instance.id));
+        let endpoint = match known {
             Some(endpoint) if endpoint.is_for(instance) => Arc::clone(endpoint),
             _ => {
-                let endpoint = Endpoint::new(&channel.shared, instance.clone(), breakers.clone());
+                let endpoint = Endpoint::new(&channel.shared, instance.clone(), group);
                 if let Some(age) = new_for(instance, previous, unix_ms) {
                     endpoint.vitals.begin_warm_up(age);
                 }

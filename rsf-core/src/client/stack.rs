@@ -20,7 +20,7 @@ use super::route::Route;
 use super::snapshot::ServiceSnapshot;
 use crate::call::HandOver;
 use crate::context::Context;
-use crate::error::{AttemptRecord, RpcError};
+use crate::error::{AttemptLog, AttemptRecord, RpcError};
 use crate::metadata::Metadata;
 use crate::policy::MethodPolicy;
 use crate::wire::{Frame, OwnHeaders, RequestId, TraceParent, UnaryReply};
@@ -59,6 +59,8 @@ pub(crate) struct OutboundCall {
     pub(crate) one_way: Option<HandOver>,
     /// What became of the attempts where the call was given up while some were under way.
     pub(crate) given_up: Mutex<GivenUp>,
+    /// Where somebody wants to know every attempt, those of a success too.
+    pub(crate) log: Option<AttemptLog>,
 }
 
 /// The attempts of a call that was given up before it had an outcome.
@@ -67,6 +69,8 @@ pub(crate) struct GivenUp {
     pub(crate) attempts: Vec<AttemptRecord>,
     /// Whether the handler can have run.
     pub(crate) reached: bool,
+    /// Whether the call has spent its retries.
+    pub(crate) retries_spent: bool,
 }
 
 impl OutboundCall {
@@ -82,7 +86,7 @@ impl OutboundCall {
     /// Whether the call may be attempted again after its handler may have run. A one-way call may not: nobody would
     /// learn how often it ran.
     pub(crate) fn is_idempotent(&self) -> bool {
-        self.policy().idempotent && self.one_way.is_none()
+        self.policy().may_repeat() && self.one_way.is_none()
     }
 
     /// The instances that the call may go to.

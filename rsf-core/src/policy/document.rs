@@ -66,6 +66,7 @@ impl PolicyDocument {
             errors: Vec::new(),
         };
         check.object("", &value, DOCUMENT);
+        super::routing::check(&value, &mut check.errors);
         if !check.errors.is_empty() {
             return Err(check.errors);
         }
@@ -89,6 +90,7 @@ impl PolicyDocument {
             .iter()
             .map(|(name, call)| (join("consumers", name), call));
         let mut problems = Vec::new();
+        self.provider.check(&mut problems);
         for (path, call) in call.chain(methods).chain(consumers) {
             for (field, problem) in call.degrade.problems() {
                 problems.push(PolicyError {

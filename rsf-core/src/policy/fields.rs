@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::call::CallPolicy;
+use super::dedup::DedupPolicy;
 use super::instances::INSTANCE;
 use super::provider::ProviderPolicy;
 
@@ -76,6 +77,11 @@ pub struct Field {
 impl Field {
     /// The default as a document would write it: `300000` for `300_000`, `least_pending` for `Balance::LeastPending`.
     pub fn shown_default(&self) -> String {
+        // A list of words.
+        if let Some((_, words)) = self.default.split_once('[') {
+            let words = words.split('"').skip(1).step_by(2);
+            return words.collect::<Vec<_>>().join(", ");
+        }
         let text = self.default.trim_matches('"');
         match text.rsplit_once("::") {
             Some((_, variant)) => {
@@ -157,8 +163,10 @@ pub fn paths() -> Vec<(String, &'static Field)> {
             match field.kind {
                 Kind::Object(inner) => walk(&format!("{path}."), inner, out),
                 Kind::List(inner, _) => walk(&format!("{path}[]."), inner, out),
-                // Those of `call` stand in the table once.
-                Kind::Named(inner) if inner != CallPolicy::FIELDS => walk(&format!("{path}.*."), inner, out),
+                // Those of `call` and of `provider.dedup` stand in the table once.
+                Kind::Named(inner) if inner != CallPolicy::FIELDS && inner != DedupPolicy::FIELDS => {
+                    walk(&format!("{path}.*."), inner, out);
+                }
                 _ => {}
             }
         }
@@ -214,6 +222,9 @@ fn holds(kind: Kind) -> String {
         Kind::Object(_) => "object".to_owned(),
         Kind::Methods(_) => "names → the fields of `call` that are set for a method".to_owned(),
         Kind::Named(inner) if inner == CallPolicy::FIELDS => "names → the fields of `call`".to_owned(),
+        Kind::Named(inner) if inner == DedupPolicy::FIELDS => {
+            "names → the fields of `provider.dedup`".to_owned()
+        }
         Kind::Named(_) => "names → object".to_owned(),
         Kind::Texts => "names → text".to_owned(),
         Kind::Numbers(least, most) => format!("names → integer, {least} to {most}"),

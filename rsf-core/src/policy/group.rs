@@ -84,7 +84,7 @@ macro_rules! group {
             }
         }
 
-        #[allow(clippy::clone_on_copy, clippy::useless_conversion, clippy::allow_attributes, reason = "one text for all types")]
+        #[allow(dead_code, clippy::clone_on_copy, clippy::useless_conversion, clippy::allow_attributes, reason = "one text for all types")]
         impl $resolved {
             /// Takes over what a document sets, and notes that it was `origin` that set it.
             pub(crate) fn apply(

@@ -44,6 +44,9 @@ pub struct MethodPolicy {
     pub call: CallRules,
     /// Whether the method may be attempted again after its handler may have run. A fact of the code.
     pub idempotent: bool,
+    /// Whether its provider runs it once for each request id, so that it may be attempted again all the same. A fact of
+    /// the code.
+    pub dedup: bool,
     /// Field (without `call.`) → the layer that set it; fields that are not here hold their built-in value.
     pub origins: Origins,
 }
@@ -56,6 +59,7 @@ pub fn method_policy(
 ) -> MethodPolicy {
     let mut resolved = MethodPolicy {
         idempotent: method.is_some_and(|method| method.idempotent),
+        dedup: method.is_some_and(|method| method.dedup),
         ..MethodPolicy::default()
     };
     for layer in resolution.fleet.iter().chain(&resolution.applications) {
@@ -99,6 +103,12 @@ pub fn provider_rules<'a>(layers: impl Iterator<Item = &'a Layer>) -> ProviderVi
 }
 
 impl MethodPolicy {
+    /// Whether a further attempt does no harm even where the handler may have run: running twice is harmless, or the
+    /// provider sees to it that it does not.
+    pub fn may_repeat(&self) -> bool {
+        self.idempotent || self.dedup
+    }
+
     fn apply(&mut self, origin: &Arc<str>, call: &CallPolicy) {
         self.call.apply("", call, origin, &mut self.origins);
     }

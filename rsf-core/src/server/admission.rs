@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::shard;
 use super::stack::{AdmitRules, InboundCall, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
@@ -36,6 +37,7 @@ impl<S: Stage> Stage for Admit<S> {
         if let Err(status) = &call.message {
             return Err(status.clone());
         }
+        shard::check(&self.rules.place, &call)?;
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };

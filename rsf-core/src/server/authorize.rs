@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -37,15 +38,15 @@ impl<S> Authorize<S> {
 
 impl<S: Stage> Stage for Authorize<S> {
     async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
-        let method = call.method.clone();
-        if self.verifier.is_some() || call.peer.is_some() {
-            let identified = identify(&mut call, self.verifier.as_deref());
-            identified.inspect_err(|_| method.door.unauthenticated.inc())?;
+        if self.verifier.is_none() && call.peer.is_none() && call.method.door.is_open() {
+            return self.inner.call(call).await;
         }
+        let door = call.method.door.clone();
+        let identified = identify(&mut call, self.verifier.as_deref());
+        identified.inspect_err(|_| door.unauthenticated.inc())?;
         let context = &call.context;
-        method
-            .door
-            .check(context.caller(), context.identity().is_proven(), &method.name)?;
+        let proven = context.identity().is_proven();
+        door.check(context.caller(), proven, &call.method.name)?;
         self.inner.call(call).await
     }
 }
@@ -100,6 +101,8 @@ pub(super) fn prove(
 /// A service's door: what policy says of its callers now, and how often it said what.
 pub(super) struct Door {
     service: String,
+    /// Whether `rules` let everybody in: what most calls ask, and all that they ask.
+    open: AtomicBool,
     rules: ArcSwap<Rules>,
     allowed: IntCounter,
     denied: IntCounter,
@@ -149,6 +152,7 @@ impl Door {
         let counter = |verdict| metrics.authorized(service, verdict);
         Arc::new(Door {
             service: service.to_owned(),
+            open: AtomicBool::new(!required),
             rules: ArcSwap::from_pointee(rules),
             allowed: counter("allowed"),
             denied: counter("denied"),
@@ -160,6 +164,11 @@ impl Door {
 
     pub(super) fn service(&self) -> &str {
         &self.service
+    }
+
+    /// Whether everybody comes in unasked.
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Takes over what policy says now.
@@ -187,7 +196,9 @@ impl Door {
                 }))
             }
         };
+        let open = matches!(rules, Rules::Open);
         self.rules.store(Arc::new(rules));
+        self.open.store(open, Ordering::Release);
         self.logged.lock().clear();
     }
 

@@ -1,23 +1,378 @@
-//! Dedup: the outcome of a request id is stored once and replayed.
+//! Dedup: the handler of a deduplicated method runs once for each request id, and its outcome is replayed.
+//!
+//! 1. [`store`]: what is asked of the place where claims and outcomes stand.
+//! 2. [`memory`]: that place in the process's own memory. (Redis is `rsf-registry`'s.)
+//! 3. `outcome`: how an outcome is stored and replayed.
+//! 4. `mute`: keeps calls from waiting for a store that gives no answer.
+//! 5. `owner`: the side of the call that came first: it claims, runs the handler, and stores what came of it.
+//!
+//! Here is the stage itself, and the side of the duplicate: it waits for the first call's outcome and replays it.
+
+mod memory;
+mod mute;
+mod outcome;
+mod owner;
+mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
+
+pub use memory::MemoryDedup;
+pub use store::{
+    Claim, Claimed, DedupKey, DedupStore, DedupStoreError, Entry, EntryState, Held, PayloadHash,
+};
+
+use mute::Mute;
+use outcome::Outcome;
+use owner::{Begun, Owner};
 
 use super::stack::{InboundCall, Stage};
+use crate::error::framework_status;
 use crate::message::Response;
+use crate::metrics::DedupMetrics;
+use crate::outcome::Reason;
+use crate::policy::{DedupRules, ProviderRules};
 use crate::status::Status;
 use crate::wire::Frame;
+use crate::wire::headers::REPEATED;
+
+/// The first pause between two looks at another instance's claim; it doubles up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two attempts to end a claim whose store fails, and how long each waits for an answer.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the handler once for each request id.
 pub(super) struct Dedup<S> {
-    inner: S,
+    inner: Arc<S>,
+    shared: Arc<Shared>,
+}
+
+/// What all deduplicated calls of a process share.
+pub(super) struct Shared {
+    store: Arc<dyn DedupStore>,
+    /// The instance, and its start.
+    owner: String,
+    claims: AtomicU64,
+    waiting: AtomicUsize,
+    mute: Mute,
+    /// The handlers under way, some of which nobody waits for any more.
+    owners: TaskTracker,
+}
+
+impl Shared {
+    /// `instance` names this one to people; every start of it is another owner.
+    pub(super) fn new(store: Arc<dyn DedupStore>, instance: &str) -> Self {
+        Shared {
+            store,
+            owner: format!("{instance}#{:016x}", fastrand::u64(..)),
+            claims: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            mute: Mute::default(),
+            owners: TaskTracker::new(),
+        }
+    }
+
+    /// Waits until every handler has ended and its outcome is stored.
+    pub(super) async fn settled(&self) {
+        self.owners.close();
+        self.owners.wait().await;
+    }
+}
+
+/// A deduplicated method: what policy says of it now, and its counters.
+pub(super) struct MethodDedup {
+    rules: ArcSwap<DedupRules>,
+    metrics: DedupMetrics,
+}
+
+impl MethodDedup {
+    pub(super) fn new(metrics: DedupMetrics) -> Self {
+        MethodDedup {
+            rules: ArcSwap::from_pointee(DedupRules::default()),
+            metrics,
+        }
+    }
+
+    pub(super) fn set(&self, rules: &ProviderRules, method: &str) {
+        self.rules.store(Arc::new(rules.dedup_of(method)));
+    }
 }
 
 impl<S> Dedup<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Dedup { inner }
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Dedup {
+            inner: Arc::new(inner),
+            shared,
+        }
     }
 }
 
 impl<S: Stage> Stage for Dedup<S> {
     async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        self.inner.call(call).await
+        match &call.method.dedup {
+            None => self.inner.call(call).await,
+            // Apart, so that the other methods' futures stay small.
+            Some(_) => Box::pin(self.once(call)).await,
+        }
+    }
+}
+
+impl<S: Stage> Dedup<S> {
+    async fn once(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+        let Some(once) = Once::of(&call, &self.shared) else {
+            // Without an id, as calls of other makes come, nothing can be told apart.
+            return self.inner.call(call).await;
+        };
+        let (answer, begun) = oneshot::channel();
+        let owner = Owner::new(once.clone(), answer);
+        // A task of its own: a caller that goes away, or an attempt that lost, must not leave an outcome unknown.
+        self.shared
+            .owners
+            .spawn(owner.claim_and_run(self.inner.clone(), call));
+        match begun.await {
+            Ok(Begun::Ended(answer)) => answer,
+            // The call itself went back to the pool: a duplicate takes no place in it.
+            Ok(Begun::Stands(entry)) => once.follow(entry).await,
+            Err(_) => Err(framework_status(
+                Reason::ShutDown,
+                "the provider's runtime has ended",
+            )),
+        }
+    }
+}
+
+/// One deduplicated call.
+#[derive(Clone)]
+struct Once {
+    shared: Arc<Shared>,
+    method: Arc<super::provider::HostedMethod>,
+    key: DedupKey,
+    claim: Claim,
+    rules: DedupRules,
+    /// Whether the caller knows that an earlier attempt may have run.
+    repeated: bool,
+}
+
+impl Once {
+    /// `None` where the call has no request id.
+    fn of(call: &InboundCall, shared: &Arc<Shared>) -> Option<Once> {
+        let (method, context) = (&call.method, &call.context);
+        let rules = **method.dedup.as_ref()?.rules.load();
+        let (id, message) = (context.request_id()?, call.message.as_ref().ok()?);
+        let number = shared.claims.fetch_add(1, Ordering::Relaxed);
+        Some(Once {
+            shared: shared.clone(),
+            method: method.clone(),
+            key: DedupKey::of(
+                context.caller().unwrap_or_default(),
+                &method.key,
+                &method.name,
+                id,
+            ),
+            claim: Claim {
+                owner: format!("{}#{number}", shared.owner).into(),
+                payload: Claim::hash(message),
+                lease: Duration::from_millis(rules.claim_ms),
+                window: Duration::from_millis(rules.window_ms),
+            },
+            rules,
+            repeated: context.metadata().get(REPEATED.as_str()).is_some(),
+        })
+    }
+
+    fn store(&self) -> &dyn DedupStore {
+        &*self.shared.store
+    }
+
+    fn count(&self, which: impl Fn(&DedupMetrics) -> &prometheus::IntCounter) {
+        if let Some(dedup) = &self.method.dedup {
+            which(&dedup.metrics).inc();
+        }
+    }
+
+    /// One operation of the store, within its time. While the store is mute, one operation at a time asks it, and all
+    /// others fail at once: they would hold their places in the pool for nothing.
+    async fn asked<T>(
+        &self,
+        operation: impl Future<Output = Result<T, DedupStoreError>>,
+    ) -> Result<T, String> {
+        let Some(probe) = self.shared.mute.enter() else {
+            return Err("the store of outcomes gives no answer".to_owned());
+        };
+        match timeout(Duration::from_millis(self.rules.store_timeout_ms), operation).await {
+            Ok(result) => {
+                probe.answered();
+                result.map_err(|error| error.to_string())
+            }
+            Err(_) => {
+                probe.gave_no_answer();
+                Err(format!(
+                    "the store of outcomes gave no answer within {} ms (policy provider.dedup.store_timeout_ms)",
+                    self.rules.store_timeout_ms
+                ))
+            }
+        }
+    }
+
+    /// Answers a duplicate with the first call's outcome, waiting for it where it is not there yet.
+    async fn follow(&self, entry: Entry) -> Result<Response<Frame>, Status> {
+        if entry.state != EntryState::Unreadable && entry.payload != self.claim.payload {
+            self.count(|metrics| &metrics.mismatch);
+            let problem = format!(
+                "{}: this request id came before with another payload; give each operation an id of its own",
+                self.method.path
+            );
+            return Err(framework_status(Reason::PayloadMismatch, problem));
+        }
+        match self.ended(entry.state, |metrics| &metrics.replayed) {
+            Some(answer) => answer,
+            None => self.wait().await,
+        }
+    }
+
+    /// What a duplicate is told of a call that has ended; `None` where it has not.
+    fn ended(
+        &self,
+        state: EntryState,
+        counter: impl Fn(&DedupMetrics) -> &prometheus::IntCounter,
+    ) -> Option<Result<Response<Frame>, Status>> {
+        let why = match state {
+            EntryState::InProgress | EntryState::Released => return None,
+            EntryState::Done(stored) => match outcome::decode(&stored) {
+                Outcome::Answer(answer) => {
+                    self.count(counter);
+                    return Some(answer);
+                }
+                Outcome::NotKept { bytes, succeeded } => format!(
+                    "it ended with {} of {bytes} bytes, too large to be kept (policy provider.dedup.max_reply_bytes)",
+                    if succeeded { "a reply" } else { "an error" },
+                ),
+                Outcome::Unknown(why) => why,
+            },
+            EntryState::Abandoned => {
+                "the instance that handled it died, or could not say how it ended".to_owned()
+            }
+            EntryState::Unreadable => {
+                "its record was written by another version of RSF or by another program".to_owned()
+            }
+        };
+        Some(Err(self.unknown(&why)))
+    }
+
+    fn unknown(&self, why: &str) -> Status {
+        self.count(|metrics| &metrics.unknown);
+        outcome::unknown(why)
+    }
+
+    async fn wait(&self) -> Result<Response<Frame>, Status> {
+        let Some(_place) = Waiting::enter(&self.shared.waiting, self.rules.waiting as usize) else {
+            return Err(self.in_progress("and as many duplicates as provider.dedup.waiting wait already"));
+        };
+        let until = Instant::now() + Duration::from_millis(self.rules.wait_ms);
+        let mut pause = SHORTEST_PAUSE;
+        while Instant::now() < until {
+            // With jitter, so that many duplicates do not ask at once.
+            let next = Instant::now() + pause.mul_f64(0.75 + 0.25 * fastrand::f64());
+            sleep_until(next.min(until)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            match self.asked(self.store().look(&self.key)).await {
+                Ok(Some(entry)) if entry.state == EntryState::Released => return Err(self.released()),
+                Ok(Some(entry)) => {
+                    if let Some(answer) = self.ended(entry.state, |metrics| &metrics.waited) {
+                        return answer;
+                    }
+                }
+                Ok(None) => {
+                    return Err(self.unknown("the store of outcomes has lost its claim"));
+                }
+                // What stood there a moment ago was in progress; perhaps the store is back before the time is over.
+                Err(error) => tracing::debug!(method = self.method.path, error, "looking for an outcome"),
+            }
+        }
+        let problem = format!(
+            "and did not end within {} ms (policy provider.dedup.wait_ms)",
+            self.rules.wait_ms
+        );
+        Err(self.in_progress(&problem))
+    }
+
+    /// What it waited for ended without a run, so that a further attempt may run.
+    fn released(&self) -> Status {
+        self.count(|metrics| &metrics.released);
+        let problem = format!(
+            "{}: the call with this request id that came first was refused before its handler; nothing has run",
+            self.method.path
+        );
+        framework_status(Reason::DedupUnavailable, problem)
+    }
+
+    fn in_progress(&self, more: &str) -> Status {
+        self.count(|metrics| &metrics.in_progress);
+        let problem = format!(
+            "{}: a call with this request id is being handled {more}; ask again later under the same id",
+            self.method.path
+        );
+        framework_status(Reason::DuplicateInProgress, problem)
+    }
+
+    /// Ends the claim in the background, for as long as it may matter and the store may come back. Not among the owners:
+    /// the end of the process does not wait for a store that fails.
+    ///
+    /// It waits long for each answer: asking a store anew that is only slow would keep it slow.
+    fn settle_later(self, outcome: Option<Bytes>) {
+        tokio::spawn(async move {
+            let mut pause = LONGEST_PAUSE;
+            let until = Instant::now() + owner::PATIENCE;
+            while Instant::now() < until {
+                let settled = self.store().settle(&self.key, &self.claim, outcome.as_ref());
+                if let Ok(Ok(held)) = timeout(PATIENT_TIMEOUT, settled).await {
+                    return self.held(held);
+                }
+                tokio::time::sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+                pause = (pause * 2).min(LONGEST_RETRY);
+            }
+            tracing::warn!(
+                method = self.method.path,
+                "an outcome could not be stored; duplicates of its call end with outcome_unknown"
+            );
+        });
+    }
+
+    /// Notices that somebody else holds what this call claimed.
+    fn held(&self, held: Held) {
+        if held == Held::Taken {
+            self.count(|metrics| &metrics.duplicate);
+            tracing::warn!(
+                method = self.method.path,
+                "a handler ran twice for one request id: the store of outcomes had failed or lost the first claim"
+            );
+        }
+    }
+}
+
+/// A duplicate's place among those that wait; it returns on drop.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(counter: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+            (n < most).then_some(n + 1)
+        });
+        taken.is_ok().then(|| Waiting(counter))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -128,7 +128,7 @@ impl ServerNext<'_> {
         let handler = self.handler;
         match self.rest {
             [first, rest @ ..] => first.intercept(call, ServerNext { rest, handler }).await,
-            [] => handler.run(call.0.clone()).await,
+            [] => handler.run(call.0.for_handler()).await,
         }
     }
 }

@@ -1,135 +1,171 @@
-//! The provider's limits: a threshold per method, and the instance's pool with its queue.
+//! The provider's limits: how many calls of a method are under way, how many handlers run, how many calls wait.
+//!
+//! 1. [`threshold`]: a counter per method and per group of methods; one call more is refused at once.
+//! 2. [`groups`]: methods that share a counter, or a part of pool and queue.
+//! 3. [`pool`]: the handlers that run at once. Where a place is free, entering costs one atomic operation.
+//! 4. [`queue`]: the calls that wait for a place: in order of arrival, higher priority first, what is too late dropped.
+//! 5. [`handling`]: how long handlers take, which is what "too late" is measured by.
+//! 6. [`adaptive`]: a pool whose size follows from that.
+//! 7. [`hosted`]: the same for unchanged tonic services.
 
+mod threshold;
+
+mod groups;
+
+mod pool;
+
+mod queue;
+
+mod handling;
+
+mod adaptive;
+
+mod hosted;
+
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::stack::{InboundCall, Stage};
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+pub(super) use hosted::HostedLimits;
+pub(super) use pool::{Entering, Pool, PoolLimits, PoolPlace};
+pub(super) use threshold::{Threshold, ThresholdPlace};
+
 use crate::error::framework_status;
-use crate::message::Response;
+use crate::metrics::RefusalMetrics;
 use crate::outcome::Reason;
-use crate::permits::Permits;
 use crate::policy::ProviderRules;
 use crate::status::Status;
-use crate::wire::Frame;
+use groups::{Group, Share, Shares};
+use handling::Median;
+use threshold::Counter;
 
-/// How many calls of a method may be under way, waiting ones included. One more is refused at once.
-pub(super) struct MethodLimit {
-    under_way: AtomicUsize,
-    most: AtomicUsize,
+/// What limits the calls of one method (of an unchanged tonic service: all its methods together).
+pub(super) struct MethodLimits {
+    /// As messages name it: the path, or the service.
+    name: String,
+    /// Another one for each in the process.
+    number: usize,
+    threshold: Counter,
+    /// The method's own part of pool and queue.
+    share: Arc<Share>,
+    /// The groups that the method belongs to; none for most.
+    groups: ArcSwapOption<Vec<Arc<Group>>>,
+    /// Whether `groups` has any, because looking there costs more than a branch.
+    grouped: AtomicBool,
+    /// The shares that hold for the method now.
+    shares: ArcSwap<Vec<Arc<Share>>>,
+    shared: AtomicBool,
+    handling: Median,
+    refusals: RefusalMetrics,
 }
 
-impl MethodLimit {
-    pub(super) fn new() -> Self {
-        MethodLimit {
-            under_way: AtomicUsize::new(0),
-            most: AtomicUsize::new(usize::MAX),
-        }
+impl MethodLimits {
+    pub(super) fn new(name: &str, refusals: RefusalMetrics) -> Arc<Self> {
+        static NUMBERS: AtomicUsize = AtomicUsize::new(0);
+        Arc::new(MethodLimits {
+            name: name.to_owned(),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            threshold: Counter::default(),
+            share: Share::new(),
+            groups: ArcSwapOption::empty(),
+            grouped: AtomicBool::new(false),
+            shares: ArcSwap::default(),
+            shared: AtomicBool::new(false),
+            handling: Median::default(),
+            refusals,
+        })
     }
 
-    pub(super) fn set(&self, most: Option<u32>) {
-        self.most
-            .store(most.map_or(usize::MAX, |most| most as usize), Ordering::Relaxed);
-    }
-
-    fn enter(&self) -> Result<Place<'_>, usize> {
-        let most = self.most.load(Ordering::Relaxed);
-        enter(&self.under_way, most).ok_or(most)
-    }
-}
-
-/// A place of the counter unless `most` are taken. A refusal takes none, not even for a moment.
-fn enter(counter: &AtomicUsize, most: usize) -> Option<Place<'_>> {
-    let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-        (n < most).then_some(n + 1)
-    });
-    taken.is_ok().then(|| Place(counter))
-}
-
-/// One of a counter's places; it returns on drop.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Applies the method's threshold.
-pub(super) struct Threshold<S> {
-    inner: S,
-}
-
-impl<S> Threshold<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Threshold { inner }
-    }
-}
-
-impl<S: Stage> Stage for Threshold<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        let method = call.method.clone();
-        let _place = method.limit.enter().map_err(|most| {
-            let problem = format!(
-                "{} has {most} calls under way in this instance, its threshold (policy provider.concurrency)",
-                method.path
-            );
-            framework_status(Reason::ProviderLimit, problem)
-        })?;
-        self.inner.call(call).await
-    }
-}
-
-/// The instance's pool and queue, as policy has them now.
-pub(super) struct PoolLimits {
-    running: Arc<Permits>,
-    waiting: AtomicUsize,
-    queue: AtomicUsize,
-}
-
-impl PoolLimits {
-    pub(super) fn new() -> Self {
-        let built_in = ProviderRules::default();
-        PoolLimits {
-            running: Permits::new(built_in.pool as usize),
-            waiting: AtomicUsize::new(0),
-            queue: AtomicUsize::new(built_in.queue as usize),
-        }
-    }
-
-    pub(super) fn set(&self, rules: &ProviderRules) {
-        self.running.resize(rules.pool as usize);
-        self.queue.store(rules.queue as usize, Ordering::Relaxed);
-    }
-}
-
-/// Lets a bounded number of handlers run and a bounded number of calls wait for them, first come, first served. A call
-/// whose deadline passes while it waits leaves the queue by itself.
-pub(super) struct Pool<S> {
-    inner: S,
-    limits: Arc<PoolLimits>,
-}
-
-impl<S> Pool<S> {
-    pub(super) fn new(inner: S, limits: Arc<PoolLimits>) -> Self {
-        Pool { inner, limits }
-    }
-}
-
-impl<S: Stage> Stage for Pool<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        let limits = &*self.limits;
-        let _permit = match limits.running.try_acquire() {
-            Some(permit) => permit,
-            None => {
-                let queue = limits.queue.load(Ordering::Relaxed);
-                let _waiting = enter(&limits.waiting, queue).ok_or_else(|| {
-                    let problem =
-                        format!("{queue} calls wait in this instance, its queue (policy provider.queue)");
-                    framework_status(Reason::QueueFull, problem)
-                })?;
-                limits.running.acquire().await
-            }
+    /// Takes over what policy says of the method called `method`. Calls under way keep the places they have.
+    fn set(&self, method: &str, rules: &ProviderRules, groups: &HashMap<String, Arc<Group>>) {
+        self.threshold.set(rules.concurrency.get(method).copied());
+        let member = |name: &&String| {
+            let methods = rules.groups.get(*name).and_then(|group| group.methods.as_deref());
+            methods.is_some_and(|methods| methods.iter().any(|one| one == method))
         };
-        self.inner.call(call).await
+        let groups: Vec<_> = rules
+            .groups
+            .keys()
+            .filter(member)
+            .filter_map(|name| groups.get(name).cloned())
+            .collect();
+        let (pool, queue) = (rules.pool_share.get(method), rules.queue_share.get(method));
+        let shares = self
+            .share
+            .set(pool.copied(), queue.copied())
+            .then(|| self.share.clone());
+        let of_groups = groups.iter().map(|group| group.share.clone());
+        let shares: Vec<_> = shares
+            .into_iter()
+            .chain(of_groups.filter(|share| share.limits()))
+            .collect();
+        self.shared.store(!shares.is_empty(), Ordering::Relaxed);
+        self.shares.store(Arc::new(shares));
+        self.grouped.store(!groups.is_empty(), Ordering::Relaxed);
+        self.groups.store((!groups.is_empty()).then(|| Arc::new(groups)));
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
+    }
+
+    fn shares(&self) -> Shares {
+        Shares(self.is_shared().then(|| self.shares.load_full()))
+    }
+
+    fn groups(&self) -> Option<Arc<Vec<Arc<Group>>>> {
+        self.grouped
+            .load(Ordering::Relaxed)
+            .then(|| self.groups.load_full())?
+    }
+
+    /// A refusal, counted.
+    fn refuse(&self, reason: Reason, problem: impl Into<String>) -> Status {
+        self.refusals.count(reason);
+        framework_status(reason, problem)
+    }
+}
+
+/// The limits of one service's methods, as policy has them now.
+#[derive(Default)]
+pub(super) struct ServiceLimits {
+    methods: Vec<(String, Arc<MethodLimits>)>,
+    /// By name, and kept for as long as the process lives: calls under way hold places in them.
+    groups: HashMap<String, Arc<Group>>,
+}
+
+impl ServiceLimits {
+    pub(super) fn add(&mut self, method: &str, limits: &Arc<MethodLimits>) {
+        self.methods.push((method.to_owned(), limits.clone()));
+    }
+
+    pub(super) fn set(&mut self, rules: &ProviderRules) {
+        for (name, policy) in &rules.groups {
+            let group = self.groups.entry(name.clone());
+            group.or_insert_with(|| Group::new(name)).set(policy);
+        }
+        for (name, limits) in &self.methods {
+            limits.set(name, rules, &self.groups);
+        }
+    }
+}
+
+/// The places that a call has taken so far. They are free again when this is dropped: where a handler runs on a thread
+/// that cannot be stopped, it goes there.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) threshold: Option<ThresholdPlace>,
+    /// Whoever only waits for another call, as dedup does, gives it back meanwhile.
+    pub(super) pool: Option<PoolPlace>,
+}
+
+impl Places {
+    /// The handler has returned, and was not dropped: its time counts.
+    pub(super) fn finished(&mut self) {
+        if let Some(place) = &mut self.pool {
+            place.finished();
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,10 +13,14 @@ use tonic::server::NamedService;
 use super::admission::check_target;
 use super::authorize::{Door, prove};
 use super::beside::{BESIDE, ending_with};
+use super::dedup::{self, DedupStore, MemoryDedup, MethodDedup};
+use super::drain::Drain;
+use super::follow::{Followers, service_limits};
 use super::intercept::{ServerInterceptor, ServerInterceptors};
-use super::limits::{MethodLimit, PoolLimits};
+use super::limits::{HostedLimits, MethodLimits, Places, PoolLimits};
 use super::load::LoadMeter;
 use super::service::Service;
+use super::shard::{Place, ShardRules, check_meant};
 use super::stack::{AdmitRules, InboundCall, ServerStack, Stage, server_stack};
 use crate::context::Context;
 use crate::error::framework_status;
@@ -26,33 +31,42 @@ use crate::metrics::{MethodMetrics, Metrics};
 use crate::outcome::Reason;
 use crate::policy::ProviderRules;
 use crate::policy_book::PolicyBook;
+use crate::runtime::watch::Watched;
 use crate::status::Status;
+use crate::wire::budget::BodyBudget;
 use crate::wire::headers::{CALLER, GRPC, TARGET, TOKEN, without_reason};
 use crate::wire::status_header::write_status;
-use crate::wire::{Dispatch, InboundReply, InboundRequest};
+use crate::wire::{BodyPlace, Dispatch, InboundReply, InboundRequest};
 
 /// Everything that one process provides: RSF's services, unchanged tonic services, health and reflection.
 ///
 /// It is the [`Dispatch`] that a wire serves.
 pub struct Provider {
     end: CancellationToken,
+    drain: Drain,
     methods: Vec<Arc<HostedMethod>>,
     /// Path → (implementation, place in `methods`), the default implementation's first.
     paths: HashMap<String, Vec<(String, usize)>>,
     stack: Arc<ServerStack>,
+    dedup: Arc<dedup::Shared>,
     load: Arc<LoadMeter>,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
+    place: Place,
     tonic: tonic::service::Routes,
     tonic_services: Vec<&'static str>,
     /// What policy says of the callers of each tonic service, in their order.
     tonic_doors: Vec<Arc<Door>>,
     verifier: Option<Arc<TokenVerifier>>,
+    /// The limits of each of them.
+    hosted: HashMap<&'static str, Arc<HostedLimits>>,
+    pool: Arc<PoolLimits>,
+    bodies: Arc<BodyBudget>,
     health: tonic_health::server::HealthReporter,
     services: Vec<ProvidedService>,
 }
 
-/// A unary method with its limit and metrics.
+/// A unary method with its limits and metrics.
 pub(super) struct HostedMethod {
     pub(super) service: Arc<dyn Service>,
     pub(super) place: usize,
@@ -61,11 +75,18 @@ pub(super) struct HostedMethod {
     /// The method's name within the service.
     pub(super) name: String,
     pub(super) path: String,
-    pub(super) limit: MethodLimit,
+    pub(super) limits: Arc<MethodLimits>,
+    /// Whether the application says that the handler may block.
+    pub(super) blocking: bool,
+    pub(super) watched: Arc<Watched>,
     /// Who may come in; the service's methods share it.
     pub(super) door: Arc<Door>,
     /// What policy says of the service now.
     pub(super) rules: ArcSwap<ProviderRules>,
+    /// Where the method is deduplicated.
+    pub(super) dedup: Option<MethodDedup>,
+    /// Which keys of the service are this instance's; empty where policy has no shards.
+    pub(super) shards: ArcSwapOption<ShardRules>,
     pub(super) metrics: MethodMetrics,
 }
 
@@ -102,6 +123,7 @@ pub struct ProviderBuilder {
     interceptors: ServerInterceptors,
     verifier: Option<Arc<TokenVerifier>>,
     authorization_required: bool,
+    dedup: Option<Arc<dyn DedupStore>>,
 }
 
 /// Services that cannot be hosted together.
@@ -127,7 +149,8 @@ impl ProviderBuilder {
         self
     }
 
-    /// Adds an unchanged tonic service, streaming included. RSF's limits and dedup do not apply to it.
+    /// Adds an unchanged tonic service, streaming included. Pool, queue and thresholds hold for it until its handler has
+    /// answered (with a stream, until that begins); dedup and the watchdog do not.
     pub fn tonic_service<S>(mut self, service: S) -> Self
     where
         S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
@@ -168,6 +191,13 @@ impl ProviderBuilder {
         self
     }
 
+    /// Where the outcomes of deduplicated methods stand. By default in this instance's memory, which protects against
+    /// repetitions that meet this instance; the others end with `outcome_unknown`.
+    pub fn dedup_store(mut self, store: Arc<dyn DedupStore>) -> Self {
+        self.dedup = Some(store);
+        self
+    }
+
     /// Puts everything together and begins to follow the policies that limit it.
     pub fn build(
         self,
@@ -182,6 +212,7 @@ impl ProviderBuilder {
             interceptors,
             verifier,
             authorization_required: required,
+            dedup,
         } = self;
         let (methods, paths) = host(&services, metrics, required)?;
         check_names(&services, &tonic_services)?;
@@ -192,14 +223,20 @@ impl ProviderBuilder {
         add_reflection(&mut tonic, &provided)?;
         let (health, health_service) = tonic_health::server::health_reporter();
         tonic.add_service(health_service);
-        let pool = Arc::new(PoolLimits::new());
         let doors = tonic_services
             .iter()
             .map(|name| Door::new(name, required, metrics));
         let tonic_doors: Vec<_> = doors.collect();
-        let governed = Governed {
+        let (pool, bodies) = (PoolLimits::new(metrics.pool()), BodyBudget::new());
+        let hosted = tonic_services
+            .iter()
+            .map(|name| (*name, HostedLimits::new(name, metrics)));
+        let followers = Followers {
             methods: methods.clone(),
             pool: pool.clone(),
+            bodies: bodies.clone(),
+            hosted: hosted.collect(),
+            limits: service_limits(&methods),
             doors: methods
                 .iter()
                 .map(|m| &m.door)
@@ -208,25 +245,40 @@ impl ProviderBuilder {
                 .collect(),
             required,
         };
-        follow_policies(&identity.application, governed, policies);
+        let hosted = followers.hosted.clone();
+        followers.follow(&identity.application, policies);
+        let place = Place {
+            zone: identity.zone,
+            tags: identity.tags,
+        };
         let admit = AdmitRules {
             identity: identity.target.clone(),
+            place: place.clone(),
             panics: metrics.handler_panics.clone(),
             timers: policies.timers().clone(),
             verifier: verifier.clone(),
             interceptors,
         };
+        let store = dedup.unwrap_or_else(|| Arc::new(MemoryDedup::of_one_instance()));
+        let owner = identity.target.as_deref().unwrap_or(&identity.application);
+        let dedup = Arc::new(dedup::Shared::new(store, owner));
         Ok(Arc::new(Provider {
             end: CancellationToken::new(),
+            drain: Drain::default(),
             methods,
             paths,
-            stack: Arc::new(server_stack(admit, pool)),
+            stack: Arc::new(server_stack(admit, pool.clone(), dedup.clone())),
+            dedup,
             load: Arc::default(),
             identity: identity.target,
+            place,
             tonic: tonic.routes().prepare(),
             tonic_services,
             tonic_doors,
             verifier,
+            hosted,
+            pool,
+            bodies,
             health,
             services: provided,
         }))
@@ -249,6 +301,13 @@ impl Provider {
         self.services.iter().cloned().chain(tonic).collect()
     }
 
+    /// Begins a graceful end, when the registry has been told of it: calls are served as before, and waited out. Returns
+    /// when none has come for `quiet`, which says that the consumers have heard, or after `limit`; `false` then.
+    pub async fn drain(&self, quiet: Duration, limit: Duration) -> bool {
+        self.drain.begin();
+        self.drain.quiet(quiet, limit).await
+    }
+
     /// Sets what the application itself says of its load: 1 is full, more is overload; it goes before the pool's where it
     /// is more. Consumers send less to loaded instances. 0, the default, says nothing.
     pub fn set_application_utilization(&self, utilization: f32) {
@@ -260,6 +319,12 @@ impl Provider {
     /// Ends the streams that RSF itself serves, such as health watches. For the moment of GOAWAY.
     pub fn end_streams(&self) {
         self.end.cancel();
+    }
+
+    /// Waits until the handlers of deduplicated methods have ended and their outcomes are stored, those included that
+    /// nobody waits for any more. For the end of the process, after its last connection; bound it.
+    pub async fn settled(&self) {
+        self.dedup.settled().await;
     }
 
     /// Sets what the gRPC health service answers for every service and for the process.
@@ -325,6 +390,7 @@ impl Dispatch for Provider {
     }
 
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
+        self.drain.arrived();
         let Some(method) = self.methods.get(method).cloned() else {
             let status = framework_status(Reason::Unimplemented, "no such method number");
             return Box::pin(std::future::ready(InboundReply {
@@ -346,6 +412,7 @@ impl Dispatch for Provider {
                     message: request.message,
                     context,
                     peer: request.peer,
+                    places: Places::default(),
                 })
                 .await
             {
@@ -364,6 +431,17 @@ impl Dispatch for Provider {
         })
     }
 
+    fn hold_body(&self, place: &mut Option<BodyPlace>, bytes: usize) -> Result<(), Status> {
+        let place = place.get_or_insert_with(|| self.bodies.place());
+        place.grow(bytes).map_err(|held| {
+            let problem = format!(
+                "{bytes} bytes of a request come while {held} bytes of others are held in this instance (policy \
+                 provider.body_budget_mib): ask another instance, add instances, or raise it"
+            );
+            framework_status(Reason::ProviderLimit, problem)
+        })
+    }
+
     fn http(
         &self,
         request: http::Request<tonic::body::Body>,
@@ -379,7 +457,9 @@ impl Dispatch for Provider {
             .headers()
             .get(TARGET)
             .and_then(|target| target.to_str().ok());
-        if let Err(status) = check_target(self.identity.as_deref(), target) {
+        let admitted = check_target(self.identity.as_deref(), target)
+            .and_then(|()| check_meant(&self.place, Some(request.headers())));
+        if let Err(status) = admitted {
             return Box::pin(std::future::ready(refusal(&status)));
         }
         let mut request = request;
@@ -388,8 +468,24 @@ impl Dispatch for Provider {
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         let end = BESIDE.contains(&service).then(|| self.end.clone());
+        if end.is_none() {
+            self.drain.arrived();
+        }
+        let limits = self.hosted.get(service).cloned();
+        let pool = self.pool.clone();
         let mut routes = self.tonic.clone();
         Box::pin(async move {
+            // Until the handler has answered: what it streams then may go on for days.
+            let _places = match &limits {
+                None => Places::default(),
+                Some(limits) => {
+                    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+                    match limits.enter(method, &pool, request.headers()).await {
+                        Ok(places) => places,
+                        Err(status) => return refusal(&status),
+                    }
+                }
+            };
             match tower::Service::call(&mut routes, request).await {
                 Ok(response) => match end {
                     Some(end) => ending_with(&end, response),
@@ -452,9 +548,15 @@ fn host(
                 key: key.clone(),
                 name: method.name.to_string(),
                 path: method.path.to_string(),
-                limit: MethodLimit::new(),
+                limits: MethodLimits::new(&method.path, metrics.refusals(&descriptor.name, &method.name)),
+                blocking: service.is_blocking(place),
+                watched: Watched::new(&method.path, metrics.blocked(&descriptor.name, &method.name)),
                 door: door.clone(),
                 rules: ArcSwap::default(),
+                dedup: method
+                    .dedup
+                    .then(|| MethodDedup::new(metrics.dedup(&descriptor.name, &method.name))),
+                shards: ArcSwapOption::empty(),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
         }
@@ -469,37 +571,6 @@ fn provided(implementation: &str, service: &dyn Service) -> ProvidedService {
         implementation: implementation.to_owned(),
         schema: descriptor.schema.to_vec(),
     }
-}
-
-/// What policies steer in a provider.
-struct Governed {
-    methods: Vec<Arc<HostedMethod>>,
-    pool: Arc<PoolLimits>,
-    /// Those of all services, tonic's too.
-    doors: Vec<Arc<Door>>,
-    required: bool,
-}
-
-/// Pool and queue come from the fleet's and the application's policy alone, so every service reports the same ones.
-fn follow_policies(application: &str, governed: Governed, policies: &PolicyBook) {
-    let mut keys: Vec<_> = governed
-        .doors
-        .iter()
-        .map(|door| door.service().to_owned())
-        .collect();
-    keys.sort();
-    keys.dedup();
-    policies.follow_provider(application, keys, move |service, view| {
-        for door in governed.doors.iter().filter(|door| door.service() == service) {
-            door.set(&view, governed.required);
-        }
-        let rules = Arc::new(view.rules);
-        governed.pool.set(&rules);
-        for method in governed.methods.iter().filter(|method| method.key == service) {
-            method.limit.set(rules.concurrency.get(&method.name).copied());
-            method.rules.store(rules.clone());
-        }
-    });
 }
 
 /// Both versions, because clients in the field (`grpcio`'s among them) still ask for v1alpha.

@@ -23,6 +23,12 @@ pub trait Service: Send + Sync + 'static {
         method: usize,
         request: Request<Bytes>,
     ) -> BoxFuture<'static, Result<Response<Frame>, Status>>;
+
+    /// Whether the method's handler may block its thread, and so runs on one of its own; see
+    /// [`Blocking`](super::Blocking).
+    fn is_blocking(&self, _method: usize) -> bool {
+        false
+    }
 }
 
 /// Decodes the request, runs `handler`, encodes the response. Generated code calls it for each method.

@@ -1,14 +1,17 @@
 //! Where the path of an incoming call is composed, and what its stages hand to each other.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Context as TaskContext;
 
 use bytes::Bytes;
 
 use super::admission::Admit;
 use super::authorize::Authorize;
-use super::dedup::Dedup;
+use super::blocking::on_thread;
+use super::dedup::{self, Dedup};
 use super::intercept::{Intercept, ServerInterceptors};
-use super::limits::{Pool, Threshold};
+use super::limits::{Places, Pool, Threshold};
 use super::observe::{Catch, Measure};
 use super::provider::HostedMethod;
 use crate::context::Context;
@@ -19,6 +22,7 @@ use crate::outcome::Reason;
 use crate::status::Status;
 use crate::timer::Timers;
 use crate::wire::Frame;
+use crate::wire::headers::REPLAYED;
 
 /// One stage of the path; it wraps the stages behind it.
 pub(super) trait Stage: Send + Sync + 'static {
@@ -26,20 +30,38 @@ pub(super) trait Stage: Send + Sync + 'static {
 }
 
 /// A call on its way to its handler.
-#[derive(Clone)]
 pub(super) struct InboundCall {
     pub(super) method: Arc<HostedMethod>,
     pub(super) message: Result<Bytes, Status>,
     pub(super) context: Arc<Context>,
     /// Who the wire has proven to be at the other end.
     pub(super) peer: Option<Peer>,
+    /// What the call has taken of the limits; set by [`Threshold`] and [`Pool`].
+    pub(super) places: Places,
+}
+
+impl InboundCall {
+    /// The call for its handler, which takes the places along. What stays is for interceptors to look at.
+    pub(super) fn for_handler(&mut self) -> InboundCall {
+        InboundCall {
+            method: self.method.clone(),
+            message: self.message.clone(),
+            context: self.context.clone(),
+            peer: self.peer.clone(),
+            places: std::mem::take(&mut self.places),
+        }
+    }
 }
 
 /// The whole path of a call.
 pub(super) type ServerStack = Measure<Admit<Authorize<Threshold<Pool<Dedup<Catch<Intercept<Handler>>>>>>>>;
 
 /// Composes the path, outermost first. Tests run this very stack.
-pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimits>) -> ServerStack {
+pub(super) fn server_stack(
+    admit: AdmitRules,
+    pool: Arc<super::limits::PoolLimits>,
+    dedup: Arc<dedup::Shared>,
+) -> ServerStack {
     // The handler within its context, so that calls it makes inherit deadline and trace.
     let stack = Handler {};
     // The application's own code, within the handler's context.
@@ -47,7 +69,7 @@ pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimit
     // Around business code, because only that panics.
     let stack = Catch::new(stack, admit.panics.clone());
     // Inside the pool, because it may run the handler; outside the catch, because a panic is an outcome too.
-    let stack = Dedup::new(stack);
+    let stack = Dedup::new(stack, dedup);
     // The instance's own limit: how many handlers run, how many calls wait.
     let stack = Pool::new(stack, pool);
     // Outside the queue, so that one method cannot fill it.
@@ -64,6 +86,8 @@ pub(super) fn server_stack(admit: AdmitRules, pool: Arc<super::limits::PoolLimit
 pub(super) struct AdmitRules {
     /// `namespace/instance`; a call for another one is refused.
     pub(super) identity: Option<String>,
+    /// Where this instance is; a call for a shard that lives elsewhere is refused.
+    pub(super) place: super::shard::Place,
     pub(super) panics: prometheus::IntCounter,
     /// What ends calls whose deadline passes.
     pub(super) timers: Timers,
@@ -72,7 +96,7 @@ pub(super) struct AdmitRules {
     pub(super) interceptors: ServerInterceptors,
 }
 
-/// The innermost stage: runs the handler.
+/// The innermost stage: runs the handler, where the call came in, or on a thread of its own where it blocks.
 pub(super) struct Handler {}
 
 impl Stage for Handler {
@@ -81,11 +105,43 @@ impl Stage for Handler {
             method,
             message,
             context,
+            mut places,
             ..
         } = call;
         let request = Request::from_parts(message?, context.metadata().clone());
-        let handled = method.service.clone().call(method.place, request);
-        context.scope(handled).await.map_err(own)
+        let (service, place) = (method.service.clone(), method.place);
+        let handled = context
+            .clone()
+            .scope(async move { service.call(place, request).await });
+        if method.blocking || method.watched.blocks() {
+            let result = on_thread(handled, places).await;
+            return concluded(&context, result);
+        }
+        let mut handled = pin!(handled);
+        let polled = |cx: &mut TaskContext<'_>| method.watched.poll(|| handled.as_mut().poll(cx));
+        let result = std::future::poll_fn(polled).await;
+        places.finished();
+        concluded(&context, result)
+    }
+}
+
+/// What a handler's outcome says of this call, and not of those that it made itself.
+fn concluded(context: &Context, result: Result<Response<Frame>, Status>) -> Result<Response<Frame>, Status> {
+    match result {
+        Ok(mut response) => {
+            // A reply that it passes on was a replay perhaps; this handler did run.
+            response.metadata_mut().remove_reserved(REPLAYED);
+            Ok(response)
+        }
+        Err(status) => {
+            let status = own(status);
+            // What failed below after all its retries is not attempted again above, or each tier would multiply them. A
+            // handler that says otherwise knows better.
+            Err(match context.retries_spent() && status.pushback().is_none() {
+                true => status.without_retry(),
+                false => status,
+            })
+        }
     }
 }
 
@@ -93,6 +149,7 @@ impl Stage for Handler {
 /// tell the caller that this handler never ran. What [`super::service::handle`] says about messages stays.
 pub(super) fn own(mut status: Status) -> Status {
     let reason = status.metadata().get(REASON).and_then(Reason::from_name);
+    status.metadata_mut().remove_reserved(REPLAYED);
     if !matches!(reason, None | Some(Reason::Malformed | Reason::TooLarge)) {
         status.metadata_mut().remove_reserved(REASON);
     }

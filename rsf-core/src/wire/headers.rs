@@ -18,6 +18,20 @@ pub(crate) const TARGET: HeaderName = HeaderName::from_static("rsf-target");
 pub(crate) const IMPLEMENTATION: HeaderName = HeaderName::from_static("rsf-implementation");
 /// Marks what policy answered in the service's place, in the metadata of replies and errors. Never sent.
 pub(crate) const DEGRADED: &str = "rsf-degraded";
+/// Says that an earlier attempt of the call may have run: a provider that knows nothing of it must not run it.
+pub(crate) const REPEATED: HeaderName = HeaderName::from_static("rsf-repeated");
+/// Says that the reply or status is that of an earlier attempt.
+pub(crate) const REPLAYED: &str = "rsf-replayed";
+/// The call is made, at whatever depth, by a handler of a further attempt: somebody above has spent retry credit on it.
+pub(crate) const RETRIED: HeaderName = HeaderName::from_static("rsf-retried");
+/// How much the call matters, where that is not `normal`.
+pub(crate) const PRIORITY: HeaderName = HeaderName::from_static("rsf-priority");
+/// The owner of the call's shard, as its consumer sees it: `zone:west`, `tag:shard=3`.
+pub(crate) const SHARD: HeaderName = HeaderName::from_static("rsf-shard");
+/// The routing key that the caller named, where a shard went by it.
+pub(crate) const ROUTING_KEY: HeaderName = HeaderName::from_static("rsf-routing-key");
+/// The colour of the call, which the calls that its handler makes inherit.
+pub(crate) const DYE: HeaderName = HeaderName::from_static("rsf-dye");
 /// W3C trace context.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 

@@ -9,7 +9,7 @@ use base64::Engine as _;
 
 use crate::error::REASON;
 use crate::metadata::{BASE64, Metadata};
-use crate::status::{Code, Status};
+use crate::status::{Code, PUSHBACK, Status};
 
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -56,8 +56,10 @@ pub(crate) fn write_status(status: &Status, trailers: &mut HeaderMap) {
     {
         trailers.insert(GRPC_DETAILS, details);
     }
-    if let Some(reason) = status.metadata().raw().and_then(|headers| headers.get(REASON)) {
-        trailers.insert(REASON, reason.clone());
+    for own in [REASON, PUSHBACK] {
+        if let Some(value) = status.metadata().raw().and_then(|headers| headers.get(own)) {
+            trailers.insert(own, value.clone());
+        }
     }
     status.metadata().write_to(trailers);
 }

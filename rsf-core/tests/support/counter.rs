@@ -45,6 +45,9 @@ impl tonic::server::UnaryService<Note> for Next {
                 .and_then(|value| value.to_str().ok());
             let text = caller.unwrap_or_default().to_owned();
             let number = request.get_ref().number;
+            if request.get_ref().text == "hold" {
+                return std::future::pending().await;
+            }
             if number == 0 {
                 let mut status = tonic::Status::not_found("no number \u{4f1a}");
                 status
@@ -57,8 +60,10 @@ impl tonic::server::UnaryService<Note> for Next {
                 text,
                 ..Note::default()
             });
-            if let Some(tenant) = request.metadata().get("tenant") {
-                response.metadata_mut().insert("tenant", tenant.clone());
+            for key in ["tenant", "traceparent", "rsf-request-id"] {
+                if let Some(value) = request.metadata().get(key) {
+                    response.metadata_mut().insert(key, value.clone());
+                }
             }
             Ok(response)
         })
@@ -83,6 +88,14 @@ impl tonic::server::ServerStreamingService<Note> for Count {
                     numbers,
                     futures_util::stream::pending(),
                 )),
+                // Breaks off after the last number.
+                "fail" => {
+                    let end = std::future::ready(Err(tonic::Status::unavailable("broke off")));
+                    Box::pin(futures_util::StreamExt::chain(
+                        numbers,
+                        futures_util::stream::once(end),
+                    ))
+                }
                 _ => Box::pin(numbers),
             };
             Ok(tonic::Response::new(stream))

@@ -152,6 +152,14 @@ impl Fleet {
         self.consumer_as(|_| {})
     }
 
+    /// A consumer with a name of its own, in a zone.
+    pub fn consumer_in(&self, instance: &str, zone: &str) -> Peer {
+        self.consumer_as(|parts| {
+            parts.instance = instance.to_owned();
+            parts.zone = zone.to_owned();
+        })
+    }
+
     /// A consumer with changes.
     pub fn consumer_as(&self, change: impl FnOnce(&mut ConsumerParts)) -> Peer {
         let registry = prometheus::Registry::new();
@@ -160,6 +168,7 @@ impl Fleet {
             application: "tester".to_owned(),
             namespace: "test".to_owned(),
             zone: String::new(),
+            instance: String::new(),
             runtime: self.runtime.clone(),
             wire: self.wire(),
             control: self.control.clone(),

@@ -53,7 +53,7 @@ impl Line {
 pub async fn connect(fleet: &Fleet, node: &Node) -> Arc<dyn Connection> {
     let target = Target {
         address: node.address().into(),
-        keepalive: true,
+        keepalive: None,
     };
     soon(fleet.wire().connect(&target)).await.unwrap()
 }

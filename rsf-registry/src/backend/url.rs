@@ -129,7 +129,7 @@ fn plain_address(text: &str) -> Result<String, String> {
     check_address(address).map(|()| address.to_owned())
 }
 
-fn redis_url(text: &str) -> Result<String, String> {
+pub(super) fn redis_url(text: &str) -> Result<String, String> {
     let location = text.rsplit_once('@').map_or(text, |(_, location)| location);
     let (address, database) = location.split_once('/').unwrap_or((location, ""));
     check_address(address)?;
@@ -140,7 +140,7 @@ fn redis_url(text: &str) -> Result<String, String> {
 }
 
 /// `redis://user:password@host:port` without what stands before the `@`.
-fn without_credentials(part: &str) -> String {
+pub(super) fn without_credentials(part: &str) -> String {
     let (scheme, rest) = part
         .split_once("://")
         .map_or(("", part), |(scheme, rest)| (scheme, rest));

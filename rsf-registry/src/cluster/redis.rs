@@ -1,9 +1,13 @@
-//! Leases and acknowledgements in Redis: one connection for all requests, another for the hints.
+//! Leases and acknowledgements in Redis: one connection for all requests, another for the hints. Outcomes of
+//! deduplicated calls, on a server of their own where one is named.
 
 mod acknowledge;
+mod dedup;
 mod hints;
 mod lease;
 mod sweep;
+
+pub use dedup::RedisDedup;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,26 +63,11 @@ impl RedisLeases {
     /// Connects with the first request, so that it returns at once whether or not the server is up;
     /// [`StoreError::Refused`] where the URL makes no sense.
     pub(crate) fn open(url: &str, namespace: &str) -> Result<Self, StoreError> {
-        let invalid = |error: RedisError| StoreError::Refused {
-            backend: "redis",
-            // The URL itself may hold a password, so it is not repeated.
-            reason: format!(
-                "its URL is not valid ({}); write redis://[user:password@]host:port[/db]",
-                error.category()
-            ),
-        };
-        let info = url.into_connection_info().map_err(invalid)?;
-        let address = info.addr().to_string();
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(DEAD_PEER);
-        let client = Client::open(info.set_tcp_settings(tcp)).map_err(invalid)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(REQUEST_TIMEOUT))
-            // The callers try again by themselves; a request must not hide an outage behind retries of its own.
-            .set_number_of_retries(0);
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(invalid)?;
+        let Connected {
+            client,
+            connection,
+            address,
+        } = connect(url)?;
         Ok(RedisLeases {
             client,
             connection,
@@ -162,6 +151,42 @@ impl RedisLeases {
             reason: format!("{} answered {code} {detail}; {todo}", self.address),
         }
     }
+}
+
+/// A server's client and a connection that is made when it is used, and made again when it broke.
+struct Connected {
+    client: Client,
+    connection: ConnectionManager,
+    /// `host:port`, never with credentials.
+    address: String,
+}
+
+fn connect(url: &str) -> Result<Connected, StoreError> {
+    let invalid = |error: RedisError| StoreError::Refused {
+        backend: "redis",
+        // The URL itself may hold a password, so it is not repeated.
+        reason: format!(
+            "its URL is not valid ({}); write redis://[user:password@]host:port[/db]",
+            error.category()
+        ),
+    };
+    let info = url.into_connection_info().map_err(invalid)?;
+    let address = info.addr().to_string();
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(DEAD_PEER);
+    let client = Client::open(info.set_tcp_settings(tcp)).map_err(invalid)?;
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(REQUEST_TIMEOUT))
+        // The callers try again by themselves; a request must not hide an outage behind retries of its own.
+        .set_number_of_retries(0);
+    let connection = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(invalid)?;
+    Ok(Connected {
+        client,
+        connection,
+        address,
+    })
 }
 
 /// The code that the server sent and what it said, also for a command inside a pipeline; empty for a broken connection.

@@ -10,6 +10,7 @@ use rsf_core::client::{Balancer, Balancers, ClientInterceptor, ClientInterceptor
 use rsf_core::control::ControlPlane;
 use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
+use rsf_core::server::dedup::DedupStore;
 use rsf_core::server::{ProviderBuilder, ProviderError, ProviderIdentity, ServerInterceptor, Service};
 use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
 use rsf_registry::agent::{AgentError, RegistrationRequest};
@@ -37,6 +38,7 @@ pub struct ApplicationBuilder {
     backend: Option<Backend>,
     interceptors: ClientInterceptors,
     server_interceptors: Vec<AddInterceptor>,
+    dedup: Option<Arc<dyn DedupStore>>,
     balancers: Balancers,
 }
 
@@ -93,6 +95,7 @@ impl ApplicationBuilder {
             backend: None,
             interceptors: ClientInterceptors::default(),
             server_interceptors: Vec::new(),
+            dedup: None,
             balancers: Balancers::new(),
         }
     }
@@ -118,7 +121,8 @@ impl ApplicationBuilder {
         self
     }
 
-    /// Provides an unchanged tonic service, streaming included. RSF's limits do not apply to it.
+    /// Provides an unchanged tonic service, streaming included. Pool, queue and thresholds hold for it; see
+    /// [`ProviderBuilder::tonic_service`].
     pub fn tonic_service<S>(mut self, service: S) -> Self
     where
         S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
@@ -164,6 +168,13 @@ impl ApplicationBuilder {
     /// A registry that is at hand already, instead of the one that the settings name. For processes that host one.
     pub fn registry(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
+        self
+    }
+
+    /// Keeps the outcomes of deduplicated methods in a store of the application's own, instead of the one that
+    /// `RSF_DEDUP` names.
+    pub fn dedup_store(mut self, store: Arc<dyn DedupStore>) -> Self {
+        self.dedup = Some(store);
         self
     }
 
@@ -229,6 +240,7 @@ impl ApplicationBuilder {
             application: self.name.clone(),
             namespace: settings.namespace.clone(),
             zone: settings.zone.clone(),
+            instance: instance.clone(),
             runtime: runtime.clone(),
             wire: Arc::new(Http2Wire::new()),
             control,
@@ -256,6 +268,11 @@ impl ApplicationBuilder {
                     zone: settings.zone.clone(),
                     tags: settings.tags.clone().into_iter().collect(),
                 };
+                let store = match self.dedup {
+                    Some(store) => store,
+                    None => settings.dedup.open(&settings.namespace)?,
+                };
+                let builder = builder.dedup_store(store);
                 Some(builder.build(identity, &metrics, &policies)?)
             }
             None => None,

@@ -143,6 +143,7 @@ fn fixture() -> Fixture {
         application: "consumer".to_owned(),
         namespace: "test".to_owned(),
         zone: String::new(),
+        instance: String::new(),
         runtime,
         wire: Arc::new(wire),
         control,

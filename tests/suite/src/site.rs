@@ -211,6 +211,20 @@ impl Site {
         self.start_processes().await;
     }
 
+    /// Restarts pump, console and adapter in good order, one after the other; `rsf dev` as a whole.
+    ///
+    /// # Panics
+    /// When one does not end in good order or does not come back.
+    pub async fn roll_control_plane(&mut self) {
+        for (place, program) in self.programs().into_iter().enumerate() {
+            let process = &self.processes[place];
+            let status = process.terminate(GRACE).await;
+            assert!(status.success(), "{process} does not end well\n{}", process.log());
+            self.processes[place] = program.start();
+            self.all_answer().await;
+        }
+    }
+
     /// Ends it in good order (SIGTERM), consumers and providers apart.
     pub async fn stop(self) {
         for process in self.processes.iter().rev() {
@@ -233,10 +247,19 @@ impl Site {
     }
 
     async fn start_processes(&mut self) {
-        self.processes = match self.kind {
+        self.processes = self.programs().into_iter().map(Program::start).collect();
+        self.all_answer().await;
+    }
+
+    /// What runs beside the stores, in the order in which it starts.
+    fn programs(&self) -> Vec<Program> {
+        match self.kind {
             Kind::Embedded => vec![self.dev()],
             Kind::Cluster => self.separate(),
-        };
+        }
+    }
+
+    async fn all_answer(&self) {
         let last = self.processes.len() - 1;
         let adapter = local(self.ports.adapter);
         let answers = async || TcpStream::connect(adapter).await.map(drop);
@@ -254,7 +277,7 @@ impl Site {
             .await;
     }
 
-    fn dev(&self) -> Process {
+    fn dev(&self) -> Program {
         let port = |port: u16| port.to_string();
         // It is told no registry: it is one.
         Program::workspace("rsf")
@@ -266,10 +289,9 @@ impl Site {
             .args(["--adapter-port", &port(self.ports.adapter)])
             .env("RSF_STATE", self.state("control"))
             .env("RSF_LOG", "info")
-            .start()
     }
 
-    fn separate(&self) -> Vec<Process> {
+    fn separate(&self) -> Vec<Program> {
         let (pump, console) = (local(self.ports.pump), local(self.ports.console));
         let rsf = |name: &str| self.rsf(name).env("RSF_LOG", "info").arg(name);
         let pump_process = rsf("pump")
@@ -282,9 +304,7 @@ impl Site {
             .args(["--token-file", text(&self.token_file())])
             .args(["--pump", &format!("http://{pump}")]);
         let adapter_process = rsf("adapter").args(["--listen", &local(self.ports.adapter).to_string()]);
-        [pump_process, console_process, adapter_process]
-            .map(Program::start)
-            .into()
+        vec![pump_process, console_process, adapter_process]
     }
 
     /// What an operator writes before the first start.

@@ -80,8 +80,13 @@ pub(super) enum Received {
     Broken(hyper::Error),
 }
 
-/// Reads one length-prefixed message of at most `limit` bytes, and the trailers behind it.
-pub(super) async fn receive(mut body: hyper::body::Incoming, limit: usize) -> Received {
+/// Reads one length-prefixed message of at most `limit` bytes, and the trailers behind it. `hold` is asked for room for
+/// the bytes that have come so far.
+pub(super) async fn receive(
+    mut body: hyper::body::Incoming,
+    limit: usize,
+    mut hold: impl FnMut(usize) -> Result<(), Status>,
+) -> Received {
     let mut first = Bytes::new();
     let mut more: Option<BytesMut> = None;
     let mut trailers = None;
@@ -98,7 +103,7 @@ pub(super) async fn receive(mut body: hyper::body::Incoming, limit: usize) -> Re
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
         let so_far = more.as_ref().map_or(&first[..], |more| &more[..]);
-        if let Err(status) = check_prefix(so_far, limit) {
+        if let Err(status) = check_prefix(so_far, limit).and_then(|()| hold(so_far.len())) {
             return Received::Bad(status);
         }
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, Uri};
@@ -15,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::body::{OutBody, Received, receive};
+use super::greeting::Greeting;
 use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
@@ -23,14 +23,10 @@ use crate::wire::headers::{Varying, request_headers};
 use crate::wire::pending::PendingCalls;
 use crate::wire::status_header::{from_http, read_status};
 use crate::wire::{
-    ConnectError, Connection, ConnectionState, Fate, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot, Target,
-    UnaryReply, UnaryRequest, Wire, WireError,
+    ConnectError, Connection, ConnectionState, Fate, Keepalive, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot,
+    Target, UnaryReply, UnaryRequest, Wire, WireError,
 };
 
-/// Idle time after which a PING is sent.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Time without an answer to a PING after which the connection is closed.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Bytes that may be under way before the reader asks for more: a stream's and a connection's.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -64,33 +60,46 @@ impl Wire for Http2Wire {
                 .await
                 .map_err(|e| failed(e.to_string()))?;
             stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
+            let (stream, greeted) = Greeting::of(stream);
             let connection = handshake(stream, authority, keepalive)
                 .await
                 .map_err(|e| failed(e.to_string()))?;
+            let silent = |_| failed("the connection closed before the peer's first HTTP/2 frame".to_owned());
+            greeted.await.map_err(silent)?;
             Ok(Arc::new(connection) as Arc<dyn Connection>)
         })
     }
 }
 
-async fn handshake(stream: TcpStream, base: Uri, keepalive: bool) -> Result<Http2Connection, hyper::Error> {
+async fn handshake(
+    stream: Greeting,
+    base: Uri,
+    keepalive: Option<Keepalive>,
+) -> Result<Http2Connection, hyper::Error> {
     let state = watch::Sender::new(ConnectionState::Ready);
     let tasks = Tasks {
         _life: Arc::new(Life(state.clone())),
     };
-    let (sender, driver) = hyper::client::conn::http2::Builder::new(tasks.clone())
+    let mut builder = hyper::client::conn::http2::Builder::new(tasks.clone());
+    if let Some(Keepalive { interval, timeout }) = keepalive {
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
+            .keep_alive_while_idle(true);
+    }
+    let (sender, driver) = builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(keepalive.then_some(KEEPALIVE_INTERVAL))
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
         .max_header_list_size(MAX_HEADER_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake::<_, OutBody>(TokioIo::new(stream))
         .await?;
+    let ended = state.clone();
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "connection ended");
         }
+        drains(&ended);
         drop(tasks);
     });
     Ok(Http2Connection {
@@ -307,7 +316,7 @@ async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryR
             metadata: Metadata::from_headers(parts.headers),
         });
     }
-    let (message, trailers) = match receive(body, MAX_MESSAGE_BYTES).await {
+    let (message, trailers) = match receive(body, MAX_MESSAGE_BYTES, |_| Ok(())).await {
         Received::Message(message, trailers) => (Some(message), trailers),
         Received::Nothing(trailers) => (None, trailers),
         Received::Bad(status) => {

@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,10 +19,18 @@ use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
+use crate::wire::budget::FREE_BYTES;
 use crate::wire::headers::{GRPC, implementation};
 use crate::wire::load_report::{LOAD_METRICS, Reporter};
 use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
 use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
+
+/// Connections that the system keeps waiting at most (tokio's own choice).
+const BACKLOG: usize = 1024;
+/// Time for the system to hand over the next of the connections that waited when the drain began.
+const LAST_LOOK: Duration = Duration::from_millis(2);
+/// Time for a connection that came with the drain to greet, so that it can be told.
+const LAST_GREETING: Duration = Duration::from_millis(200);
 
 /// What a listening port allows.
 #[derive(Debug, Clone)]
@@ -63,6 +71,16 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let closed = CancellationToken::new();
     let _close = closed.clone().drop_guard();
+    let spawn = |stream: TcpStream, place: Option<OwnedSemaphorePermit>| {
+        let (dispatch, options) = (dispatch.clone(), options.clone());
+        let (drain, closed) = (drain.clone(), closed.clone());
+        connections.spawn(async move {
+            closed
+                .run_until_cancelled(serve_connection(stream, dispatch, &options, drain))
+                .await;
+            drop(place);
+        });
+    };
     while let Some(Ok(place)) = drain.run_until_cancelled(places.clone().acquire_owned()).await {
         let stream = match drain.run_until_cancelled(listener.accept()).await {
             None => break,
@@ -74,14 +92,14 @@ pub async fn serve(
                 continue;
             }
         };
-        let (dispatch, options) = (dispatch.clone(), options.clone());
-        let (drain, closed) = (drain.clone(), closed.clone());
-        connections.spawn(async move {
-            closed
-                .run_until_cancelled(serve_connection(stream, dispatch, &options, drain))
-                .await;
-            drop(place);
-        });
+        spawn(stream, Some(place));
+    }
+    // Who waits in the backlog would be reset, and the calls that are on their way with it: GOAWAY tells them apart.
+    for _ in 0..BACKLOG {
+        match tokio::time::timeout(LAST_LOOK, listener.accept()).await {
+            Ok(Ok((stream, _))) => spawn(stream, None),
+            _ => break,
+        }
     }
     drop(listener);
     connections.close();
@@ -98,7 +116,15 @@ async fn serve_connection(
         return tracing::debug!(%error, "connection is gone already");
     }
     let greeted = tokio::time::timeout(options.handshake_timeout, greeted(&stream));
-    match drain.run_until_cancelled(greeted).await {
+    let too_late = async {
+        drain.cancelled().await;
+        tokio::time::sleep(LAST_GREETING).await;
+    };
+    let greeted = tokio::select! {
+        greeted = greeted => Some(greeted),
+        () = too_late => None,
+    };
+    match greeted {
         Some(Ok(Ok(true))) => {}
         Some(Ok(Ok(false))) => {
             // In HTTP/1.1, because that is what people and load balancers try.
@@ -183,7 +209,14 @@ async fn answer(
         Err(status) => return refusal(&status),
     };
     let arrived = tokio::time::Instant::now();
-    let receiving = receive(body, dispatch.max_message_bytes());
+    // Until the answer: the message is held for as long as its handler runs.
+    let mut held = None;
+    let receiving = receive(body, dispatch.max_message_bytes(), |bytes| {
+        match bytes > FREE_BYTES {
+            true => dispatch.hold_body(&mut held, bytes),
+            false => Ok(()),
+        }
+    });
     let received = match timeout {
         // A body that trickles in takes from the call's time, and ends with it.
         Some(limit) => match tokio::time::timeout(limit, receiving).await {

@@ -11,6 +11,17 @@
     reason = "a case has nothing better to do with an error"
 )]
 
+mod open_loop;
+
 mod t23;
 mod t24;
+mod t25;
 mod t26;
+mod t27;
+mod t28;
+mod t29;
+mod t32;
+mod t34;
+mod t37;
+mod t39;
+mod t41;

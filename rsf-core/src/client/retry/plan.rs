@@ -1,0 +1,115 @@
+//! Whether a further attempt may follow, and when: policy, the outcome, the provider's word, the deadline and the budget.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Again, Flight};
+use crate::client::budget::Credit;
+use crate::error::RpcError;
+use crate::outcome::Reason;
+use crate::status::Pushback;
+
+/// The next attempt.
+pub(super) enum Next {
+    /// After the pause that ends then. What never reached a provider takes no credit.
+    Retry(Instant, Option<Credit>),
+    /// Beside the newest one, unless that has an outcome by then.
+    Hedge(Instant),
+}
+
+impl Flight<'_> {
+    /// Plans what follows a failure: nothing, a further attempt after a pause, or, where it was not the `newest` attempt that
+    /// failed, what was planned already.
+    pub(super) fn plan(&mut self, error: &RpcError, newest: bool) {
+        let pushback = error.status().pushback();
+        let final_ = error.reason().outcome().retry == Again::Never;
+        if pushback == Some(Pushback::Never) {
+            self.spent = true;
+        }
+        if final_ || pushback == Some(Pushback::Never) {
+            self.closed = true;
+            self.next = None;
+        }
+        let now = Instant::now();
+        match (&self.next, pushback) {
+            (Some(Next::Retry(..)), _) => return,
+            (Some(Next::Hedge(at)), Some(Pushback::After(pause))) if !newest => {
+                let at = now.checked_add(pause).map(|until| until.max(*at));
+                self.next = at.map(Next::Hedge);
+            }
+            _ => {}
+        }
+        if !newest {
+            return;
+        }
+        self.next = None;
+        if !self.may_follow(error.reason(), error.may_have_run()) {
+            return;
+        }
+        let at = now.checked_add(self.pause(pushback));
+        // Nobody waits for an attempt that starts after the deadline.
+        let Some(at) = at.filter(|at| *at < self.call.deadline) else {
+            return;
+        };
+        match error.reason().outcome().credit {
+            true => self.next = self.credit(now).map(|credit| Next::Retry(at, Some(credit))),
+            false => self.next = Some(Next::Retry(at, None)),
+        }
+    }
+
+    /// The provider's pause, or full jitter below a bound that doubles. (Another instance needs no pause for its own sake;
+    /// it protects the service as a whole.)
+    fn pause(&mut self, pushback: Option<Pushback>) -> Duration {
+        if let Some(Pushback::After(pause)) = pushback {
+            self.pauses = 0;
+            return pause;
+        }
+        let retry = &self.call.policy().call.retry;
+        let most = retry
+            .backoff_ms
+            .saturating_mul(1 << self.pauses.min(31))
+            .min(retry.max_backoff_ms);
+        self.pauses += 1;
+        Duration::from_millis(most).mul_f64(fastrand::f64())
+    }
+
+    /// When a hedge of the newest attempt is due.
+    pub(super) fn hedge_time(&self) -> Option<Instant> {
+        let policy = self.call.policy();
+        let retry = &policy.call.retry;
+        if retry.hedge_delay_ms.is_none() && retry.hedge_percentile.is_none() {
+            return None;
+        }
+        if self.made >= retry.attempts || self.closed || self.inherited || !self.call.is_idempotent() {
+            return None;
+        }
+        let measured = retry.hedge_percentile.and_then(|percentile| {
+            let latency = &self.call.method().latency;
+            latency.percentile(percentile)
+        });
+        let delay = measured.or_else(|| retry.hedge_delay_ms.map(Duration::from_millis))?;
+        let at = Instant::now() + delay;
+        (at < self.call.deadline).then_some(at)
+    }
+
+    /// Whether a further attempt may follow an outcome, the budget apart.
+    pub(super) fn may_follow(&self, reason: Reason, reached: bool) -> bool {
+        let policy = self.call.policy();
+        let retry = &policy.call.retry;
+        !self.closed
+            && self.made < retry.attempts
+            && reason.is_retryable(reached, self.call.is_idempotent())
+            && retry.reasons.allow(reason)
+            && (!self.inherited || reason.never_reaches_a_provider())
+    }
+
+    pub(super) fn credit(&mut self, now: Instant) -> Option<Credit> {
+        let credit = self.call.snapshot.budget.withdraw(now);
+        if credit.is_none() {
+            self.call.channel.shared.metrics.retry_budget_exhausted.inc();
+            self.spent = true;
+        }
+        credit
+    }
+}

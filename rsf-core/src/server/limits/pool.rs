@@ -1,0 +1,409 @@
+//! The instance's pool: so many handlers run at once, and the calls beyond wait in the queue.
+
+mod place;
+
+mod waiting;
+
+pub(in crate::server) use place::PoolPlace;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::MethodLimits;
+use super::adaptive::Learning;
+use super::groups::Shares;
+use super::handling::Mean;
+use super::queue::{Left, Queue, Waiter};
+use crate::context::Context;
+use crate::message::Response;
+use crate::metrics::{PoolMetrics, PoolNow};
+use crate::outcome::Reason;
+use crate::policy::{Priority, ProviderRules};
+use crate::server::stack::{InboundCall, Stage};
+use crate::status::Status;
+use crate::wire::Frame;
+use place::Timed;
+use waiting::{Granted, Waiting};
+
+/// One waiting call in [`PoolLimits::counts`]; one running call is 1.
+const WAITING: u64 = 1 << 32;
+
+/// No limit to the wait but the call's own deadline.
+const NO_TIMEOUT: u64 = 0;
+
+/// The instance's pool and queue, as policy has them now.
+pub(in crate::server) struct PoolLimits {
+    /// Running calls in the lower half, waiting ones in the upper: one word, so that whoever leaves knows whether
+    /// somebody waits, and whoever comes overtakes nobody.
+    counts: AtomicU64,
+    /// Places of the pool: policy's, or the learned limit.
+    size: AtomicUsize,
+    queue_length: AtomicUsize,
+    /// Milliseconds.
+    queue_timeout: AtomicU64,
+    queue: Mutex<Queue>,
+    mean: Mean,
+    learning: Learning,
+    metrics: PoolMetrics,
+}
+
+/// What a call brings that has to wait.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::server) struct Entering {
+    pub(in crate::server) deadline: Option<Instant>,
+    pub(in crate::server) priority: Priority,
+}
+
+impl Entering {
+    fn of(context: &Context) -> Self {
+        Entering {
+            deadline: context.deadline(),
+            priority: context.priority(),
+        }
+    }
+}
+
+fn running(counts: u64) -> usize {
+    (counts % WAITING) as usize
+}
+
+fn waiting(counts: u64) -> usize {
+    (counts / WAITING) as usize
+}
+
+impl PoolLimits {
+    pub(in crate::server) fn new(metrics: PoolMetrics) -> Arc<Self> {
+        let built_in = ProviderRules::default();
+        let limits = Arc::new(PoolLimits {
+            counts: AtomicU64::new(0),
+            size: AtomicUsize::new(built_in.pool as usize),
+            queue_length: AtomicUsize::new(built_in.queue as usize),
+            queue_timeout: AtomicU64::new(NO_TIMEOUT),
+            queue: Mutex::default(),
+            mean: Mean::default(),
+            learning: Learning::new(),
+            metrics: metrics.clone(),
+        });
+        let shown = Arc::downgrade(&limits);
+        metrics.show(move || {
+            let limits = shown.upgrade()?;
+            let counts = limits.counts.load(Ordering::Relaxed);
+            Some(PoolNow {
+                running: running(counts),
+                waiting: waiting(counts),
+                size: limits.size(),
+            })
+        });
+        limits
+    }
+
+    /// Takes over what policy says. Places that are out stay valid; a smaller pool is reached as they return.
+    pub(in crate::server) fn set(self: &Arc<Self>, rules: &ProviderRules) {
+        let learned = self.learning.set(rules.adaptive);
+        self.queue_length.store(rules.queue as usize, Ordering::Relaxed);
+        let timeout = rules.queue_timeout_ms.unwrap_or(NO_TIMEOUT);
+        self.queue_timeout.store(timeout, Ordering::Relaxed);
+        self.resize(learned.unwrap_or(rules.pool as usize));
+    }
+
+    fn resize(self: &Arc<Self>, size: usize) {
+        if self.size.swap(size, Ordering::Relaxed) < size {
+            self.serve_waiting();
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place, or waits for one. `entering` is asked for only where that is needed.
+    ///
+    /// # Errors
+    /// The status to refuse the call with: the queue is full, or takes longer than the call can wait.
+    pub(in crate::server) async fn enter(
+        self: &Arc<Self>,
+        method: &Arc<MethodLimits>,
+        entering: impl FnOnce() -> Entering,
+    ) -> Result<PoolPlace, Status> {
+        if !method.is_shared() && self.take(0) {
+            return Ok(self.place(method, Shares::default()));
+        }
+        match self.join(method, entering())? {
+            Ok(place) => Ok(place),
+            Err(waiting) => waiting.granted().await,
+        }
+    }
+
+    /// Takes a place where one is free and no more than `others` wait.
+    fn take(&self, others: usize) -> bool {
+        let size = self.size();
+        let taken = self
+            .counts
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |counts| {
+                (running(counts) < size && waiting(counts) <= others).then_some(counts + 1)
+            });
+        taken.is_ok()
+    }
+
+    /// The place that has just been taken.
+    fn place(self: &Arc<Self>, method: &Arc<MethodLimits>, shares: Shares) -> PoolPlace {
+        // One in eight is timed; where a limit is learned, or nothing is known yet, all.
+        let timed = fastrand::u8(..) < 32 || self.learning.is_enabled() || method.handling.is_unknown();
+        self.timed_place(method, shares, timed)
+    }
+
+    fn timed_place(self: &Arc<Self>, method: &Arc<MethodLimits>, shares: Shares, timed: bool) -> PoolPlace {
+        PoolPlace {
+            shares,
+            timed: timed.then(|| Timed {
+                method: method.clone(),
+                begun: Instant::now(),
+                finished: false,
+            }),
+            pool: self.clone(),
+        }
+    }
+
+    /// A place, or a place in the queue.
+    fn join(
+        self: &Arc<Self>,
+        method: &Arc<MethodLimits>,
+        entering: Entering,
+    ) -> Result<Result<PoolPlace, Waiting>, Status> {
+        let now = Instant::now();
+        let shares = method.shares();
+        let mut granted = Granted::default();
+        // Declared after `granted`, so that it is free again before places are given away.
+        let mut queue = self.queue.lock();
+        self.serve(&mut queue, now, &mut granted);
+        // Those who wait still are held back by shares of their own, and are not overtaken.
+        if shares.may_run(self.size()) && self.take(usize::MAX) {
+            shares.begin_to_run();
+            return Ok(Ok(self.place(method, shares)));
+        }
+        self.check_time(method, entering.deadline, now)?;
+        self.check_length(&mut queue, method, &shares, entering.priority, &mut granted)?;
+        let (grant, outcome) = oneshot::channel();
+        shares.begin_to_wait();
+        let waiter = Waiter {
+            grant,
+            deadline: entering.deadline,
+            method: method.clone(),
+            shares,
+        };
+        let ticket = queue.push(entering.priority, waiter);
+        self.counts.fetch_add(WAITING, Ordering::AcqRel);
+        // A place may have come back since we looked; whoever gave it back saw nobody waiting.
+        self.serve(&mut queue, now, &mut granted);
+        Ok(Err(Waiting {
+            until: self.until(method, entering.deadline, now),
+            method: method.clone(),
+            ticket,
+            outcome,
+            since: now,
+            pool: self.clone(),
+        }))
+    }
+
+    /// Refuses at once what would wait in vain. A call may spend half of its time on waiting, its handler's apart: if all
+    /// of it were allowed, a queue that never empties would leave each call just enough to fail in its handler.
+    fn check_time(
+        &self,
+        method: &MethodLimits,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Result<(), Status> {
+        let Some(deadline) = deadline else {
+            return Ok(());
+        };
+        let ahead = waiting(self.counts.load(Ordering::Relaxed)) as f64 + 1.0;
+        let wait = self.mean.get().mul_f64(ahead / self.size().max(1) as f64);
+        let (handling, left) = (method.handling.get(), deadline.saturating_duration_since(now));
+        if wait * 2 + handling <= left {
+            return Ok(());
+        }
+        let problem = format!(
+            "{}: {} calls wait in this instance, about {} ms; {} ms are left, of which the handler needs {}: ask \
+             another instance, add instances, or allow more time (policy call.timeout_ms)",
+            method.name,
+            ahead - 1.0,
+            wait.as_millis(),
+            left.as_millis(),
+            handling.as_millis()
+        );
+        Err(method.refuse(Reason::QueueTimeout, problem))
+    }
+
+    fn check_length(
+        &self,
+        queue: &mut Queue,
+        method: &MethodLimits,
+        shares: &Shares,
+        priority: Priority,
+        granted: &mut Granted,
+    ) -> Result<(), Status> {
+        let length = self.queue_length.load(Ordering::Relaxed);
+        if let Some(most) = shares.full(length) {
+            let problem = format!(
+                "{}: {most} of its calls wait in this instance, its share of the queue (policy provider.queue_share or \
+                 provider.groups): raise it, or add instances",
+                method.name
+            );
+            return Err(method.refuse(Reason::QueueFull, problem));
+        }
+        let ahead = waiting(self.counts.load(Ordering::Relaxed));
+        if priority == Priority::Low && ahead >= length.div_ceil(2) {
+            let problem = format!(
+                "{ahead} calls wait in this instance; calls of low priority may fill half of its queue, {length} (policy \
+                 provider.queue): try later, or add instances"
+            );
+            return Err(method.refuse(Reason::QueueFull, problem));
+        }
+        if ahead < length {
+            return Ok(());
+        }
+        // A queue that policy has just made shorter must not lose more than it takes in.
+        if let Some(displaced) = queue.displace(priority) {
+            displaced.shares.end_to_wait();
+            self.counts.fetch_sub(WAITING, Ordering::AcqRel);
+            granted.0.push((displaced.grant, Err(Left::Displaced)));
+            return Ok(());
+        }
+        let problem = format!(
+            "{ahead} calls wait in this instance, its queue (policy provider.queue): ask another instance, add \
+             instances, or raise it"
+        );
+        Err(method.refuse(Reason::QueueFull, problem))
+    }
+
+    /// When a call that begins to wait now has waited long enough, and what that means then. (Where the handler's time is
+    /// not known, the deadline itself ends the wait.)
+    fn until(
+        &self,
+        method: &MethodLimits,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Option<(Instant, Left)> {
+        let timeout = self.queue_timeout.load(Ordering::Relaxed);
+        let timed_out =
+            (timeout != NO_TIMEOUT).then(|| (now + Duration::from_millis(timeout), Left::TimedOut));
+        let handling = method.handling.get();
+        let too_late = deadline
+            .filter(|_| !method.handling.is_unknown())
+            .and_then(|deadline| Some((deadline.checked_sub(handling)?, Left::TooLate)));
+        timed_out.into_iter().chain(too_late).min_by_key(|(at, _)| *at)
+    }
+
+    fn serve_waiting(self: &Arc<Self>) {
+        let mut granted = Granted::default();
+        let mut queue = self.queue.lock();
+        self.serve(&mut queue, Instant::now(), &mut granted);
+    }
+
+    /// Hands free places to those who wait. While somebody waits, places are taken under the queue's lock alone.
+    fn serve(self: &Arc<Self>, queue: &mut Queue, now: Instant, granted: &mut Granted) {
+        loop {
+            let counts = self.counts.load(Ordering::Acquire);
+            if waiting(counts) == 0 || running(counts) >= self.size() {
+                return;
+            }
+            let Some(waiter) = queue.next(self.size()) else {
+                return;
+            };
+            waiter.shares.end_to_wait();
+            if waiter.is_too_late(now) {
+                self.counts.fetch_sub(WAITING, Ordering::AcqRel);
+                granted.0.push((waiter.grant, Err(Left::TooLate)));
+                continue;
+            }
+            self.counts.fetch_sub(WAITING - 1, Ordering::AcqRel);
+            waiter.shares.begin_to_run();
+            // Who waited is timed: when calls wait, it matters how long.
+            let place = self.timed_place(&waiter.method, waiter.shares, true);
+            granted.0.push((waiter.grant, Ok(place)));
+        }
+    }
+}
+
+/// Lets a bounded number of handlers run and a bounded number of calls wait for them.
+pub(in crate::server) struct Pool<S> {
+    inner: S,
+    limits: Arc<PoolLimits>,
+}
+
+impl<S> Pool<S> {
+    pub(in crate::server) fn new(inner: S, limits: Arc<PoolLimits>) -> Self {
+        Pool { inner, limits }
+    }
+}
+
+impl<S: Stage> Stage for Pool<S> {
+    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
+        let context = &call.context;
+        let entering = self.limits.enter(&call.method.limits, || Entering::of(context));
+        let place = entering.await?;
+        call.places.pool = Some(place);
+        self.inner.call(call).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::RefusalMetrics;
+
+    /// Calls that come, wait, give up and run on several threads at once: no place is lost, none is given twice.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_place_is_lost_or_given_twice() {
+        const PLACES: usize = 3;
+        let registry = prometheus::Registry::new();
+        let pool = PoolLimits::new(PoolMetrics::register(&registry).unwrap());
+        let rules = ProviderRules {
+            pool: PLACES as u32,
+            pool_share: [("shared".to_owned(), 50)].into(),
+            ..ProviderRules::default()
+        };
+        pool.set(&rules);
+        let methods = ["free", "shared"].map(|name| {
+            let method = MethodLimits::new(name, RefusalMetrics::unregistered());
+            method.set(name, &rules, &Default::default());
+            method
+        });
+        let inside = Arc::new(AtomicUsize::new(0));
+        let calls = (0..4000_u32).map(|number| {
+            let (pool, inside) = (pool.clone(), inside.clone());
+            let method = methods[number as usize % 2].clone();
+            tokio::spawn(async move {
+                let entering = || Entering {
+                    deadline: None,
+                    priority: [Priority::Low, Priority::Normal, Priority::High][number as usize % 3],
+                };
+                let patience = match number % 5 {
+                    0 => Duration::from_micros(50),
+                    _ => Duration::from_secs(30),
+                };
+                let entered = tokio::time::timeout(patience, pool.enter(&method, entering)).await;
+                let Ok(Ok(_place)) = entered else {
+                    return false;
+                };
+                assert!(inside.fetch_add(1, Ordering::SeqCst) < PLACES);
+                tokio::task::yield_now().await;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                true
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        let mut entered = 0;
+        for call in calls {
+            entered += usize::from(call.await.unwrap());
+        }
+        assert!(entered > 1000, "{entered}");
+        assert_eq!(pool.counts.load(Ordering::SeqCst), 0);
+        assert!(methods[1].shares().may_run(2) && methods[1].shares().full(1).is_none());
+    }
+}

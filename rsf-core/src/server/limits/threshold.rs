@@ -1,0 +1,116 @@
+//! How many calls of a method, or of a group of methods, may be under way; one more is refused at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::MethodLimits;
+use super::groups::Group;
+use crate::message::Response;
+use crate::outcome::Reason;
+use crate::server::stack::{InboundCall, Stage};
+use crate::status::Status;
+use crate::wire::Frame;
+
+/// Calls under way, waiting ones included, and how many there may be.
+#[derive(Debug)]
+pub(super) struct Counter {
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Counter {
+            under_way: AtomicUsize::new(0),
+            most: AtomicUsize::new(usize::MAX),
+        }
+    }
+}
+
+impl Counter {
+    pub(super) fn set(&self, most: Option<u32>) {
+        self.most
+            .store(most.map_or(usize::MAX, |most| most as usize), Ordering::Relaxed);
+    }
+
+    /// Takes a place; where all are taken none, not even for a moment, and says how many there are.
+    fn enter(&self) -> Result<(), usize> {
+        let most = self.most.load(Ordering::Relaxed);
+        let taken = self
+            .under_way
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < most).then_some(n + 1)
+            });
+        taken.map(drop).map_err(|_| most)
+    }
+
+    fn leave(&self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A call's place in its method's counter and in those of its groups; free again on drop.
+pub(in crate::server) struct ThresholdPlace {
+    method: Arc<MethodLimits>,
+    groups: Option<Arc<Vec<Arc<Group>>>>,
+}
+
+impl ThresholdPlace {
+    pub(super) fn take(method: &Arc<MethodLimits>) -> Result<ThresholdPlace, Status> {
+        method.threshold.enter().map_err(|most| {
+            let problem = format!(
+                "{} has {most} calls under way in this instance, its threshold (policy provider.concurrency): raise it, \
+                 or add instances",
+                method.name
+            );
+            method.refuse(Reason::ProviderLimit, problem)
+        })?;
+        let groups = method.groups();
+        for (place, group) in groups.iter().flat_map(|groups| groups.iter()).enumerate() {
+            let Err(most) = group.threshold.enter() else {
+                continue;
+            };
+            for entered in groups.iter().flat_map(|groups| &groups[..place]) {
+                entered.threshold.leave();
+            }
+            method.threshold.leave();
+            let problem = format!(
+                "{}: its group `{}` has {most} calls under way in this instance, its threshold (policy \
+                 provider.groups.{}.concurrency): raise it, or add instances",
+                method.name, group.name, group.name
+            );
+            return Err(method.refuse(Reason::ProviderLimit, problem));
+        }
+        Ok(ThresholdPlace {
+            method: method.clone(),
+            groups,
+        })
+    }
+}
+
+impl Drop for ThresholdPlace {
+    fn drop(&mut self) {
+        for group in self.groups.iter().flat_map(|groups| groups.iter()) {
+            group.threshold.leave();
+        }
+        self.method.threshold.leave();
+    }
+}
+
+/// Applies the thresholds of the method and its groups.
+pub(in crate::server) struct Threshold<S> {
+    inner: S,
+}
+
+impl<S> Threshold<S> {
+    pub(in crate::server) fn new(inner: S) -> Self {
+        Threshold { inner }
+    }
+}
+
+impl<S: Stage> Stage for Threshold<S> {
+    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
+        call.places.threshold = Some(ThresholdPlace::take(&call.method.limits)?);
+        self.inner.call(call).await
+    }
+}

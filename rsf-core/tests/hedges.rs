@@ -1,0 +1,185 @@
+//! Hedges: when a second request goes out beside a slow one, and what becomes of the slower of the two.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its surroundings fail"
+)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsf_core::context::Context;
+use rsf_core::error::AttemptLog;
+use rsf_core::message::{Request, Response};
+use support::{ECHO, Echo, Fleet, Note, Peer, note, number};
+use tokio::time::Instant;
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// The number of attempts before the one that is being handled.
+fn previous() -> u32 {
+    let context = Context::current().unwrap();
+    let previous = context.metadata().get("grpc-previous-rpc-attempts");
+    previous.map_or(0, |number| number.parse().unwrap())
+}
+
+/// Answers the attempts after these times, with their number.
+fn answering_after<const N: usize>(times: [u64; N]) -> Arc<Echo> {
+    Echo::with(move |_, _| async move {
+        let place = previous();
+        tokio::time::sleep(ms(times[place as usize])).await;
+        Ok(Response::new(number(place)))
+    })
+}
+
+/// Publishes what policy says of retries, and waits until it holds.
+async fn retries(fleet: &Fleet, peer: &Peer, revision: u64, document: &str) {
+    fleet.service_policy(revision, document);
+    peer.governed(|policy| {
+        let fleet_origin = format!("service/{ECHO}@{revision}");
+        policy.origins.values().any(|origin| **origin == *fleet_origin)
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_goes_out_beside_a_slow_attempt_and_the_loser_is_cancelled() {
+    let fleet = Fleet::in_test();
+    let echo = answering_after([500, 20, 0]);
+    let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
+    let peer = fleet.consumer();
+    peer.connected(2).await;
+    for (revision, delay) in [(1, 100), (2, 50)] {
+        let document = format!(r#"{{"call":{{"retry":{{"hedge_delay_ms":{delay}}}}}}}"#);
+        retries(&fleet, &peer, revision, &document).await;
+        let begun = Instant::now();
+        let log = AttemptLog::default();
+        let reply = peer.get(note("")).log_attempts(&log).await.unwrap();
+        assert_eq!(reply.into_inner().number, 1, "the hedge's answer");
+        let took = begun.elapsed();
+        assert!((ms(delay + 20)..ms(delay + 25)).contains(&took), "{took:?}");
+        let dropped = revision as u32;
+        echo.seen()
+            .until("the loser was dropped", |counts| counts.dropped == dropped)
+            .await;
+        let attempts = log.take();
+        let found: Vec<_> = attempts
+            .iter()
+            .map(|a| (a.hedge, a.succeeded, a.reason))
+            .collect();
+        assert_eq!(found, [(false, false, None), (true, true, None)]);
+        assert_ne!(attempts[0].instance, attempts[1].instance);
+        assert_eq!(attempts[1].begun.as_millis() as u64, delay);
+    }
+    let metrics = &peer.metrics;
+    assert_eq!((metrics.hedges.get(), metrics.retries.get()), (2, 0));
+    // Neither a failure nor a timeout: nobody is blamed.
+    let well = |peer: &Peer| {
+        let view = peer.channel.view();
+        let mut instances = view.instances.iter();
+        instances.all(|instance| instance.breaker == "closed" && instance.pending == 0)
+    };
+    assert!(well(&peer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_may_run_twice_is_hedged_and_only_with_credit() {
+    let fleet = Fleet::in_test();
+    let echo = Echo::slow(ms(100));
+    let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
+    let peer = fleet.consumer();
+    peer.connected(2).await;
+    let document = |credit| {
+        format!(
+            r#"{{"call":{{"retry":{{"hedge_delay_ms":10,"budget_percent":0,"budget_per_second":{credit}}}}}}}"#
+        )
+    };
+    retries(&fleet, &peer, 1, &document(1)).await;
+    peer.put(note("")).await.unwrap();
+    assert_eq!(echo.counts().began, 1, "a Put runs once");
+    for _ in 0..20 {
+        peer.get(note("")).await.unwrap();
+    }
+    assert_eq!(peer.metrics.hedges.get(), 10, "ten seconds of one a second");
+    assert_eq!(echo.counts().began, 1 + 20 + 10);
+    assert!(peer.metrics.retry_budget_exhausted.get() >= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedges_wait_for_a_percentile_of_the_latest_answers() {
+    let fleet = Fleet::in_test();
+    // The message says how long the first attempt takes.
+    let echo = Echo::with(|_, request: Request<Note>| async move {
+        if previous() == 0 {
+            tokio::time::sleep(ms(request.get_ref().number.into())).await;
+        }
+        Ok(Response::new(number(previous())))
+    });
+    let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
+    let peer = fleet.consumer();
+    peer.connected(2).await;
+    let took = async |milliseconds| {
+        let begun = Instant::now();
+        let reply = peer.get(number(milliseconds)).await.unwrap();
+        (reply.into_inner().number, begun.elapsed().as_millis())
+    };
+    let percentile = |percentile| {
+        format!(
+            r#"{{"call":{{"retry":{{"hedge_percentile":{percentile},"hedge_delay_ms":200,"budget_per_second":1000}}}}}}"#
+        )
+    };
+    retries(&fleet, &peer, 1, &percentile("90")).await;
+    // Too few are known: the fixed delay holds.
+    assert_eq!(took(900).await, (1, 200));
+    for place in 0..100 {
+        took(if place % 20 == 0 { 100 } else { 40 }).await;
+    }
+    let (winner, after) = took(900).await;
+    assert_eq!(winner, 1);
+    assert!((40..=46).contains(&after), "{after} ms, and 90 % took 40 ms");
+    retries(&fleet, &peer, 2, &percentile("96")).await;
+    // What the snapshot before knew still counts.
+    let (winner, after) = took(900).await;
+    assert_eq!(winner, 1);
+    assert!((100..=115).contains(&after), "{after} ms, and 96 % took 100 ms");
+    // Hedges do not push the percentile down: what they overtook took at least that long.
+    for _ in 0..60 {
+        took(900).await;
+    }
+    let (_, after) = took(900).await;
+    assert!(after >= 100, "{after} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_first_attempt_beside_its_hedge_still_wins_and_still_times_out_once() {
+    let fleet = Fleet::in_test();
+    let echo = answering_after([400, 5000, 5000]);
+    let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
+    let peer = fleet.consumer();
+    peer.connected(2).await;
+    let document = r#"{"call":{"attempt_timeout_ms":300,"retry":{"attempts":2,"hedge_delay_ms":50},
+        "node_breaker":{"consecutive_failures":1}}}"#;
+    retries(&fleet, &peer, 1, document).await;
+    let log = AttemptLog::default();
+    let reply = peer.get(note("")).log_attempts(&log).await.unwrap();
+    assert_eq!(reply.into_inner().number, 0);
+    assert_eq!(
+        echo.counts().began,
+        2,
+        "the timeout starts nothing beside the hedge"
+    );
+    let slow = &log.take()[0];
+    assert!(slow.succeeded && !slow.hedge);
+    let view = peer.channel.view();
+    let broken = view
+        .instances
+        .iter()
+        .filter(|instance| instance.breaker == "open");
+    let broken: Vec<_> = broken.map(|instance| instance.instance.as_str()).collect();
+    assert_eq!(broken, [&*slow.instance]);
+}
