@@ -50,6 +50,7 @@ pub(crate) struct Pool {
     median: Median,
     warm_up: Duration,
     bounded_load_percent: u32,
+    avoids: bool,
 }
 
 /// An endpoint and its share.
@@ -128,6 +129,7 @@ impl Pool {
             median: Median::new(now),
             warm_up: Duration::from_millis(rules.warm_up.duration_ms),
             bounded_load_percent: rules.hash.bounded_load_percent,
+            avoids: !rules.node_breaker.enabled,
         }
     }
 
@@ -244,6 +246,7 @@ impl Pool {
             now,
             median: self.median.get(&self.members, now),
             warm_up: self.warm_up,
+            avoids: self.avoids,
         }
     }
 }

@@ -49,6 +49,9 @@ pub enum Trouble {
 impl Scenario {
     /// Ten alike instances at 60 %, four consumers, 30 s of which the first ten are not measured.
     pub fn ten(name: &'static str, trouble: Trouble) -> Self {
+        let mut rules = CallRules::default();
+        // Nothing here runs breakers: this is what the balancer does alone.
+        rules.node_breaker.enabled = false;
         Scenario {
             name,
             weights: vec![100; 10],
@@ -60,7 +63,7 @@ impl Scenario {
             trouble,
             time: Duration::from_secs(30),
             settled: Duration::from_secs(10),
-            rules: CallRules::default(),
+            rules,
         }
     }
 

@@ -23,7 +23,7 @@ const SLOW_MICROS: f32 = 1000.0;
 /// Answers before a latency means anything.
 const SAMPLES: u32 = 5;
 /// What failures leave of a share at least.
-const LEAST_SHARE: f32 = 0.01;
+const LEAST_SHARE: f32 = 0.1;
 /// A new instance's share at first.
 const FIRST_SHARE: f32 = 0.1;
 /// A new instance that answers within this multiple of the median is warm.
@@ -42,6 +42,9 @@ pub(super) struct Measure {
     pub(super) median: f32,
     /// Within which a new instance comes to its full share.
     pub(super) warm_up: Duration,
+    /// Whether failing endpoints are avoided here: where no breaker leaves them alone, which would never see the
+    /// failures that it counts.
+    pub(super) avoids: bool,
 }
 
 /// The lesser the better.
@@ -72,6 +75,8 @@ impl Measure {
         let vitals = &member.endpoint.vitals;
         let quality = self.quality(vitals);
         let latency = match vitals.samples() {
+            // Nothing but failures so far, maybe before there is any median.
+            0 if self.failing(vitals) > 0.0 => self.median.max(SLOW_MICROS),
             0 => self.median,
             _ => vitals.peak(self.now),
         };
@@ -84,7 +89,7 @@ impl Measure {
 
     /// Whether an endpoint is to be avoided where another one is at hand.
     pub(super) fn is_failing(&self, vitals: &Vitals) -> bool {
-        vitals.failures(self.now) > FAILING
+        self.avoids && vitals.failures(self.now) > FAILING
     }
 
     /// What reported load, failures and warm-up leave of a weight: above 0, at most 1.
@@ -113,7 +118,7 @@ impl Measure {
     /// Failures, in pending calls.
     pub(super) fn failing(&self, vitals: &Vitals) -> f32 {
         let excess = vitals.failures(self.now) - FAILING;
-        if excess <= 0.0 {
+        if excess <= 0.0 || !self.avoids {
             return 0.0;
         }
         FAILING_PENALTY * excess / (1.0 - FAILING)
