@@ -83,7 +83,11 @@ fn call(
     }
     let mut channel = channel.clone();
     tokio::spawn(async move {
-        let response = tower::Service::call(&mut channel, request).await.unwrap();
+        let response = match tower::Service::call(&mut channel, request).await {
+            Ok(response) => response,
+            // The consumer's own word, where it gave up first.
+            Err(status) => return (status.code() as u32, status.message().to_owned()),
+        };
         let header = |name: &str| {
             let value = response.headers().get(name).and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
