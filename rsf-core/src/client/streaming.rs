@@ -173,8 +173,12 @@ impl StreamCall {
             biased;
             answer = sent => answer,
             () = self.silence(policy) => {
-                pass.failed();
-                let problem = format!("{} no response within {} ms after the request (policy timeout_ms); set a grpc-timeout to wait for longer", Reason::Deadline, policy.as_millis());
+                pass.timed_out();
+                let problem = format!(
+                    "{} no response within {} ms after the request (policy timeout_ms); set a grpc-timeout to wait for longer",
+                    Reason::Deadline,
+                    policy.as_millis()
+                );
                 return Err(Failed::Finally(tonic::Status::deadline_exceeded(problem)));
             }
         };

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::client::attempt::{self, FAIR_TIME};
+use crate::client::balance::Observed;
 use crate::client::breaker::{Admission, Failure, Standing};
 use crate::client::endpoint::{Endpoint, PendingPlace};
 use crate::error::RpcError;
@@ -74,22 +75,35 @@ impl Pass {
     /// The status is there; it goes by the outcome table like that of every call.
     fn ends(&mut self, error: Option<RpcError>) {
         self.answered = true;
-        if self.admission.is_settled() {
-            // A trial that had begun well.
-            self.admission = self.endpoint.breaker.admit(Instant::now());
-        }
-        attempt::settle(&self.endpoint, &mut self.admission, error.as_ref());
-    }
-
-    pub(super) fn failed(&mut self) {
         let now = Instant::now();
         if self.admission.is_settled() {
             // A trial that had begun well.
             self.admission = self.endpoint.breaker.admit(now);
         }
-        self.endpoint
-            .breaker
-            .failed(&mut self.admission, Failure::Error, now);
+        let observed = attempt::settle(&self.endpoint, &mut self.admission, error.as_ref());
+        if observed != Observed::Answered {
+            // How long a stream lasts says nothing about its instance, but that it failed does.
+            self.endpoint.observe(now, now - self.begun, observed);
+        }
+    }
+
+    pub(super) fn failed(&mut self) {
+        self.fails(Failure::Error);
+    }
+
+    /// No response came in time.
+    pub(super) fn timed_out(&mut self) {
+        self.fails(Failure::Timeout);
+    }
+
+    fn fails(&mut self, failure: Failure) {
+        let now = Instant::now();
+        if self.admission.is_settled() {
+            // A trial that had begun well.
+            self.admission = self.endpoint.breaker.admit(now);
+        }
+        self.endpoint.breaker.failed(&mut self.admission, failure, now);
+        self.endpoint.observe(now, now - self.begun, Observed::Failed);
     }
 }
 
@@ -98,7 +112,7 @@ impl Drop for Pass {
         let now = Instant::now();
         let over = self.deadline.is_some_and(|end| now >= end);
         if !self.admission.is_settled() && !self.answered && over && now - self.begun >= self.fair_time {
-            self.failed();
+            self.timed_out();
         }
         self.endpoint.breaker.release(&mut self.admission);
     }

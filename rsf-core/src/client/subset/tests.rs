@@ -148,14 +148,7 @@ fn a_fleet_of_a_thousand_instances() {
             zoned(),
             |_| "a",
         ),
-        case(
-            "500 consumers, subset 256 (built in)",
-            500,
-            256,
-            50,
-            even(),
-            in_one,
-        ),
+        case("500 consumers, subset 256", 500, 256, 50, even(), in_one),
         case("5000 consumers, subset 20", 5000, 20, 0, even(), in_one),
         case("10 consumers, subset 256", 10, 256, 50, even(), in_one),
     ];

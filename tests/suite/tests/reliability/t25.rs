@@ -45,7 +45,7 @@ async fn hang(case: &mut Case, policy: &[&str]) {
         changed.expect("the change is accepted");
     }
     let load = Load::start(&customers, RATE).await;
-    let hung = site.provider("3", &[("SHOP_LATENCY_MS", "3600000")]).await;
+    let hung = site.provider("3", &[("SHOP_LATENCY_MS", "60000")]).await;
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;
     let listed = Instant::now();
     let ejected = ejected(&customers, "shop/3").await.map(|at| at - listed);
