@@ -129,9 +129,9 @@ async fn it_writes_one_key_a_call_with_a_ttl_under_its_namespace() {
     keys.sort();
     let key = key("a");
     let wanted = [
-        format!("rsf:default:dedup-since"),
+        "rsf:default:dedup-since".to_owned(),
         format!("rsf:default:dedup:{key}"),
-        format!("rsf:other:dedup-since"),
+        "rsf:other:dedup-since".to_owned(),
         format!("rsf:other:dedup:{key}"),
     ];
     assert_eq!(keys, wanted);
