@@ -139,6 +139,7 @@ pub const TABLE: &[Outcome] = &[
     row(Reason::ConnectionLost, Retry::IfIdempotent, true, true, false),
     row(Reason::Refused, Retry::Always, false, false, false),
     row(Reason::WrongInstance, Retry::Always, true, false, false),
+    // By the route stage, once both sides agree: where it went, it would be refused again.
     row(Reason::WrongShard, Retry::Always, false, false, false),
     row(Reason::Unavailable, Retry::IfIdempotent, true, true, false),
     row(Reason::DuplicateInProgress, Retry::Never, false, false, false),

@@ -28,6 +28,7 @@ use support::{Echo, Fleet, GET, Kind, Node, Note, PUT, Peer, counted, eventually
 /// Columns and rows that other mechanisms answer for, until they are there.
 const NOT_YET: &[(Reason, &str)] = &[
     (Reason::Intercepted, "tests/interceptors.rs brings it about"),
+    (Reason::WrongShard, "tests/shards.rs brings it about"),
     (Reason::DuplicateInProgress, "the tests of dedup bring it about"),
     (Reason::PayloadMismatch, "the tests of dedup bring it about"),
     (Reason::OutcomeUnknown, "the tests of dedup bring it about"),
@@ -214,7 +215,8 @@ async fn bring_about(reason: Reason, setting: Setting) -> Seen {
             scene.fails(peer).await
         }
         Reason::BreakerOpen => breaker_open(setting).await,
-        Reason::QueueFull => full_queue(setting).await,
+        Reason::QueueFull => busy_pool(setting, r#""queue":0"#).await,
+        Reason::QueueTimeout => busy_pool(setting, r#""queue":10,"queue_timeout_ms":50"#).await,
         Reason::AttemptTimeout => attempt_timeout(setting).await,
         Reason::Connect => {
             let mut scene = Scene::of(setting, Echo::plain());
@@ -314,11 +316,12 @@ async fn breaker_open(setting: Setting) -> Seen {
     }
 }
 
-async fn full_queue(setting: Setting) -> Seen {
+/// The pool has one place, and that is taken.
+async fn busy_pool(setting: Setting, queue: &str) -> Seen {
     let busy = Echo::silent();
     let mut scene = Scene::new(setting);
-    let pool = r#"{"provider":{"pool":1,"queue":0}}"#;
-    scene.fleet.policy("application/busy", 1, pool);
+    let pool = format!(r#"{{"provider":{{"pool":1,{queue}}}}}"#);
+    scene.fleet.policy("application/busy", 1, &pool);
     let node = scene
         .fleet
         .provide_as(|instance| instance.application = "busy".into(), busy.clone());
@@ -485,13 +488,15 @@ fn each_reason_that_a_provider_may_name_is_taken_for_what_its_row_says() {
                 let peer = scene.peer("", "").await;
                 let error = scene.call(&peer).await.unwrap_err();
                 assert_eq!(error.reason(), row.reason);
-                let again = error.is_retryable(idempotent);
+                let again = error.is_retryable(idempotent) && row.reason != Reason::WrongShard;
                 assert_eq!(error.attempts().len(), 1 + usize::from(again), "{}", row.reason);
                 let never_ran = !error.may_have_run();
                 let refused = matches!(
                     row.reason,
                     Reason::ProviderLimit
                         | Reason::QueueFull
+                        | Reason::QueueTimeout
+                        | Reason::WrongShard
                         | Reason::Denied
                         | Reason::Unauthenticated
                         | Reason::DedupUnavailable

@@ -51,7 +51,7 @@ group! {
     fields {
         attempts: u32 = 3, Kind::Integer(1, 5),
             "tries of one call, hedges and the first included (gRFC A6's bound of 5)";
-        reasons: RetryReasons = RetryReasons::of(&["attempt_timeout", "connection_lost", "unavailable", "provider_limit", "queue_full", "dedup_unavailable"]), Kind::Words(RetryReasons::WORDS),
+        reasons: RetryReasons = RetryReasons::of(&["attempt_timeout", "connection_lost", "unavailable", "provider_limit", "queue_full", "queue_timeout", "dedup_unavailable"]), Kind::Words(RetryReasons::WORDS),
             "outcomes after which a call is attempted again: the first three only of methods that may run twice, `provider_limit`, `queue_full` and `dedup_unavailable` of all, because the handler never ran; what reached no provider (`connect`, `refused`, `wrong_instance`) is attempted again whatever stands here";
         backoff_ms: u64 = 10, Kind::Integer(0, 60_000),
             "milliseconds before the second attempt; doubles with each further one, with full jitter";

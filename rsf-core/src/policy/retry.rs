@@ -17,6 +17,7 @@ impl RetryReasons {
         "unavailable",
         "provider_limit",
         "queue_full",
+        "queue_timeout",
         "dedup_unavailable",
     ];
 
@@ -65,7 +66,8 @@ mod tests {
     #[test]
     fn every_outcome_that_may_be_attempted_again_is_a_word_or_reached_no_provider() {
         assert!(TABLE.len() <= 32, "a set has 32 places");
-        for row in TABLE {
+        // What is routed again is no attempt of the retry stage.
+        for row in TABLE.iter().filter(|row| row.reason != Reason::WrongShard) {
             let word = RetryReasons::WORDS.contains(&row.reason.name());
             let free = row.reason.never_reaches_a_provider();
             assert_eq!(word || free, row.retry != Retry::Never, "{}", row.reason);

@@ -111,7 +111,7 @@ async fn in_force(provider: &Application) {
             .find(|family| family.name() == "rsf_server_pool_size");
         let size = size
             .and_then(|family| family.get_metric().first())
-            .map(|one| one.get_gauge().value());
+            .map(|one| one.get_gauge().get_value());
         match size {
             Some(size) if size as usize == POOL => Ok(()),
             other => Err(format!("the pool has {other:?} places")),

@@ -165,7 +165,9 @@ fn noticed(provider: &Application) -> u64 {
         let mut labels = metric.get_label().iter();
         labels.any(|label| label.value() == "suite.v1.Probe/Sleep")
     });
-    of_method.map(|metric| metric.get_counter().value() as u64).sum()
+    of_method
+        .map(|metric| metric.get_counter().get_value() as u64)
+        .sum()
 }
 
 /// What this process logs.
