@@ -19,7 +19,7 @@
 //! it without a failed call, [`beside`] is health and reflection. Hosted tonic services pass admission (their own deadlines
 //! apart), authorization and limits; dedup and interceptors do not see them.
 //!
-//! What it does not do: it ends no handler that has missed its deadline and blocks, and stores no outcome itself.
+//! What it does not do: it cannot end a handler that blocks, and does not encrypt what goes over the wire.
 
 mod admission;
 mod authorize;
