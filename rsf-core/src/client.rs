@@ -3,7 +3,7 @@
 //! The path of one call, in order; [`stack`] is the one place where it is composed:
 //!
 //! 1. [`channel`]: a service as the stub sees it; loads the snapshot, once a call.
-//! 2. [`observe`]: trace and metrics.
+//! 2. [`observe`]: trace, then metrics.
 //! 3. [`intercept`]: the application's own code.
 //! 4. [`degrade`]: an answer where the service has none.
 //! 5. [`deadline`]: the logical call's time, inherited and bounded by policy.
@@ -14,9 +14,12 @@
 //! 10. [`attempt`]: balance → node breaker → endpoint → wire.
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
-//! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema,
+//! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema, [`key`] hashes routing keys,
 //! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`], [`latency`] and
-//! [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients.
+//! [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients: routed, balanced and broken, not limited,
+//! degraded or (once an instance has seen the request) retried.
+//!
+//! What it does not do: it knows no other consumer, and asks nobody while a call is under way.
 
 mod attempt;
 mod balance;

@@ -1,19 +1,19 @@
 //! RSF's data path: the governed call.
 //!
-//! **Outgoing**, in order ([`client`] has the stack): stub → trace and metrics → interceptors → deadline → route → retry →
-//! \[each attempt: balance → node breaker → endpoint → [`wire`]\].
+//! **Outgoing**, in order ([`client`] has the stack): stub → trace → metrics → interceptors → degrade → deadline →
+//! consumer limit → method breaker → route → retry → \[each attempt: balance → node breaker → endpoint → [`wire`]\].
 //!
-//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (target, deadline) → authorization → concurrency
-//! threshold → queue and pool → interceptors → handler.
+//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (target, shard, deadline) → authorization →
+//! concurrency threshold → queue and pool → dedup → catch of panics → interceptors → handler.
 //!
 //! Beside the path: [`policy`] is what steers it, [`control`] is what it asks of the control plane, [`outcome`] says
 //! what each way to fail means, [`context`] is what calls inside calls inherit, [`identity`] is how a caller proves who
-//! it is. Applications add code of their own around calls as [`client::ClientInterceptor`] and
-//! [`server::ServerInterceptor`].
+//! it is. Applications bring code of their own as [`client::ClientInterceptor`], [`server::ServerInterceptor`],
+//! [`client::Balancer`] and [`server::dedup::DedupStore`].
 //!
-//! What this crate does not do: it opens no registry, names neither Redis nor ZooKeeper, serves no HTTP paths but
-//! gRPC's, and generates no code. Tests own time (`tokio::time`), chance (`fastrand::seed`) and network
-//! ([`wire::in_process`]).
+//! What this crate does not do: it opens no registry, names neither Redis nor ZooKeeper, encrypts no connection, exports
+//! no traces, serves no HTTP paths but gRPC's, and generates no code. It streams only for tonic's clients and services.
+//! Tests own time (`tokio::time`), chance (`fastrand::seed`) and network ([`wire::in_process`]).
 
 pub mod call;
 pub mod context;

@@ -3,6 +3,23 @@
 //! 1. [`service`]: what generated code implements, and how a handler's message is decoded and encoded.
 //! 2. [`provider`]: the methods of a process, found by path, and what stands beside them (health, reflection, tonic).
 //! 3. [`stack`]: the one place where the path of a call is composed.
+//!
+//! The path of one call, in order:
+//!
+//! 1. [`observe`]: metrics.
+//! 2. [`admission`]: is it meant for this instance, does this instance own its [`shard`], is it still in time.
+//! 3. [`authorize`]: who calls, and may they.
+//! 4. [`limits`]: the method's concurrency threshold, then queue and pool.
+//! 5. [`dedup`]: the outcome of an earlier call with this request id, where the method is deduplicated.
+//! 6. [`observe`] again: panics are caught.
+//! 7. [`intercept`]: the application's own code.
+//! 8. The handler, within its [`crate::context::Context`]; on a thread of its own where it blocks ([`blocking`]).
+//!
+//! Beside the path: [`follow`] loads policies into the methods, [`load`] reports how busy the instance is, [`drain`] ends
+//! it without a failed call, [`beside`] is health and reflection. Hosted tonic services pass admission (their own deadlines
+//! apart), authorization and limits; dedup and interceptors do not see them.
+//!
+//! What it does not do: it cannot end a handler that blocks, and does not encrypt what goes over the wire.
 
 mod admission;
 mod authorize;
