@@ -374,7 +374,7 @@ fn rules_doc(rules: &Rules) -> String {
         facts.push(format!("{} unless policy says otherwise", defaults.join(" and ")));
     }
     if !rules.routing_key.is_empty() {
-        facts.push(format!("routed by `{}`", rules.routing_key));
+        facts.push(format!("keyed by `{}`", rules.routing_key));
     }
     format!("    ///\n    /// RSF: {}.", facts.join("; "))
 }

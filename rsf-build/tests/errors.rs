@@ -124,7 +124,7 @@ fn a_good_file_is_accepted() {
         .unwrap();
     let code = std::fs::read_to_string(out.path().join("p.rs")).unwrap();
     assert!(
-        code.contains("3600000 ms and 5 attempts unless policy says otherwise; routed by `inner.key`"),
+        code.contains("3600000 ms and 5 attempts unless policy says otherwise; keyed by `inner.key`"),
         "{code}"
     );
     assert!(

@@ -198,6 +198,47 @@ async fn instances_that_may_take_no_calls_take_none_and_the_error_says_why() {
     assert!(error.message().contains("test.v1.Echo:gold"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn rules_for_instances_change_live() {
+    let fleet = Fleet::in_test();
+    let echoes: Vec<_> = (0..3).map(|_| Echo::plain()).collect();
+    let _nodes = [
+        fleet.provide(echoes[0].clone()),
+        fleet.provide_as(|instance| instance.zone = "north".into(), echoes[1].clone()),
+        fleet.provide_as(
+            |instance| drop(instance.tags.insert("canary".into(), "yes".into())),
+            echoes[2].clone(),
+        ),
+    ];
+    let peer = fleet.consumer();
+    for (revision, (rule, takes)) in (1..).zip([
+        ("", [true, true, true]),
+        (r#"{"zone":"north","disabled":true}"#, [true, false, true]),
+        (
+            r#"{"tags":{"canary":"yes"},"disabled":true}"#,
+            [true, true, false],
+        ),
+        (
+            r#"{"disabled":true},{"zone":"north","disabled":false}"#,
+            [false, true, false],
+        ),
+        ("", [true, true, true]),
+    ]) {
+        fleet.service_policy(revision, &format!(r#"{{"instances":[{rule}]}}"#));
+        let scope = format!("service/{ECHO}");
+        let in_force = || fleet.acknowledged(&scope) == Some((revision, None));
+        eventually("the policy is in force", in_force).await;
+        peer.connected(takes.iter().filter(|takes| **takes).count()).await;
+        let before = began(&echoes);
+        for _ in 0..60 {
+            peer.get(note("")).await.unwrap();
+        }
+        let after = began(&echoes).into_iter();
+        let came: Vec<_> = after.zip(before).map(|(now, before)| now > before).collect();
+        assert_eq!(came, takes, "{rule}");
+    }
+}
+
 #[tokio::test]
 async fn a_rule_ends_when_it_expires() {
     let fleet = Fleet::in_test();

@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rsf_core::policy::fields::Kind;
+
 fn check(name: &str, title: &str, intro: &str, table: &str) {
     file(name, &format!("# {title}\n\n{intro}\n\n{table}"));
 }
@@ -83,9 +85,21 @@ fn live_tests() -> BTreeMap<String, String> {
         .map(|(path, test)| (path.to_owned(), test.trim().to_owned()))
         .collect();
     let fields = rsf_core::policy::fields::paths();
+    let container = |kind| {
+        matches!(
+            kind,
+            Kind::Object(_) | Kind::List(..) | Kind::Named(_) | Kind::Methods(_)
+        )
+    };
+    for (path, _, field) in &fields {
+        assert!(
+            container(field.kind) || tests.contains_key(path),
+            "no test changes {path} live"
+        );
+    }
     for (path, test) in &tests {
         assert!(
-            fields.iter().any(|(known, _)| known == path),
+            fields.iter().any(|(known, ..)| known == path),
             "{path} is no field"
         );
         let (file, name) = test.split_once("::").unwrap();

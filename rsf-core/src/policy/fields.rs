@@ -46,7 +46,7 @@ pub enum Kind {
 }
 
 /// The narrowest thing that a field can be set for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Each method can have its own.
     Method,
@@ -154,25 +154,28 @@ pub const DOCUMENT: &[Field] = &[
     },
 ];
 
-/// Every field's path, containers included, with the field: `call.retry.attempts`, `instances[].weight`.
-pub fn paths() -> Vec<(String, &'static Field)> {
-    fn walk(prefix: &str, fields: &'static [Field], out: &mut Vec<(String, &'static Field)>) {
+/// Every field's path, containers included, with what it can be set for and the field: `call.retry.attempts`, `instances[].weight`.
+pub fn paths() -> Vec<(String, Level, &'static Field)> {
+    type Paths = Vec<(String, Level, &'static Field)>;
+    fn walk(prefix: &str, above: Level, fields: &'static [Field], out: &mut Paths) {
         for field in fields {
             let path = format!("{prefix}{}", field.name);
-            out.push((path.clone(), field));
+            // What holds for a group holds for all in it.
+            let level = field.level.max(above);
+            out.push((path.clone(), level, field));
             match field.kind {
-                Kind::Object(inner) => walk(&format!("{path}."), inner, out),
-                Kind::List(inner, _) => walk(&format!("{path}[]."), inner, out),
+                Kind::Object(inner) => walk(&format!("{path}."), level, inner, out),
+                Kind::List(inner, _) => walk(&format!("{path}[]."), level, inner, out),
                 // Those of `call` and of `provider.dedup` stand in the table once.
                 Kind::Named(inner) if inner != CallPolicy::FIELDS && inner != DedupPolicy::FIELDS => {
-                    walk(&format!("{path}.*."), inner, out);
+                    walk(&format!("{path}.*."), level, inner, out);
                 }
                 _ => {}
             }
         }
     }
     let mut out = Vec::new();
-    walk("", DOCUMENT, &mut out);
+    walk("", Level::Method, DOCUMENT, &mut out);
     out
 }
 
@@ -181,9 +184,9 @@ pub fn markdown(tested: impl Fn(&str) -> String) -> String {
     let mut out = String::from(
         "| field | holds | default | set for | meaning | tested live by |\n|---|---|---|---|---|---|\n",
     );
-    for (path, field) in paths() {
+    for (path, level, field) in paths() {
         let holds = holds(field.kind);
-        let level = match field.level {
+        let level = match level {
             _ if matches!(field.kind, Kind::Object(_)) || !path.contains('.') && field.default.is_empty() => {
                 ""
             }
