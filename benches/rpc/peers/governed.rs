@@ -31,6 +31,7 @@ use generated::{Echo, EchoClient, EchoServer, Message};
 const NAMESPACE: &str = "bench";
 const PROVIDER: &str = "echo";
 const CONSUMER: &str = "bench";
+const ZONE: &str = "east";
 const SERVICE: &str = "bench.v1.Echo";
 const REFERENCE_POLICY: &str = include_str!("../../reference-policy.json");
 
@@ -138,6 +139,7 @@ fn instance(address: &str) -> Instance {
     Instance {
         // Named, so that connections are verified as in a fleet.
         incarnation: 1,
+        zone: ZONE.into(),
         ..Instance::at(PROVIDER, address)
     }
 }
@@ -150,7 +152,7 @@ pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> 
         let identity = ProviderIdentity {
             application: PROVIDER.to_owned(),
             target: Some(format!("{NAMESPACE}/{}", instance.id)),
-            zone: String::new(),
+            zone: ZONE.to_owned(),
             tags: Default::default(),
         };
         let provider = Provider::builder()
@@ -175,7 +177,7 @@ pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result
     let consumer = Consumer::new(ConsumerParts {
         application: CONSUMER.to_owned(),
         namespace: NAMESPACE.to_owned(),
-        zone: String::new(),
+        zone: ZONE.to_owned(),
         instance: String::new(),
         runtime: ground.runtime,
         wire: T::wire(),
