@@ -49,6 +49,7 @@ pub(crate) struct CallArguments {
 
 /// A call that is ready to be made.
 pub(crate) struct Prepared<'a> {
+    pub(crate) app: &'a Application,
     pub(crate) channel: Channel,
     pub(crate) method: JsonMethod,
     pub(crate) message: Bytes,
@@ -116,6 +117,7 @@ pub(crate) async fn prepared(
         let found = JsonMethod::find(&schemas, service, method, FIND).await?;
         let (_, implementation) = service.split_once(':').unwrap_or((service, ""));
         let prepared = Prepared {
+            app: &app,
             channel: app.channel(found.service(), implementation),
             message: found.encode(&request)?,
             method: found,

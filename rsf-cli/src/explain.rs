@@ -4,20 +4,22 @@
 
 mod text;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use rsf::{AttemptLog, AttemptRecord, RpcError};
 use rsf_core::client::Explanation;
+use rsf_registry::record::PolicyRecord;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::Failure;
 use crate::call::{CallArguments, FIND, Prepared, prepared};
 
-/// How long connections get: this process is new, and explains instances that nobody has reached yet as unknown.
-const CONNECT: Duration = Duration::from_secs(1);
+/// How long policies and connections get: this process is new, and would explain a call without them.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How often it is looked whether they are there.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -47,9 +49,9 @@ pub(crate) async fn run(arguments: ExplainArguments) -> Result<ExitCode, Failure
     prepared(&arguments.call, async move |prepared| {
         // Where there is nobody, the explanation says why.
         let _ = prepared.channel.ready(FIND).await;
-        let explanation = explanation(&prepared).await?;
+        let (explanation, not_in_force) = explanation(&prepared).await?;
         if !as_json {
-            print!("{}", text::explanation(&explanation));
+            print!("{}", text::explanation(&explanation, &not_in_force));
         }
         let made = match send {
             true => Some(made(&prepared).await?),
@@ -57,7 +59,11 @@ pub(crate) async fn run(arguments: ExplainArguments) -> Result<ExitCode, Failure
         };
         match &made {
             _ if as_json => {
-                let whole = json!({ "explanation": explanation, "call": made.as_ref().map(in_json) });
+                let whole = json!({
+                    "explanation": explanation,
+                    "not_in_force": not_in_force,
+                    "call": made.as_ref().map(in_json),
+                });
                 println!("{}", serde_json::to_string_pretty(&whole)?);
             }
             Some(made) => print!("{}", text::made(made)),
@@ -71,9 +77,13 @@ pub(crate) async fn run(arguments: ExplainArguments) -> Result<ExitCode, Failure
     .await
 }
 
-/// The explanation once the connections are there that the process makes ahead.
-async fn explanation(prepared: &Prepared<'_>) -> Result<Explanation, Failure> {
-    let end = Instant::now() + CONNECT;
+/// The explanation once the policies are in force that are published, and the connections there that are made ahead; and
+/// the documents that did not come into force.
+async fn explanation(prepared: &Prepared<'_>) -> Result<(Explanation, Vec<String>), Failure> {
+    // Where the registry does not answer, what is on disk is what holds.
+    let published = prepared.app.registry().policies.current().await;
+    let published = published.unwrap_or_default();
+    let end = Instant::now() + SETTLE;
     loop {
         let explanation = prepared.channel.explain(
             prepared.method.number(),
@@ -83,15 +93,36 @@ async fn explanation(prepared: &Prepared<'_>) -> Result<Explanation, Failure> {
         );
         let explanation =
             explanation.ok_or("the registry has not answered, and there is no snapshot on disk")?;
-        let unknown = explanation
-            .candidates
-            .iter()
-            .any(|view| view.candidate.tier == "unknown");
-        if !unknown || Instant::now() >= end {
-            return Ok(explanation);
+        let missing = not_in_force(&published, &explanation);
+        let mut tiers = explanation.candidates.iter().map(|view| view.candidate.tier);
+        let settled = missing.is_empty() && tiers.all(|tier| tier != "unknown");
+        if settled || Instant::now() >= end {
+            return Ok((explanation, missing));
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// The documents that are published for the service and that the explanation does not go by.
+fn not_in_force(published: &[PolicyRecord], explanation: &Explanation) -> Vec<String> {
+    let route = &explanation.route;
+    let removed = route.rules.iter().flat_map(|rule| &rule.removed);
+    let removed = removed.chain(&route.left_out).map(|removed| &removed.instance);
+    let applications: BTreeSet<_> = removed
+        .chain(&route.left)
+        .filter_map(|id| Some(id.split_once('/')?.0))
+        .collect();
+    let speaks_of = |scope: &str| match scope.split_once('/') {
+        None => scope == "fleet",
+        Some(("service", key)) => key == explanation.service,
+        Some((_, application)) => applications.contains(application),
+    };
+    let documents = published
+        .iter()
+        .filter(|record| !record.document.is_empty() && speaks_of(&record.scope))
+        .map(|record| format!("{}@{}", record.scope, record.revision));
+    let in_force = |name: &String| explanation.documents.iter().any(|document| **document == **name);
+    documents.filter(|name| !in_force(name)).collect()
 }
 
 async fn made(prepared: &Prepared<'_>) -> Result<Made, Failure> {

@@ -152,6 +152,7 @@ async fn each_instance_is_named_with_why_it_is_not_called() {
     ];
     assert_eq!(candidates, BTreeMap::from(wanted));
     assert_eq!(explanation.stopped, None);
+    assert_eq!(explanation.documents, [format!("service/{ECHO}@1").into()]);
     let origin = format!("service/{ECHO}@1");
     let field = |name: &str| {
         explanation

@@ -11,7 +11,7 @@ use super::{Made, milliseconds, outcome};
 const MOST_SHOWN: usize = 60;
 
 /// What a call would meet, in the order of its way.
-pub(super) fn explanation(explanation: &Explanation) -> String {
+pub(super) fn explanation(explanation: &Explanation, not_in_force: &[String]) -> String {
     let mut text = String::new();
     let zone = match &*explanation.zone {
         "" => "no zone".to_owned(),
@@ -26,6 +26,15 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         ),
     );
     policy(&mut text, explanation);
+    for document in not_in_force {
+        let scope = document.split('@').next().unwrap_or_default();
+        line(
+            &mut text,
+            format_args!(
+                "  {document} is published and not in force here; `rsf policy acks {scope}` says where"
+            ),
+        );
+    }
     guards(&mut text, explanation);
     route(&mut text, explanation);
     candidates(&mut text, explanation);

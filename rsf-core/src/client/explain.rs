@@ -47,6 +47,8 @@ pub struct Explanation {
     pub zone: String,
     /// Epoch and sequence of the list of instances.
     pub version: (u64, u64),
+    /// The policy documents that are in force: `service/x.v1.X@7`.
+    pub documents: Vec<Arc<str>>,
     /// What governs every call, then whatever else a document sets.
     pub policy: Vec<GoverningValue>,
     /// Why a degraded answer that policy wants is not given: it does not fit the method.
@@ -128,6 +130,7 @@ impl Channel {
             consumer: state.shared.application.clone(),
             zone: state.shared.zone.clone(),
             version: snapshot.version,
+            documents: snapshot.documents.clone(),
             policy: governing(policy),
             degrade_unfit: guards.unfit.clone(),
             time_ms: time_ms(policy),
