@@ -95,7 +95,10 @@ impl Pool {
         let (among, because) = match drawn {
             (among, because) if !among.is_empty() => (among, because),
             // What `pick` does as well where the balancer finds none.
-            _ => (self.best(&measure), "the least score of the best tier, equals by lot"),
+            _ => (
+                self.best(&measure),
+                "the least score of the best tier, equals by lot",
+            ),
         };
         FirstPick {
             among: among
