@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use rsf::{Application, Metadata, Settings};
+use rsf::{Application, Bytes, Call, Channel, Metadata, RawMessage, Settings};
 use rsf_adapter_http::DirectorySchemas;
 use rsf_adapter_http::invoke::JsonMethod;
 
@@ -14,7 +14,7 @@ use crate::Failure;
 /// The name under which `rsf call` calls; policies and authorization go by it.
 const APPLICATION: &str = "rsf-cli";
 /// How long the directory gets to name an instance of the service.
-const FIND: Duration = Duration::from_secs(5);
+pub(crate) const FIND: Duration = Duration::from_secs(5);
 
 /// Flags of `rsf call`.
 #[derive(Args)]
@@ -33,6 +33,12 @@ pub(crate) struct CallArguments {
     /// Identifies the logical call to dedup
     #[arg(long)]
     request_id: Option<String>,
+    /// What the call is about, for shards and consistent hashing [default: the request's field, where the method names one]
+    #[arg(long)]
+    routing_key: Option<String>,
+    /// The data centre or machine room that the call is made from; rules by zone go by it
+    #[arg(long, env = "RSF_ZONE")]
+    zone: Option<String>,
     /// rsf://host:port, or redis://host:port,zk://host:port [default: the one of `rsf dev`]
     #[arg(long, env = "RSF_REGISTRY")]
     registry: Option<String>,
@@ -41,7 +47,47 @@ pub(crate) struct CallArguments {
     namespace: Option<String>,
 }
 
+/// A call that is ready to be made.
+pub(crate) struct Prepared<'a> {
+    pub(crate) app: &'a Application,
+    pub(crate) channel: Channel,
+    pub(crate) method: JsonMethod,
+    pub(crate) message: Bytes,
+    pub(crate) metadata: Metadata,
+    arguments: &'a CallArguments,
+}
+
+impl Prepared<'_> {
+    /// The call as the arguments want it.
+    pub(crate) fn call(&self) -> Call<RawMessage> {
+        let (number, message) = (self.method.number(), self.message.clone());
+        let mut call = self.channel.call_raw(number, message, self.metadata.clone());
+        if let Some(limit) = self.arguments.timeout_ms {
+            call = call.timeout(Duration::from_millis(limit));
+        }
+        if let Some(id) = &self.arguments.request_id {
+            call = call.request_id(id);
+        }
+        match self.routing_key() {
+            Some(key) => call.routing_key(key),
+            None => call,
+        }
+    }
+
+    pub(crate) fn routing_key(&self) -> Option<&str> {
+        self.arguments.routing_key.as_deref()
+    }
+}
+
 pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
+    prepared(&arguments, call).await
+}
+
+/// Starts the application, finds the method, and gives the lease back however `then` ends.
+pub(crate) async fn prepared(
+    arguments: &CallArguments,
+    then: impl AsyncFnOnce(Prepared<'_>) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
     let (service, method) = arguments
         .method
         .trim_start_matches('/')
@@ -59,41 +105,36 @@ pub(crate) async fn run(arguments: CallArguments) -> Result<ExitCode, Failure> {
     let settings = Settings {
         registry: arguments.registry.clone(),
         namespace: arguments.namespace.clone(),
+        zone: arguments.zone.clone(),
         ..Settings::default()
     };
     let app = Application::builder(APPLICATION)
         .settings(settings)
         .start()
         .await?;
-    // However the call ends, the lease is given back.
-    let code = call(&app, service, method, &request, metadata, &arguments).await;
+    let code = async {
+        let schemas = DirectorySchemas::new(app.registry().directory.clone());
+        let found = JsonMethod::find(&schemas, service, method, FIND).await?;
+        let (_, implementation) = service.split_once(':').unwrap_or((service, ""));
+        let prepared = Prepared {
+            app: &app,
+            channel: app.channel(found.service(), implementation),
+            message: found.encode(&request)?,
+            method: found,
+            metadata,
+            arguments,
+        };
+        then(prepared).await
+    };
+    let code = code.await;
     app.shutdown().await;
     code
 }
 
-async fn call(
-    app: &Application,
-    service: &str,
-    method: &str,
-    request: &str,
-    metadata: Metadata,
-    arguments: &CallArguments,
-) -> Result<ExitCode, Failure> {
-    let schemas = DirectorySchemas::new(app.registry().directory.clone());
-    let found = JsonMethod::find(&schemas, service, method, FIND).await?;
-    let message = found.encode(request)?;
-    let (_, implementation) = service.split_once(':').unwrap_or((service, ""));
-    let channel = app.channel(found.service(), implementation);
-    let mut call = channel.call_raw(found.number(), message, metadata);
-    if let Some(limit) = arguments.timeout_ms {
-        call = call.timeout(Duration::from_millis(limit));
-    }
-    if let Some(id) = &arguments.request_id {
-        call = call.request_id(id);
-    }
-    let error = match call.await {
+async fn call(prepared: Prepared<'_>) -> Result<ExitCode, Failure> {
+    let error = match prepared.call().await {
         Ok(reply) => {
-            println!("{}", found.decode(reply.into_inner().0)?);
+            println!("{}", prepared.method.decode(reply.into_inner().0)?);
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => error,

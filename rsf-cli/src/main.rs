@@ -10,6 +10,7 @@
 
 mod call;
 mod dev;
+mod explain;
 mod nodes;
 mod policy;
 mod process;
@@ -45,6 +46,8 @@ enum Command {
     Adapter(process::adapter::AdapterArguments),
     /// Call a method with JSON
     Call(call::CallArguments),
+    /// Say what a call would meet: policy, the rule that removed each instance, scores, states; with --call, its attempts
+    Explain(explain::ExplainArguments),
     /// Read and change policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -101,7 +104,11 @@ fn without_empty(command: clap::Command) -> clap::Command {
 /// A command that is run once says itself what failed; a process that goes on tells what it goes on in spite of.
 fn default_level(command: &Command) -> &'static str {
     match command {
-        Command::Call(_) | Command::Policy(_) | Command::Nodes(_) | Command::Token(_) => "error",
+        Command::Call(_)
+        | Command::Explain(_)
+        | Command::Policy(_)
+        | Command::Nodes(_)
+        | Command::Token(_) => "error",
         _ => "warn",
     }
 }
@@ -113,6 +120,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Console(arguments) => process::console::run(arguments).await?,
         Command::Adapter(arguments) => process::adapter::run(arguments).await?,
         Command::Call(arguments) => return call::run(arguments).await,
+        Command::Explain(arguments) => return explain::run(arguments).await,
         Command::Policy(command) => policy::run(command).await?,
         Command::Nodes(arguments) => nodes::run(arguments).await?,
         Command::Token(command) => token::run(command)?,

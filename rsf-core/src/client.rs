@@ -15,6 +15,7 @@
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema, [`key`] hashes routing keys,
+//! [`explain`] tells people what a call would meet,
 //! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`], [`latency`] and
 //! [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients: routed, balanced and broken, not limited,
 //! degraded or (once an instance has seen the request) retried.
@@ -29,6 +30,7 @@ mod channel;
 mod deadline;
 mod degrade;
 mod endpoint;
+mod explain;
 mod follow;
 mod guards;
 mod intercept;
@@ -69,9 +71,11 @@ use crate::wire::headers::{PRIORITY, TOKEN};
 use crate::wire::priority;
 use crate::wire::{OwnHeaders, Wire};
 
-pub use balance::{Balancer, Balancers, CandidateView, Candidates};
+pub use balance::{Balancer, Balancers, CandidateView, Candidates, FirstPick};
 pub use channel::{Channel, ChannelView, InstanceView};
+pub use explain::{Explanation, GoverningValue, Stop};
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
+pub use limit::LimitView;
 pub use route::{RemovedInstance, RouteExplanation, RuleExplanation};
 pub use streaming::TonicChannel;
 

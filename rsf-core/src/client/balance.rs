@@ -30,7 +30,7 @@ use super::endpoint::Endpoint;
 use crate::policy::{Balance, CallRules};
 
 pub use custom::{Balancer, Balancers, Candidates};
-pub use explain::CandidateView;
+pub use explain::{CandidateView, FirstPick};
 pub(crate) use vitals::{Observed, Vitals};
 
 use alias::Alias;
@@ -158,8 +158,10 @@ impl Pool {
             Chooser::RoundRobin(stride) => self.round_robin(stride, tried, &measure),
             Chooser::ConsistentHash(ring) => match key {
                 Some(key) => {
-                    let may =
-                        |endpoint: &Endpoint| !tried.iter().any(|tried| std::ptr::eq(&**tried, endpoint));
+                    let may = |endpoint: &Arc<Endpoint>| {
+                        endpoint.keep_connected();
+                        !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+                    };
                     ring.pick(&self.members, key, self.bounded_load_percent, now, may)
                 }
                 None => self.random(tried, &measure),

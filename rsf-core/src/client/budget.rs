@@ -101,6 +101,25 @@ impl RetryBudget {
         let time = self.time(now);
         let mut window = self.window.lock();
         self.turn(&mut window, time);
+        if self.credit(&window, time) == 0 {
+            return None;
+        }
+        window.slot(time).taken += 1;
+        Some(Credit {
+            budget: self.clone(),
+            taken: Some(time),
+        })
+    }
+
+    /// How many further attempts there is credit for now.
+    pub(super) fn left(&self, now: Instant) -> u64 {
+        let time = self.time(now);
+        let mut window = self.window.lock();
+        self.turn(&mut window, time);
+        self.credit(&window, time)
+    }
+
+    fn credit(&self, window: &Window, time: u64) -> u64 {
         let (mut calls, mut taken) = (self.calls.load(Ordering::Relaxed), 0);
         for slot in &window.slots {
             if slot.time + SLOTS > time {
@@ -112,14 +131,7 @@ impl RetryBudget {
         }
         let share = calls * u64::from(self.percent.load(Ordering::Relaxed)) / 100;
         let constant = WINDOW * u64::from(self.per_second.load(Ordering::Relaxed));
-        if taken >= share + constant {
-            return None;
-        }
-        window.slot(time).taken += 1;
-        Some(Credit {
-            budget: self.clone(),
-            taken: Some(time),
-        })
+        (share + constant).saturating_sub(taken)
     }
 
     /// Credit that was taken in the last ten seconds and has not come back.

@@ -77,7 +77,7 @@ pub struct ChannelView {
 }
 
 /// An instance as this process sees it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InstanceView {
     /// Its id.
     pub instance: String,
@@ -351,7 +351,7 @@ impl ChannelState {
 }
 
 impl super::balance::Member {
-    fn view(&self, candidate: CandidateView) -> InstanceView {
+    pub(super) fn view(&self, candidate: CandidateView) -> InstanceView {
         let endpoint: &Endpoint = &self.endpoint;
         InstanceView {
             instance: endpoint.instance.id.to_string(),

@@ -31,7 +31,7 @@ impl<S> Degrade<S> {
 impl<S: Stage> Stage for Degrade<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
         if let Some(degraded) = &call.guards().degrade
-            && degraded.rules.when == DegradeWhen::Always
+            && degraded.is_always()
         {
             return degraded.answer(call, None);
         }
@@ -89,7 +89,18 @@ impl Degraded {
         })))
     }
 
-    fn is_for(&self, reason: Reason) -> bool {
+    /// Whether it answers without asking the service.
+    pub(super) fn is_always(&self) -> bool {
+        self.rules.when == DegradeWhen::Always
+    }
+
+    /// The layer that switched it on.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Whether it answers in the place of an error of `reason`.
+    pub(super) fn is_for(&self, reason: Reason) -> bool {
         match self.rules.when {
             DegradeWhen::Never | DegradeWhen::Always => false,
             DegradeWhen::BreakerOpen => reason == Reason::BreakerOpen,

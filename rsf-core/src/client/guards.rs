@@ -19,7 +19,7 @@ pub(crate) struct Guards {
     pub(super) limit: Option<Arc<ConsumerLimit>>,
     pub(super) breaker: Option<Arc<Breaker>>,
     /// Why policy's degraded answer is not given, where it does not fit the method.
-    unfit: Option<String>,
+    pub(super) unfit: Option<String>,
 }
 
 impl Guards {

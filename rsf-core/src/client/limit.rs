@@ -9,6 +9,7 @@ use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::stack::{OutboundCall, Stage};
@@ -76,18 +77,19 @@ impl ConsumerLimit {
 
     /// A place for a call, which it keeps until its end; the rate's part cannot be given back, so it comes last.
     fn enter(&self, call: &OutboundCall) -> Result<Option<Place>, RpcError> {
+        let path = call.method().path.as_str();
         let refused = |problem: String| {
-            let message = format!("{}: {problem}; not sent", call.method().path);
-            RpcError::new(Reason::ConsumerLimit, false, message)
+            RpcError::new(
+                Reason::ConsumerLimit,
+                false,
+                format!("{path}: {problem}; not sent"),
+            )
         };
         let place = match self.rules.concurrency {
             None => None,
-            Some(most) => Some(Place::take(&self.under_way, most).ok_or_else(|| {
-                refused(format!(
-                    "{most} calls of this process are under way, as many as `limit.concurrency` of {} allows",
-                    self.origins[0]
-                ))
-            })?),
+            Some(most) => {
+                Some(Place::take(&self.under_way, most).ok_or_else(|| refused(self.no_place(most)))?)
+            }
         };
         match &self.rate {
             Some(rate) if rate.limiter.check().is_err() => Err(refused(format!(
@@ -97,6 +99,44 @@ impl ConsumerLimit {
             _ => Ok(place),
         }
     }
+
+    fn no_place(&self, most: u32) -> String {
+        format!(
+            "{most} calls of this process are under way, as many as `limit.concurrency` of {} allows",
+            self.origins[0]
+        )
+    }
+
+    /// How much of it is used.
+    pub(super) fn view(&self) -> LimitView {
+        LimitView {
+            concurrency: self.rules.concurrency,
+            under_way: (self.rules.concurrency).map(|_| self.under_way.load(Ordering::Relaxed)),
+            rate_per_second: self.rate.as_ref().map(|rate| rate.per_second.get()),
+            burst: self.rate.as_ref().map(|rate| rate.burst.get()),
+        }
+    }
+
+    /// Why a call of the method at `path` would not be sent now, as far as calls under way are concerned. The rate cannot
+    /// be asked without using it up.
+    pub(super) fn refusal(&self, path: &str) -> Option<String> {
+        let most = self.rules.concurrency?;
+        let full = self.under_way.load(Ordering::Relaxed) >= most;
+        full.then(|| format!("{path}: {}; not sent", self.no_place(most)))
+    }
+}
+
+/// What a consumer may send of one method, and what of it is used.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LimitView {
+    /// Calls that may be under way at once, in this process.
+    pub concurrency: Option<u32>,
+    /// Those that are; counted only where there is a limit.
+    pub under_way: Option<u32>,
+    /// Calls that may begin in a second.
+    pub rate_per_second: Option<u32>,
+    /// Calls of these that may begin at once.
+    pub burst: Option<u32>,
 }
 
 /// One call under way.

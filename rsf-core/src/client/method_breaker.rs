@@ -81,20 +81,29 @@ impl Breaker {
         self.circuit.state_name()
     }
 
+    /// Why a call of the method at `path` would not be sent now. Asking changes nothing.
+    pub(super) fn refusal(&self, path: &str) -> Option<String> {
+        let refusal = self.circuit.refusal(&self.rules)?;
+        Some(self.said(&refusal, path))
+    }
+
+    fn said(&self, refusal: &Refusal, path: &str) -> String {
+        match refusal {
+            Refusal::Open { left, why } => format!(
+                "{path}: the method's breaker is open for another {} ms, because {why}; not sent (`method_breaker` of {})",
+                left.as_millis().max(1),
+                self.origin
+            ),
+            Refusal::Trying => format!(
+                "{path}: the method's breaker is half-open until its {} trials have ended; not sent (`method_breaker` of {})",
+                self.rules.half_open_calls, self.origin
+            ),
+        }
+    }
+
     fn admit(self: &Arc<Self>, call: &OutboundCall) -> Result<Pass, RpcError> {
         let trial = self.circuit.admit(&self.rules).map_err(|refusal| {
-            let path = &call.method().path;
-            let message = match refusal {
-                Refusal::Open { left, why } => format!(
-                    "{path}: the method's breaker is open for another {} ms, because {why}; not sent (`method_breaker` of {})",
-                    left.as_millis().max(1),
-                    self.origin
-                ),
-                Refusal::Trying => format!(
-                    "{path}: the method's breaker is half-open until its {} trials have ended; not sent (`method_breaker` of {})",
-                    self.rules.half_open_calls, self.origin
-                ),
-            };
+            let message = self.said(&refusal, call.method().path.as_str());
             RpcError::new(Reason::BreakerOpen, false, message)
         })?;
         Ok(Pass {

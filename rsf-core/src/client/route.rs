@@ -31,6 +31,7 @@ use crate::routing::key::Facts;
 use crate::wire::UnaryReply;
 use crate::wire::headers::{DYE, ROUTING_KEY, SHARD};
 
+pub(super) use explain::{ExplainedCall, explain_call};
 pub use explain::{RemovedInstance, RouteExplanation, RuleExplanation};
 use tree::{Chosen, Question};
 
@@ -135,7 +136,7 @@ fn routed(
             now,
         };
         chosen = routes.choose(&question).map_err(|_| {
-            let explanation = explain::explained(snapshot, routes, &question);
+            let (explanation, _) = explain::explained(snapshot, routes, &question);
             RpcError::new(Reason::NoInstance, false, explanation.problem(service))
         })?;
         // What the caller named is not in the request; the provider needs it to check the shard.

@@ -26,6 +26,8 @@ pub(crate) struct ServiceSnapshot {
     pub(crate) version: (u64, u64),
     /// Why no list is known, where none is.
     pub(crate) not_ready: Option<Arc<str>>,
+    /// The documents that it was built from, as `service/x.v1.X@7`.
+    pub(super) documents: Vec<Arc<str>>,
     /// What calls may choose among. The first has all instances that policy lets take calls.
     pub(crate) pools: Vec<Pool>,
     /// In the order of the service's descriptor.
@@ -122,6 +124,7 @@ impl ServiceSnapshot {
         Some(ServiceSnapshot {
             version: list.version,
             not_ready,
+            documents: resolution.layers().map(|layer| layer.origin.clone()).collect(),
             pools,
             routing,
             routes,

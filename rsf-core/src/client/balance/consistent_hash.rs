@@ -1,6 +1,8 @@
 //! Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): a key's instance serves it until that
 //! instance has more than its share under way; then the next on the ring does.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{Member, Tier, tier};
@@ -37,15 +39,15 @@ impl Ring {
         Ring { points, total_weight }
     }
 
-    /// The member that serves `key`: the first from its point on that may take calls and has room for one more. `None`
-    /// where there is none.
+    /// The member that serves `key`: the first from its point on that `may` take it, is well and has room for one more.
+    /// `None` where there is none. `may` is asked in the ring's order, up to the one that serves.
     pub(super) fn pick<'a>(
         &self,
         members: &'a [Member],
         key: u64,
         percent: u32,
         now: Instant,
-        may: impl Fn(&Endpoint) -> bool,
+        may: impl Fn(&Arc<Endpoint>) -> bool,
     ) -> Option<&'a Member> {
         let per_weight = self.fair(members) * f64::from(percent) / 100.0;
         let from = self.points.partition_point(|(point, _)| *point < key);
@@ -56,7 +58,6 @@ impl Ring {
                 continue;
             }
             let member = &members[*place as usize];
-            member.endpoint.keep_connected();
             if !may(&member.endpoint) {
                 continue;
             }

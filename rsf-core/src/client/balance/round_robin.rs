@@ -24,18 +24,29 @@ impl Stride {
 
     /// The next place. There must be one.
     pub(super) fn next(&self) -> usize {
-        let count = self.weights.len() as u64;
+        // The greatest weight ends the loop within one round.
         loop {
-            let turn = self.turn.fetch_add(1, Relaxed);
-            let (place, round) = ((turn % count) as usize, turn / count);
-            let weight = u64::from(self.weights[place]);
-            // Half a turn apart from its neighbour, so that equal weights do not skip together.
-            let offset = place as u64 * (GREATEST / 2);
-            // In `weight` of each GREATEST rounds this place serves; the greatest ends the loop within one round.
-            if (weight * round + offset) % GREATEST >= GREATEST - weight {
+            if let Some(place) = self.place_at(self.turn.fetch_add(1, Relaxed)) {
                 return place;
             }
         }
+    }
+
+    /// The places that come next, without end. Looking takes no turn. There must be one.
+    pub(super) fn coming(&self) -> impl Iterator<Item = usize> + '_ {
+        let turn = self.turn.load(Relaxed);
+        (turn..).filter_map(|turn| self.place_at(turn))
+    }
+
+    /// The place that serves at `turn`, unless it passes.
+    fn place_at(&self, turn: u64) -> Option<usize> {
+        let count = self.weights.len() as u64;
+        let (place, round) = ((turn % count) as usize, turn / count);
+        let weight = u64::from(self.weights[place]);
+        // Half a turn apart from its neighbour, so that equal weights do not skip together.
+        let offset = place as u64 * (GREATEST / 2);
+        // In `weight` of each GREATEST rounds this place serves.
+        ((weight * round + offset) % GREATEST >= GREATEST - weight).then_some(place)
     }
 }
 

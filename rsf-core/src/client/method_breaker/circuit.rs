@@ -85,14 +85,10 @@ impl Circuit {
         }
         let now = Instant::now();
         let mut state = self.state.lock();
-        if let State::Open { since, why } = &*state {
-            let left = open_for(rules).saturating_sub(now.saturating_duration_since(*since));
-            if !left.is_zero() {
-                return Err(Refusal::Open {
-                    left,
-                    why: why.clone(),
-                });
-            }
+        if let Some(refusal) = state.refusal(rules, now) {
+            return Err(refusal);
+        }
+        if matches!(*state, State::Open { .. }) {
             self.enter(
                 &mut state,
                 State::HalfOpen(Trials {
@@ -107,14 +103,21 @@ impl Circuit {
                 trials.under_way += 1;
                 Ok(Some(trials.begun))
             }
-            State::HalfOpen(trials) if trials.under_way == 0 => {
+            State::HalfOpen(_) => {
                 // Policy has come to want fewer trials than have ended well.
                 self.close(&mut state);
                 Ok(None)
             }
-            State::HalfOpen(_) => Err(Refusal::Trying),
             State::Closed | State::Open { .. } => Ok(None),
         }
+    }
+
+    /// Why a call would not pass now. Asking changes nothing.
+    pub(super) fn refusal(&self, rules: &Rules) -> Option<Refusal> {
+        if self.mode.load(Ordering::Relaxed) == CLOSED {
+            return None;
+        }
+        self.state.lock().refusal(rules, Instant::now())
     }
 
     /// Takes in how a call ended.
@@ -194,6 +197,22 @@ impl Circuit {
         *state = next;
         self.mode.store(mode, Ordering::Relaxed);
         self.metrics.state.set(i64::from(mode));
+    }
+}
+
+impl State {
+    fn refusal(&self, rules: &Rules, now: Instant) -> Option<Refusal> {
+        match self {
+            State::Open { since, why } => {
+                let left = open_for(rules).saturating_sub(now.saturating_duration_since(*since));
+                let why = why.clone();
+                (!left.is_zero()).then_some(Refusal::Open { left, why })
+            }
+            State::HalfOpen(trials) => {
+                (!trials.has_room(rules) && trials.under_way > 0).then_some(Refusal::Trying)
+            }
+            State::Closed => None,
+        }
     }
 }
 

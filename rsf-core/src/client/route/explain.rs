@@ -11,6 +11,7 @@ use super::filter::Filter;
 use super::rules::Does;
 use super::tree::{Question, Routes, Stopped};
 use crate::client::Channel;
+use crate::client::channel::ChannelState;
 use crate::client::snapshot::ServiceSnapshot;
 use crate::context::Context;
 use crate::metadata::Metadata;
@@ -55,7 +56,7 @@ pub struct RemovedInstance {
 
 impl RouteExplanation {
     /// Why no instance is left, in one sentence.
-    pub(super) fn problem(&self, service: &str) -> String {
+    pub(in crate::client) fn problem(&self, service: &str) -> String {
         let Some(last) = self.rules.last() else {
             return format!("no instance of `{service}` may take the call");
         };
@@ -107,14 +108,17 @@ fn counted(removed: &[RemovedInstance]) -> String {
     }
 }
 
-/// What the rules say of a call.
+/// What the rules say of a call, and the place of its pool where they leave it one.
 pub(super) fn explained(
     snapshot: &ServiceSnapshot,
     routes: &Routes,
     question: &Question<'_>,
-) -> RouteExplanation {
+) -> (RouteExplanation, Option<usize>) {
     let (steps, result) = routes.steps(question);
-    let stop = result.err();
+    let (pool, stop) = match result {
+        Ok(pool) => (Some(pool), None),
+        Err(stop) => (None, Some(stop)),
+    };
     let mut left: Vec<_> = routes.instances.iter().collect();
     let mut rules = Vec::new();
     for (place, rule) in routes.rules.rules.iter().enumerate() {
@@ -156,11 +160,12 @@ pub(super) fn explained(
             break;
         }
     }
-    RouteExplanation {
+    let explanation = RouteExplanation {
         left_out: left_out(snapshot),
         rules,
         left: left.iter().map(|instance| instance.id.clone()).collect(),
-    }
+    };
+    (explanation, pool)
 }
 
 fn left_out(snapshot: &ServiceSnapshot) -> Vec<RemovedInstance> {
@@ -183,33 +188,57 @@ impl Channel {
         metadata: &Metadata,
         routing_key: Option<&str>,
     ) -> Option<RouteExplanation> {
-        let state = self.state();
-        let snapshot = state.snapshot.load_full()?;
-        let facts = Facts {
-            method: Some(method),
-            method_name: &state.methods.get(method)?.descriptor.name,
-            message,
-            headers: metadata.raw(),
-            named_key: routing_key,
-        };
-        let Some(routes) = &snapshot.routes else {
-            let members = snapshot.pools[0].members().iter();
-            return Some(RouteExplanation {
-                left_out: left_out(&snapshot),
-                rules: Vec::new(),
-                left: members
-                    .map(|member| member.endpoint.instance.id.clone())
-                    .collect(),
-            });
-        };
-        let parent = Context::current();
-        let colour = super::colour(&snapshot, &facts, parent.as_deref());
-        let question = Question {
-            facts,
-            colour: colour.and_then(|colour| colour.to_str().ok()),
-            key: snapshot.routing.key(&facts),
-            now: Instant::now(),
-        };
-        Some(explained(&snapshot, routes, &question))
+        let snapshot = self.state().snapshot.load_full()?;
+        let explained = explain_call(self.state(), &snapshot, method, message, metadata, routing_key)?;
+        Some(explained.route)
     }
+}
+
+/// Where a call would go, and why.
+pub(in crate::client) struct ExplainedCall {
+    pub(in crate::client) route: RouteExplanation,
+    /// The place of its pool in the snapshot; `None` where no instance is left.
+    pub(in crate::client) pool: Option<usize>,
+    /// The hash of its routing key, where it has one.
+    pub(in crate::client) key: Option<u64>,
+}
+
+/// Explains a call with `snapshot`; `None` where the service has no such method.
+pub(in crate::client) fn explain_call(
+    channel: &ChannelState,
+    snapshot: &ServiceSnapshot,
+    method: usize,
+    message: &[u8],
+    metadata: &Metadata,
+    routing_key: Option<&str>,
+) -> Option<ExplainedCall> {
+    let facts = Facts {
+        method: Some(method),
+        method_name: &channel.methods.get(method)?.descriptor.name,
+        message,
+        headers: metadata.raw(),
+        named_key: routing_key,
+    };
+    let key = snapshot.routing.key(&facts);
+    let Some(routes) = &snapshot.routes else {
+        let mut left: Vec<_> = snapshot.endpoints.keys().cloned().collect();
+        left.sort_unstable();
+        let route = RouteExplanation {
+            left_out: left_out(snapshot),
+            rules: Vec::new(),
+            left,
+        };
+        let pool = Some(0).filter(|_| !snapshot.pools[0].is_empty());
+        return Some(ExplainedCall { route, pool, key });
+    };
+    let parent = Context::current();
+    let colour = super::colour(snapshot, &facts, parent.as_deref());
+    let question = Question {
+        facts,
+        colour: colour.and_then(|colour| colour.to_str().ok()),
+        key,
+        now: Instant::now(),
+    };
+    let (route, pool) = explained(snapshot, routes, &question);
+    Some(ExplainedCall { route, pool, key })
 }
