@@ -6,7 +6,7 @@
 //!
 //! The path of one call, in order:
 //!
-//! 1. [`observe`]: metrics.
+//! 1. [`observe`] counts and times it.
 //! 2. [`admission`]: is it meant for this instance, does this instance own its [`shard`], is it still in time.
 //! 3. [`authorize`]: who calls, and may they.
 //! 4. [`limits`]: the method's concurrency threshold, then queue and pool.
