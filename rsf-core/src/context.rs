@@ -39,6 +39,8 @@ pub struct Context {
     deadline: Option<Instant>,
     metadata: Metadata,
     identity: Identity,
+    /// The highest priority that the call has here.
+    max_priority: Priority,
     retries_spent: RetriesSpent,
 }
 
@@ -96,14 +98,26 @@ impl Context {
         CURRENT.sync_scope(self, work)
     }
 
-    /// How much the call matters: what policy says at its caller, or before that in the chain.
+    /// How much the call matters: what policy says at its caller, or before that in the chain, and at most what the
+    /// provider's policy allows (`provider.max_priority`).
     pub fn priority(&self) -> Priority {
         self.carried_priority().unwrap_or_default()
     }
 
-    /// The priority that came with the call; none where nobody in the chain has set one.
+    /// The priority that came with the call, as far as it holds here; none where nobody in the chain has set one.
     pub(crate) fn carried_priority(&self) -> Option<Priority> {
-        priority::read(self.metadata.raw()?.get(PRIORITY)?)
+        let headers = self.metadata.raw();
+        let said = headers.and_then(|headers| priority::read(headers.get(PRIORITY)?));
+        match said {
+            None if self.max_priority >= Priority::default() => None,
+            said => Some(said.unwrap_or_default().min(self.max_priority)),
+        }
+    }
+
+    /// The same context for a call that has no higher priority than `most` here.
+    pub(crate) fn capped(mut self, most: Priority) -> Self {
+        self.max_priority = most;
+        self
     }
 
     /// When the caller stops waiting; `None` where it waits for ever.
@@ -202,6 +216,7 @@ impl Context {
             deadline,
             metadata,
             identity: Identity::Asserted,
+            max_priority: Priority::High,
             retries_spent: RetriesSpent::default(),
         }
     }

@@ -7,8 +7,8 @@
 //! The path of one call, in order:
 //!
 //! 1. [`observe`] counts and times it.
-//! 2. [`admission`]: is it meant for this instance, does this instance own its [`shard`], is it still in time.
-//! 3. [`authorize`]: who calls, and may they.
+//! 2. [`admission`]: is it meant for this instance, is it whole, is it still in time.
+//! 3. [`authorize`]: who calls, and may they; behind it, does this instance own the call's [`shard`].
 //! 4. [`limits`]: the method's concurrency threshold, then queue and pool.
 //! 5. [`dedup`]: the outcome of an earlier call with this request id, where the method is deduplicated.
 //! 6. [`observe`] again: panics are caught.

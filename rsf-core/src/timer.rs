@@ -107,9 +107,15 @@ impl Timer {
                 // The driver has taken it out: its time has come.
                 None => Poll::Ready(()),
                 Some(waker) => {
-                    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                        *waker = Some(cx.waker().clone());
-                    }
+                    let same = waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+                    let replaced = if same {
+                        None
+                    } else {
+                        waker.replace(cx.waker().clone())
+                    };
+                    // Outside the lock: the end of a waker may run anything.
+                    drop(state);
+                    drop(replaced);
                     Poll::Pending
                 }
             },
@@ -250,6 +256,32 @@ mod tests {
         timer.reset(begun + Duration::from_millis(50));
         wait(&mut timer).await;
         assert!(begun.elapsed() >= Duration::from_millis(50));
+    }
+
+    /// Notes whether the shard was free when the waker ended.
+    struct Looking(Arc<Shard>, Arc<std::sync::atomic::AtomicBool>);
+
+    impl std::task::Wake for Looking {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Looking {
+        fn drop(&mut self) {
+            let free = self.0.state.try_lock().is_some();
+            self.1.store(free, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waker_that_is_replaced_ends_outside_the_lock() {
+        let timers = timers();
+        let mut timer = timers.at(Instant::now() + Duration::from_secs(1));
+        let free = Arc::default();
+        let waker = Waker::from(Arc::new(Looking(timers.shards[0].clone(), Arc::clone(&free))));
+        assert!(timer.poll(&Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert!(timer.poll(&Context::from_waker(Waker::noop())).is_pending());
+        assert!(free.load(std::sync::atomic::Ordering::SeqCst));
     }
 
     #[tokio::test(start_paused = true)]

@@ -414,6 +414,69 @@ async fn running_and_waiting_calls_are_load() {
     assert_eq!(candidate(&peer, &node).load, 0.0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn load_is_measured_by_the_pools_own_size_and_refusals_are_none() {
+    let fleet = Fleet::in_test();
+    let learned = r#"{"provider":{"queue":0,"adaptive":{"enabled":true,"initial":2,"min":2,"max":2}}}"#;
+    fleet.policy("application/echo", 1, learned);
+    let echo = Echo::with(|_, request: Request<Note>| async move {
+        tokio::time::sleep(ms(u64::from(request.get_ref().number))).await;
+        Ok(Response::new(request.into_inner()))
+    });
+    let node = fleet.provide(echo.clone());
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    let mut long = vec![peer.get(support::number(1000)).start()];
+    echo.seen().until("one runs", |seen| seen.began == 1).await;
+    peer.get(support::number(1)).await.unwrap();
+    assert_eq!(candidate(&peer, &node).load, 0.5);
+    long.push(peer.get(support::number(1000)).start());
+    echo.seen().until("both run", |seen| seen.began == 3).await;
+    // Full: each of these is refused, and none of them is load.
+    tokio::time::sleep(ms(200)).await;
+    let refused = join_all((0..20).map(|_| peer.get(support::number(1)).start())).await;
+    assert!(refused.iter().all(Result::is_err));
+    assert_eq!(candidate(&peer, &node).load, 1.0);
+    for call in long {
+        call.await.unwrap();
+    }
+}
+
+async fn a_provider_of_tonic_services_alone_reports_its_load(kind: Kind) {
+    let fleet = Fleet::new(kind);
+    let scope = "application/echo";
+    fleet.policy(scope, 1, r#"{"provider":{"pool":2}}"#);
+    let node = fleet.start(Provider::builder().tonic_service(counter::Counter), |_| {});
+    let service = "test.v1.Counter";
+    fleet.control.set_instances(service, vec![node.instance.clone()]);
+    let peer = fleet.consumer();
+    let descriptor = ServiceDescriptor {
+        name: service.into(),
+        methods: vec![MethodDescriptor::plain(service, "Next")].into(),
+        schema: Vec::new().into(),
+    };
+    let channel = peer.consumer.channel(&descriptor, "");
+    let size = || counted(&node.registry, "rsf_server_pool_size", "");
+    eventually("the pool has two places", || size() == 2).await;
+    let held = channel.call::<Note>(GET, Request::new(note("hold"))).start();
+    let running = || counted(&node.registry, "rsf_server_pool_running", "");
+    eventually("one runs", || running() == 1).await;
+    let reply = channel.call::<Note>(GET, Request::new(support::number(7)));
+    assert_eq!(reply.await.unwrap().get_ref().number, 8);
+    assert_eq!(channel.view().instances[0].candidate.load, 0.5);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tonic_services_report_their_load_over_http2() {
+    a_provider_of_tonic_services_alone_reports_its_load(Kind::Http2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tonic_services_report_their_load_in_process() {
+    a_provider_of_tonic_services_alone_reports_its_load(Kind::InProcess).await;
+}
+
 /// The tonic service, with the report that other gRPC servers write into their trailers.
 #[derive(Clone)]
 struct Reporting(counter::Counter);

@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use line::{Line, reason, request, soon};
 use rsf_core::outcome::Reason;
+use rsf_core::wire::http2::{ServerOptions, serve};
 use support::{Echo, Kind, note};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -281,4 +283,36 @@ async fn what_is_no_grpc_is_told_so() {
 /// The end of a HEADERS frame's head that also ends the stream.
 fn frame_head_of_stream(stream: u8) -> [u8; 6] {
     [1, 5, 0, 0, 0, stream]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_never_comes_whole_is_refused() {
+    let line = Line::to(Kind::Http2, Echo::plain()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = ServerOptions {
+        body_timeout: Duration::from_millis(200),
+        ..ServerOptions::default()
+    };
+    let server = tokio::spawn(serve(
+        listener,
+        line.node.provider.clone(),
+        options,
+        CancellationToken::new(),
+    ));
+    // Without a deadline of their own, and with one that is as good as none.
+    let patient = [&CALL[..], &[("grpc-timeout", "99999999H")]].concat();
+    for call in [&CALL[..], &patient] {
+        let half = [0, 0, 0, 0, 2, 0x18];
+        let sent = [greeting(), frame(1, 4, 1, &headers(call)), frame(0, 0, 1, &half)].concat();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        let (wanted, mut heard, mut buffer) = (huffman("deadline"), Vec::new(), [0; 4096]);
+        while !heard.windows(wanted.len()).any(|window: &[u8]| window == wanted) {
+            let count = soon(stream.read(&mut buffer)).await.unwrap();
+            assert!(count > 0, "closed after {heard:?}");
+            heard.extend(&buffer[..count]);
+        }
+    }
+    server.abort();
 }

@@ -105,7 +105,9 @@ async fn policy(fleet: &Fleet, scope: &str, revision: u64, provider: &str) {
 
 const OK: u32 = 0;
 const DEADLINE_EXCEEDED: u32 = 4;
+const PERMISSION_DENIED: u32 = 7;
 const RESOURCE_EXHAUSTED: u32 = 8;
+const FAILED_PRECONDITION: u32 = 9;
 
 #[tokio::test(start_paused = true)]
 async fn tonic_services_share_the_pool_with_rsfs_own() {
@@ -201,4 +203,76 @@ async fn tonics_callers_have_priorities() {
     for call in [running, first] {
         assert_eq!(call.await.unwrap().0, OK);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_slow_answer_is_forgotten_by_those_that_follow() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (fleet, node, peer) = provided(&gate).await;
+    // A pool of one that times every call.
+    let pool = r#"{"queue":10,"adaptive":{"enabled":true,"initial":1,"min":1,"max":1}}"#;
+    policy(&fleet, "application/echo", 1, pool).await;
+    let hosted = peer.consumer.tonic_channel(HOSTED);
+    let slow = call(&hosted, "Any", &[("grpc-timeout", "60S")]);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    gate.add_permits(401);
+    assert_eq!(slow.await.unwrap().0, OK);
+    for _ in 0..400 {
+        assert_eq!(call(&hosted, "Any", &[]).await.unwrap().0, OK);
+    }
+    let running = call(&hosted, "Any", &[]);
+    eventually("it runs", || {
+        counted(&node.registry, "rsf_server_pool_running", "") == 1
+    })
+    .await;
+    let waits = call(&hosted, "Any", &[("grpc-timeout", "1S")]);
+    eventually("it waits", || {
+        counted(&node.registry, "rsf_server_pool_waiting", "") == 1
+    })
+    .await;
+    gate.add_permits(2);
+    for call in [running, waits] {
+        assert_eq!(call.await.unwrap(), (OK, String::new()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn policy_caps_what_tonics_callers_say_of_their_priority() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (fleet, node, peer) = provided(&gate).await;
+    policy(&fleet, "application/echo", 1, r#"{"pool":1,"queue":2}"#).await;
+    policy(&fleet, "service/test.v1.Hosted", 1, r#"{"max_priority":"low"}"#).await;
+    let hosted = peer.consumer.tonic_channel(HOSTED);
+    let high = [("rsf-priority", "high")];
+    let running = call(&hosted, "Any", &high);
+    eventually("it runs", || {
+        counted(&node.registry, "rsf_server_pool_running", "") == 1
+    })
+    .await;
+    let waits = call(&hosted, "Any", &high);
+    eventually("it waits", || {
+        counted(&node.registry, "rsf_server_pool_waiting", "") == 1
+    })
+    .await;
+    let (status, message) = call(&hosted, "Any", &high).await.unwrap();
+    assert_eq!(status, RESOURCE_EXHAUSTED);
+    assert!(message.contains("low priority"), "{message}");
+    gate.add_permits(2);
+    for call in [running, waits] {
+        assert_eq!(call.await.unwrap().0, OK);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_are_not_told_where_the_instance_is() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (fleet, _node, peer) = provided(&gate).await;
+    let hosted = peer.consumer.tonic_channel(HOSTED);
+    let elsewhere = [("rsf-shard", "zone:elsewhere")];
+    let (status, message) = call(&hosted, "Any", &elsewhere).await.unwrap();
+    assert_eq!(status, FAILED_PRECONDITION, "{message}");
+    let closed = r#"{"authorization":{"mode":"enforce","default":"deny"}}"#;
+    policy(&fleet, "service/test.v1.Hosted", 1, closed).await;
+    let (status, message) = call(&hosted, "Any", &elsewhere).await.unwrap();
+    assert_eq!(status, PERMISSION_DENIED, "{message}");
 }

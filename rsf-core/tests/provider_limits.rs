@@ -433,6 +433,57 @@ async fn priority_changes_live_and_low_priority_is_not_starved() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn policy_caps_what_callers_say_of_their_priority() {
+    use rsf_core::context::Context;
+    use rsf_core::policy::Priority::{High, Low, Normal};
+    let fleet = Fleet::in_test();
+    let gate = Arc::new(Semaphore::new(0));
+    let ranks: Arc<parking_lot::Mutex<Vec<_>>> = Arc::default();
+    let echo = Echo::with({
+        let (gate, ranks) = (gate.clone(), ranks.clone());
+        move |_, request| {
+            let (gate, ranks) = (gate.clone(), ranks.clone());
+            async move {
+                let priority = Context::current().unwrap().priority();
+                ranks.lock().push((request.get_ref().number, priority));
+                gate.acquire().await.unwrap().forget();
+                Ok(Response::new(request.into_inner()))
+            }
+        }
+    });
+    let (_node, peer) = alone(&fleet, &echo).await;
+    provider(&fleet, INSTANCE, 1, r#"{"pool":1,"queue":10}"#).await;
+    // Put is of high priority, Get says nothing.
+    for (revision, most, expected) in [
+        (1, "normal", [(0, Normal), (1, Normal), (2, Normal)]),
+        (2, "high", [(0, Normal), (2, High), (1, Normal)]),
+        (3, "low", [(0, Low), (1, Low), (2, Low)]),
+    ] {
+        let document = format!(
+            r#"{{"methods":{{"Put":{{"priority":"high"}}}},"provider":{{"max_priority":"{most}"}}}}"#
+        );
+        fleet.service_policy(revision, &document);
+        eventually("it is acknowledged", || {
+            fleet.acknowledged(SERVICE) == Some((revision, None))
+        })
+        .await;
+        tokio::time::sleep(ms(5)).await;
+        ranks.lock().clear();
+        let mut calls = vec![peer.get(number(0)).start()];
+        tokio::time::sleep(ms(2)).await;
+        calls.push(peer.get(number(1)).start());
+        tokio::time::sleep(ms(2)).await;
+        calls.push(peer.put(number(2)).start());
+        tokio::time::sleep(ms(2)).await;
+        gate.add_permits(3);
+        for call in calls {
+            call.await.unwrap();
+        }
+        assert_eq!(*ranks.lock(), expected, "{most}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn priority_goes_down_the_chain_of_calls() {
     use rsf_core::context::Context;
     let fleet = Fleet::in_test();

@@ -152,6 +152,35 @@ async fn a_provider_checks_the_key_itself() {
     assert!(ask(100).await.is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn strangers_are_not_told_who_owns_what() {
+    let fleet = Fleet::in_test();
+    let (_node, connection) = eastern(&fleet).await;
+    let document = json!({
+        "call": {"routing": {"rules": [{ "shard": shard("east", "west") }]}},
+        "provider": {"authorization": {
+            "mode": "enforce", "default": "deny", "callers": {"order": {"methods": ["*"]}},
+        }},
+    });
+    fleet.service_policy(1, &document.to_string());
+    applied(&fleet, 1).await;
+    for stranger in [request("Get", &number(100)), meant(&number(1), "zone:west")] {
+        let (_, reason, message) = send(&connection, stranger).await.unwrap_err();
+        assert_eq!(reason, Some(Reason::Denied), "{message}");
+        for place in ["zone", "disk", "east", "west"] {
+            assert!(!message.contains(place), "{message}");
+        }
+    }
+    let mut known = request("Get", &number(100));
+    let caller = (
+        HeaderName::from_static("rsf-caller"),
+        HeaderValue::from_static("order"),
+    );
+    known.own.push(caller);
+    let (_, reason, message) = send(&connection, known).await.unwrap_err();
+    assert_eq!(reason, Some(Reason::WrongShard), "{message}");
+}
+
 /// Waits until the provider of a fleet without consumers runs a revision.
 async fn applied(fleet: &Fleet, revision: u64) {
     let scope = format!("service/{ECHO}");

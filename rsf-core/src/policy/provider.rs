@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::adaptive::{AdaptivePolicy, AdaptiveRules};
 use super::authorization::{AuthorizationPolicy, AuthorizationRules};
+use super::call::Priority;
 use super::dedup::{DedupPolicy, DedupRules};
 use super::document::PolicyError;
 use super::fields::{HOUR_MS, Kind};
@@ -25,6 +26,8 @@ group! {
             "MiB of request messages over 64 KiB that an instance holds at once; one more is refused (`provider_limit`)";
         @instance watchdog_ms: u64 = 100, Kind::Integer(0, 60_000),
             "milliseconds that a handler may block its I/O thread before its method is moved to threads of its own, checked to a quarter; 0 switches the watch off";
+        @service max_priority: Priority = Priority::High, Kind::Word(Priority::WORDS),
+            "the highest priority that calls have here and further down, whatever their callers say (`rsf-priority`)";
     }
     maps {
         concurrency: BTreeMap<String, u32>, Kind::Numbers(0, 1_000_000),

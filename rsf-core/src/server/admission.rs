@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::shard;
 use super::stack::{AdmitRules, InboundCall, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
@@ -37,7 +36,6 @@ impl<S: Stage> Stage for Admit<S> {
         if let Err(status) = &call.message {
             return Err(status.clone());
         }
-        shard::check(&self.rules.place, &call)?;
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };

@@ -24,7 +24,7 @@ mod hosted;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -35,7 +35,7 @@ pub(super) use threshold::{Threshold, ThresholdPlace};
 use crate::error::framework_status;
 use crate::metrics::RefusalMetrics;
 use crate::outcome::Reason;
-use crate::policy::ProviderRules;
+use crate::policy::{Priority, ProviderRules};
 use crate::status::Status;
 use groups::{Group, Share, Shares};
 use handling::Median;
@@ -58,6 +58,8 @@ pub(super) struct MethodLimits {
     shares: ArcSwap<Vec<Arc<Share>>>,
     shared: AtomicBool,
     handling: Median,
+    /// The rank of the highest priority that a call may have.
+    max_priority: AtomicU8,
     refusals: RefusalMetrics,
 }
 
@@ -74,12 +76,14 @@ impl MethodLimits {
             shares: ArcSwap::default(),
             shared: AtomicBool::new(false),
             handling: Median::default(),
+            max_priority: AtomicU8::new(Priority::High as u8),
             refusals,
         })
     }
 
     /// Takes over what policy says of the method called `method`. Calls under way keep the places they have.
     fn set(&self, method: &str, rules: &ProviderRules, groups: &HashMap<String, Arc<Group>>) {
+        self.set_max_priority(rules);
         self.threshold.set(rules.concurrency.get(method).copied());
         let member = |name: &&String| {
             let methods = rules.groups.get(*name).and_then(|group| group.methods.as_deref());
@@ -105,6 +109,19 @@ impl MethodLimits {
         self.shares.store(Arc::new(shares));
         self.grouped.store(!groups.is_empty(), Ordering::Relaxed);
         self.groups.store((!groups.is_empty()).then(|| Arc::new(groups)));
+    }
+
+    fn set_max_priority(&self, rules: &ProviderRules) {
+        self.max_priority
+            .store(rules.max_priority as u8, Ordering::Relaxed);
+    }
+
+    /// The highest priority that a call has here, whatever its caller says.
+    pub(super) fn max_priority(&self) -> Priority {
+        let rank = self.max_priority.load(Ordering::Relaxed);
+        let ranks = [Priority::Low, Priority::Normal];
+        let below = ranks.into_iter().find(|priority| *priority as u8 == rank);
+        below.unwrap_or(Priority::High)
     }
 
     fn is_shared(&self) -> bool {

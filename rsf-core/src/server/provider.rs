@@ -49,7 +49,7 @@ pub struct Provider {
     paths: HashMap<String, Vec<(String, usize)>>,
     stack: Arc<ServerStack>,
     dedup: Arc<dedup::Shared>,
-    load: Arc<LoadMeter>,
+    load: LoadMeter,
     /// `namespace/instance`; a call for another one is refused.
     identity: Option<String>,
     place: Place,
@@ -269,7 +269,7 @@ impl ProviderBuilder {
             paths,
             stack: Arc::new(server_stack(admit, pool.clone(), dedup.clone())),
             dedup,
-            load: Arc::default(),
+            load: LoadMeter::default(),
             identity: identity.target,
             place,
             tonic: tonic.routes().prepare(),
@@ -385,8 +385,7 @@ impl Dispatch for Provider {
     }
 
     fn utilization(&self) -> Option<f32> {
-        let pool = self.methods.first()?.rules.load().pool;
-        Some(self.load.utilization(pool))
+        Some(self.load.utilization(&self.pool))
     }
 
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
@@ -401,11 +400,10 @@ impl Dispatch for Provider {
         let deadline = request
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
-        let context = Arc::new(Context::new(deadline, request.metadata));
+        let context = Context::new(deadline, request.metadata);
+        let context = Arc::new(context.capped(method.limits.max_priority()));
         let stack = self.stack.clone();
-        let under_way = self.load.enter();
         Box::pin(async move {
-            let _under_way = under_way;
             match stack
                 .call(InboundCall {
                     method,
@@ -457,13 +455,13 @@ impl Dispatch for Provider {
             .headers()
             .get(TARGET)
             .and_then(|target| target.to_str().ok());
-        let admitted = check_target(self.identity.as_deref(), target)
+        let admitted = check_target(self.identity.as_deref(), target);
+        let mut request = request;
+        let admitted = admitted
+            .and_then(|()| self.check_tonic(&mut request))
+            // Behind authorization, because it says where the instance is.
             .and_then(|()| check_meant(&self.place, Some(request.headers())));
         if let Err(status) = admitted {
-            return Box::pin(std::future::ready(refusal(&status)));
-        }
-        let mut request = request;
-        if let Err(status) = self.check_tonic(&mut request) {
             return Box::pin(std::future::ready(refusal(&status)));
         }
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
@@ -476,7 +474,7 @@ impl Dispatch for Provider {
         let mut routes = self.tonic.clone();
         Box::pin(async move {
             // Until the handler has answered: what it streams then may go on for days.
-            let _places = match &limits {
+            let mut places = match &limits {
                 None => Places::default(),
                 Some(limits) => {
                     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
@@ -486,7 +484,9 @@ impl Dispatch for Provider {
                     }
                 }
             };
-            match tower::Service::call(&mut routes, request).await {
+            let answered = tower::Service::call(&mut routes, request).await;
+            places.finished();
+            match answered {
                 Ok(response) => match end {
                     Some(end) => ending_with(&end, response),
                     None => without_reason(response),

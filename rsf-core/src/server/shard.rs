@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use http::header::HeaderMap;
 
-use super::stack::InboundCall;
+use super::stack::{InboundCall, Stage};
 use crate::error::framework_status;
+use crate::message::Response;
 use crate::method::ServiceDescriptor;
 use crate::outcome::Reason;
 use crate::policy::routing::{NoKey, RoutingRule, RoutingRules};
@@ -17,7 +18,28 @@ use crate::policy::{Resolution, method_policy};
 use crate::routing::key::{Facts, KeySource, schema};
 use crate::routing::shard::{Owner, ShardMap};
 use crate::status::Status;
+use crate::wire::Frame;
 use crate::wire::headers::{ROUTING_KEY, SHARD};
+
+/// Refuses calls whose key is another instance's. Its messages say where this instance is and who owns the key, and go to
+/// callers who may come in only; whose policy holds is a matter of who the caller has proven to be.
+pub(super) struct OwnShard<S> {
+    inner: S,
+    place: Place,
+}
+
+impl<S> OwnShard<S> {
+    pub(super) fn new(inner: S, place: Place) -> Self {
+        OwnShard { inner, place }
+    }
+}
+
+impl<S: Stage> Stage for OwnShard<S> {
+    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+        check(&self.place, &call)?;
+        self.inner.call(call).await
+    }
+}
 
 /// Where this instance is.
 #[derive(Debug, Clone, Default)]
@@ -106,7 +128,7 @@ pub(super) fn check_meant(place: &Place, headers: Option<&HeaderMap>) -> Result<
 }
 
 /// Refuses a call whose key is another's, by what its consumer meant or by this process's own policy.
-pub(super) fn check(place: &Place, call: &InboundCall) -> Result<(), Status> {
+fn check(place: &Place, call: &InboundCall) -> Result<(), Status> {
     let headers = call.context.metadata().raw();
     check_meant(place, headers)?;
     let rules = call.method.shards.load();

@@ -14,6 +14,7 @@ use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Places, Pool, Threshold};
 use super::observe::{Catch, Measure};
 use super::provider::HostedMethod;
+use super::shard::OwnShard;
 use crate::context::Context;
 use crate::error::REASON;
 use crate::identity::{Peer, TokenVerifier};
@@ -54,7 +55,8 @@ impl InboundCall {
 }
 
 /// The whole path of a call.
-pub(super) type ServerStack = Measure<Admit<Authorize<Threshold<Pool<Dedup<Catch<Intercept<Handler>>>>>>>>;
+pub(super) type ServerStack =
+    Measure<Admit<Authorize<OwnShard<Threshold<Pool<Dedup<Catch<Intercept<Handler>>>>>>>>>;
 
 /// Composes the path, outermost first. Tests run this very stack.
 pub(super) fn server_stack(
@@ -74,6 +76,8 @@ pub(super) fn server_stack(
     let stack = Pool::new(stack, pool);
     // Outside the queue, so that one method cannot fill it.
     let stack = Threshold::new(stack);
+    // What is another instance's takes no place; inside authorization, because the refusal says who owns what.
+    let stack = OwnShard::new(stack, admit.place.clone());
     // Outside every limit, so that strangers take no place.
     let stack = Authorize::new(stack, admit.verifier.clone());
     // Outside even that: what is not meant for us, or too late, takes no place.
@@ -86,7 +90,7 @@ pub(super) fn server_stack(
 pub(super) struct AdmitRules {
     /// `namespace/instance`; a call for another one is refused.
     pub(super) identity: Option<String>,
-    /// Where this instance is; a call for a shard that lives elsewhere is refused.
+    /// Where this instance is, for [`OwnShard`].
     pub(super) place: super::shard::Place,
     pub(super) panics: prometheus::IntCounter,
     /// What ends calls whose deadline passes.

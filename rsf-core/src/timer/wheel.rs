@@ -4,6 +4,8 @@
 const BITS: u32 = 8;
 const SLOTS: usize = 1 << BITS;
 const LEVELS: usize = 6;
+/// The last tick that the levels tell apart.
+const LAST: u64 = (1 << (BITS * LEVELS as u32)) - 1;
 /// The end of a list.
 const NIL: u32 = u32::MAX;
 
@@ -53,8 +55,9 @@ impl<T> Wheel<T> {
 
     /// Adds a value that is due at `tick`, or at the next tick where that has passed.
     pub(super) fn insert(&mut self, tick: u64, value: T) -> Place {
-        // Beyond what the levels tell apart nobody waits: that is seven weeks.
-        let tick = tick.clamp(self.now + 1, self.now + u64::from(u32::MAX) / 2);
+        // Not by way of `now`, which stands still while nothing is due, for weeks perhaps. Beyond what the levels tell
+        // apart nobody waits.
+        let tick = tick.max(self.now + 1).min(LAST);
         let index = self.free;
         let index = if index == NIL {
             self.entries.push(Entry {
@@ -214,6 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_after_weeks_of_idleness_is_not_due_before_its_time() {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        for days in [1, 25, 400, 100_000] {
+            let (now, mut due) = (days * DAY, Vec::new());
+            let mut wheel = Wheel::new();
+            wheel.insert(now + 3000, ());
+            wheel.advance(now + 2999, &mut due);
+            assert!(due.is_empty(), "after {days} days");
+            wheel.advance(now + 3000, &mut due);
+            assert_eq!(due.len(), 1, "after {days} days");
+        }
+        let mut wheel = Wheel::new();
+        let place = wheel.insert(u64::MAX, ());
+        assert_eq!(wheel.remove(place), Some(()));
+    }
+
+    #[test]
     fn it_does_what_a_plain_list_does() {
         let mut chance = fastrand::Rng::with_seed(11);
         for round in 0..200 {
@@ -225,7 +245,7 @@ mod tests {
                         let bits = chance.u32(..34);
                         let tick = naive.now + chance.u64(..1 << bits);
                         let place = wheel.insert(tick, name);
-                        let tick = tick.clamp(naive.now + 1, naive.now + u64::from(u32::MAX) / 2);
+                        let tick = tick.max(naive.now + 1).min(LAST);
                         naive.entries.insert(name, (tick, place));
                     }
                     2 => {

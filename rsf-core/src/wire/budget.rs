@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bodies up to this many bytes are free: a place in pool and queue bounds them well enough.
+/// Bodies up to this many bytes are free. They come before their calls meet pool and queue: what bounds them is the time
+/// that a body may take to come, and the connections and streams that a port allows (`ServerOptions`).
 pub(crate) const FREE_BYTES: usize = 64 * 1024;
 
 /// Bytes that may be held, and bytes that are.

@@ -244,7 +244,7 @@ async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: U
     let headers = request_headers(&request, Varying::Indexed);
     let path = request.path.as_str();
     let Some(method) = dispatch.method(path, implementation(&headers)) else {
-        return foreign(&*dispatch, request, headers).await;
+        return foreign(&*dispatch, &reporter, request, headers).await;
     };
     let message = request.frame.message();
     let message = if message.len() <= dispatch.max_message_bytes() {
@@ -288,13 +288,21 @@ fn received(reply: InboundReply, load: Option<HeaderValue>) -> UnaryReply {
 }
 
 /// A method that is not RSF's to handle: a hosted tonic service, or unknown.
-async fn foreign(dispatch: &dyn Dispatch, request: UnaryRequest, headers: HeaderMap) -> UnaryReply {
+async fn foreign(
+    dispatch: &dyn Dispatch,
+    reporter: &Reporter,
+    request: UnaryRequest,
+    headers: HeaderMap,
+) -> UnaryReply {
     let body = tonic::body::Body::new(http_body_util::Full::new(request.frame.bytes().clone()));
     let mut message = http::Request::new(body);
     *message.method_mut() = http::Method::POST;
     *message.uri_mut() = request.path.into();
     *message.headers_mut() = headers;
-    let (parts, body) = dispatch.http(message).await.into_parts();
+    let (mut parts, body) = dispatch.http(message).await.into_parts();
+    if let Some(load) = reporter.due(dispatch) {
+        parts.headers.entry(LOAD_METRICS).or_insert(load);
+    }
     let broken = |problem: String| UnaryReply {
         result: Err(Status::internal(problem)),
         metadata: Metadata::new(),

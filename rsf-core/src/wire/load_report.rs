@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::BodyExt as _;
 use prost::Message as _;
 use tokio::time::Instant;
 
 use super::Dispatch;
 use crate::metadata::BASE64;
+use crate::wire::status_header::GRPC_STATUS;
 
 pub(crate) const LOAD_METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
 
@@ -80,6 +82,29 @@ impl Reporter {
         let first = due && self.last.compare_exchange(last, next, Relaxed, Relaxed).is_ok();
         first.then(|| header(load)).flatten()
     }
+}
+
+/// The response of a hosted service with the report that is due: where the service has trailers, in these.
+pub(super) fn with_load(
+    mut response: http::Response<tonic::body::Body>,
+    load: Option<HeaderValue>,
+) -> http::Response<tonic::body::Body> {
+    let Some(load) = load else {
+        return response;
+    };
+    if response.headers().contains_key(GRPC_STATUS) {
+        response.headers_mut().entry(LOAD_METRICS).or_insert(load);
+        return response;
+    }
+    response.map(|body| {
+        tonic::body::Body::new(body.map_frame(move |mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                // What the service says of itself stays.
+                trailers.entry(LOAD_METRICS).or_insert_with(|| load.clone());
+            }
+            frame
+        }))
+    })
 }
 
 fn header(load: f32) -> Option<HeaderValue> {

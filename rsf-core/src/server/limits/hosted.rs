@@ -11,7 +11,7 @@ use super::threshold::ThresholdPlace;
 use super::{Entering, MethodLimits, Places, PoolLimits, ServiceLimits};
 use crate::metrics::{Metrics, RefusalCounters};
 use crate::outcome::Reason;
-use crate::policy::{Priority, ProviderRules};
+use crate::policy::ProviderRules;
 use crate::status::Status;
 use crate::wire::headers::PRIORITY;
 use crate::wire::priority;
@@ -63,6 +63,7 @@ impl HostedLimits {
             }
         }
         limits.set(rules);
+        self.others.set_max_priority(rules);
         self.named.store(Arc::new(named));
     }
 
@@ -85,7 +86,8 @@ impl HostedLimits {
             priority: headers
                 .get(PRIORITY)
                 .and_then(priority::read)
-                .unwrap_or(Priority::Normal),
+                .unwrap_or_default()
+                .min(method.max_priority()),
         };
         let threshold = Some(ThresholdPlace::take(&method)?);
         let entered = pool.enter(&method, entering);

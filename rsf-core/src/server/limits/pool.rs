@@ -121,6 +121,12 @@ impl PoolLimits {
         self.size.load(Ordering::Relaxed)
     }
 
+    /// Running and waiting calls over the pool's size as it is now: 1 is full, more is a queue.
+    pub(in crate::server) fn utilization(&self) -> f32 {
+        let counts = self.counts.load(Ordering::Relaxed);
+        (running(counts) + waiting(counts)) as f32 / self.size().max(1) as f32
+    }
+
     /// Takes a place, or waits for one. `entering` is asked for only where that is needed.
     ///
     /// # Errors

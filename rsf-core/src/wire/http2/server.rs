@@ -21,7 +21,7 @@ use crate::outcome::Reason;
 use crate::status::Status;
 use crate::wire::budget::FREE_BYTES;
 use crate::wire::headers::{GRPC, implementation};
-use crate::wire::load_report::{LOAD_METRICS, Reporter};
+use crate::wire::load_report::{LOAD_METRICS, Reporter, with_load};
 use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
 use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
 
@@ -41,6 +41,9 @@ pub struct ServerOptions {
     pub max_concurrent_streams: u32,
     /// Time for a new connection to send HTTP/2's preface; one that stays silent takes a place no longer. Default 3 s.
     pub handshake_timeout: Duration,
+    /// Time for the message of a unary call to come whole; a shorter deadline of the call wins. What takes longer is
+    /// refused with `deadline`: nothing else bounds a body that trickles in. Default 60 s.
+    pub body_timeout: Duration,
     /// Idle time after which a PING is sent. Default 20 s.
     pub keepalive_interval: Duration,
     /// Time without an answer to a PING after which the connection is closed. Default 10 s.
@@ -53,6 +56,7 @@ impl Default for ServerOptions {
             max_connections: 10_000,
             max_concurrent_streams: 4096,
             handshake_timeout: Duration::from_secs(3),
+            body_timeout: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -135,10 +139,10 @@ async fn serve_connection(
         Some(Err(_)) => return tracing::debug!("connection closed: no HTTP/2 preface in time"),
         None => return,
     }
-    let reporter = Arc::new(Reporter::new());
+    let (reporter, body_timeout) = (Arc::new(Reporter::new()), options.body_timeout);
     let service = hyper::service::service_fn(move |request| {
         let (dispatch, reporter) = (dispatch.clone(), reporter.clone());
-        async move { Ok::<_, Infallible>(answer(dispatch, &reporter, request).await) }
+        async move { Ok::<_, Infallible>(answer(dispatch, &reporter, body_timeout, request).await) }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -188,6 +192,7 @@ async fn greeted(stream: &TcpStream) -> std::io::Result<bool> {
 async fn answer(
     dispatch: Arc<dyn Dispatch>,
     reporter: &Reporter,
+    body_timeout: Duration,
     request: Request<Incoming>,
 ) -> Response<OutBody> {
     let (parts, body) = request.into_parts();
@@ -202,7 +207,8 @@ async fn answer(
     }
     let Some(method) = dispatch.method(parts.uri.path(), implementation(&parts.headers)) else {
         let request = Request::from_parts(parts, tonic::body::Body::new(body));
-        return dispatch.http(request).await.map(OutBody::Streaming);
+        let response = dispatch.http(request).await;
+        return with_load(response, reporter.due(&*dispatch)).map(OutBody::Streaming);
     };
     let timeout = match read_timeout(&parts.headers) {
         Ok(timeout) => timeout,
@@ -217,16 +223,11 @@ async fn answer(
             false => Ok(()),
         }
     });
-    let received = match timeout {
-        // A body that trickles in takes from the call's time, and ends with it.
-        Some(limit) => match tokio::time::timeout(limit, receiving).await {
-            Ok(received) => received,
-            Err(_) => {
-                let problem = "the deadline passed before the whole request had come";
-                return refusal(&framework_status(Reason::Deadline, problem));
-            }
-        },
-        None => receiving.await,
+    // A body that trickles in takes from the call's time, and ends with it. Without an end it would hold stream and memory
+    // for as long as its sender likes: it has no place in pool or queue yet.
+    let limit = timeout.map_or(body_timeout, |timeout| timeout.min(body_timeout));
+    let Ok(received) = tokio::time::timeout(limit, receiving).await else {
+        return refusal(&too_slow(timeout, limit));
     };
     let timeout = timeout.map(|limit| limit.saturating_sub(arrived.elapsed()));
     let message = match received {
@@ -247,6 +248,21 @@ async fn answer(
     };
     let answered = dispatch.unary(method, request).await;
     reply(answered, reporter.due(&*dispatch))
+}
+
+/// A request that had not come whole within `limit`.
+fn too_slow(timeout: Option<Duration>, limit: Duration) -> Status {
+    let problem = match timeout {
+        Some(timeout) if timeout <= limit => {
+            "the deadline passed before the whole request had come".to_owned()
+        }
+        _ => format!(
+            "the whole request had not come after {} ms, which is all the time that this instance gives a unary request \
+             to come in: send it faster, or less of it",
+            limit.as_millis()
+        ),
+    };
+    framework_status(Reason::Deadline, problem)
 }
 
 fn reply(reply: InboundReply, load: Option<http::HeaderValue>) -> Response<OutBody> {
