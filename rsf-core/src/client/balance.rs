@@ -54,6 +54,7 @@ pub(crate) struct Pool {
 }
 
 /// An endpoint and its share.
+#[derive(Clone)]
 pub(crate) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u32,

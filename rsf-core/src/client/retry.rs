@@ -43,7 +43,6 @@ impl Retry {
 
 impl Stage for Retry {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        call.snapshot.budget.deposit(call.begun);
         let inherited = call.parent.as_ref().is_some_and(|parent| parent.is_retried());
         if inherited {
             call.own.push((RETRIED, HeaderValue::from_static("1")));
@@ -130,7 +129,7 @@ impl<'a> Flight<'a> {
         }
         // An instance that came since the call began is as good as the others.
         let newest = self.call.channel.snapshot.load_full();
-        match newest.filter(|newest| newest.keeps_pools_of(&self.call.snapshot)) {
+        match newest.filter(|newest| newest.keeps_pool(self.call.pool, &self.call.snapshot)) {
             Some(newest) => self.start(&newest, credit, hedge),
             None => self.start(&self.call.snapshot, credit, hedge),
         }
