@@ -846,7 +846,11 @@ async fn a_retry_stays_in_its_pool_when_the_sets_change_meanwhile() {
     let fleet = Fleet::in_test();
     let [blue, green, red] = ["blue", "green", "red"].map(|colour| {
         let echo = Echo::with(move |_, _| async move {
-            match Context::current().unwrap().metadata().get("grpc-previous-rpc-attempts") {
+            match Context::current()
+                .unwrap()
+                .metadata()
+                .get("grpc-previous-rpc-attempts")
+            {
                 Some(_) => Ok(Response::new(note(colour))),
                 None => Err(Status::unavailable("busy").retry_after(Duration::from_millis(200))),
             }
@@ -876,7 +880,10 @@ async fn a_retry_stays_in_its_pool_when_the_sets_change_meanwhile() {
     let call = peer.channel.call::<Note>(GET, request).into_future();
     let (reply, ()) = tokio::join!(call, change);
     assert_eq!(reply.unwrap().get_ref().text, "blue");
-    assert_eq!([&blue, &green, &red].map(|(echo, _)| echo.counts().began), [2, 0, 0]);
+    assert_eq!(
+        [&blue, &green, &red].map(|(echo, _)| echo.counts().began),
+        [2, 0, 0]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -901,11 +908,17 @@ async fn a_subset_of_each_pool_is_connected_and_counted() {
                 std::future::ready(Err(Status::unavailable("ill")))
             });
             let colour = ["blue", "green"][number % 2];
-            fleet.provide_as(|instance| drop(instance.tags.insert("colour".into(), colour.into())), echo)
+            fleet.provide_as(
+                |instance| drop(instance.tags.insert("colour".into(), colour.into())),
+                echo,
+            )
         })
         .collect();
     let peer = consumer(&fleet, "tester", "");
-    eventually("the policy is in force", || peer.channel.view().instances.len() == 3).await;
+    eventually("the policy is in force", || {
+        peer.channel.view().instances.len() == 3
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     for _ in 0..200 {
         for colour in ["blue", "green"] {
