@@ -176,7 +176,7 @@ async fn calls_stay_in_their_zone_and_spill_by_its_health() {
         if home(&peer) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let _ = shares(&peer, 20).await;
     }
     assert_eq!(who(&peer, 400).await, ["e/1", "e/2", "e/3", "e/4"]);
@@ -199,7 +199,7 @@ async fn unreachable(peer: &Peer, count: usize) {
     };
     eventually("the dead are found", dead).await;
     // The next attempt to connect fails, and what was known of the zone grows old.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -731,10 +731,7 @@ async fn a_refused_expression_leaves_the_last_good_rules_in_force() {
     .await;
     let (_, refusal) = fleet.acknowledged(&scope).unwrap();
     assert!(refusal.unwrap().contains("unknown function `while`"));
-    assert_eq!(
-        support::counted(&peer.registry, "rsf_policies_refused_total", ""),
-        1
-    );
+    assert_eq!(counted(&peer.registry, "rsf_policies_refused_total", ""), 1);
     assert_eq!(who(&peer, 50).await, ["w"]);
 }
 
