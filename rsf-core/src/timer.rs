@@ -92,8 +92,12 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
+    /// The moment it waits for.
+    pub(crate) fn moment(&self) -> Instant {
+        self.at
+    }
+
     /// Another moment instead.
-    #[cfg_attr(not(test), allow(dead_code, reason = "retry sets its timer anew"))]
     pub(crate) fn reset(&mut self, at: Instant) {
         self.cancel();
         self.at = at;

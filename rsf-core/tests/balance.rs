@@ -251,6 +251,30 @@ async fn one_of_ten_that_fails_at_once_costs_next_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_fails_at_once_does_not_draw_the_calls_that_find_the_others_busy() {
+    // The breaker is on, and has not counted enough yet.
+    fastrand::seed(7);
+    let fleet = Fleet::in_test();
+    let policy = r#"{"call":{"retry":{"attempts":1},"node_breaker":{"consecutive_failures":1000}}}"#;
+    fleet.service_policy(1, policy);
+    let (_echoes, _nodes) = provide(&fleet, 3, || Echo::slow(ms(10)));
+    let failing = Echo::failing(Status::unavailable("ill"));
+    let _node = fleet.provide(failing.clone());
+    let peer = fleet.consumer();
+    peer.connected(4).await;
+    // More callers than healthy instances: each of those always has a call pending.
+    let callers = (0..8).map(|_| async {
+        for _ in 0..250 {
+            let _ = peer.get(note("")).await;
+            tokio::time::sleep(ms(1)).await;
+        }
+    });
+    join_all(callers).await;
+    let drawn = failing.counts().began;
+    assert!(drawn < 400, "{drawn} of 2 000 calls");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_one_of_ten_gets_next_to_nothing_after_ten_seconds() {
     for balance in ["least_pending", "peak_ewma"] {
         fastrand::seed(4);

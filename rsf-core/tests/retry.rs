@@ -139,7 +139,7 @@ async fn a_full_queue_sends_even_a_put_elsewhere() {
     }
     assert_eq!(free.counts().ended, 40);
     assert_eq!(busy.counts().began, 1);
-    assert!(counted(&full.registry, "rsf_call_errors_total", "queue_full") > 5);
+    assert!(counted(&full.registry, "rsf_call_errors_total", "queue_full") >= 3);
     drop(held);
 }
 

@@ -14,8 +14,11 @@ mod counter;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rsf_core::client::RouteExplanation;
+use rsf_core::context::Context;
 use rsf_core::control::Instance;
 use rsf_core::error::RpcError;
 use rsf_core::message::{Request, Response};
@@ -23,8 +26,9 @@ use rsf_core::metadata::Metadata;
 use rsf_core::outcome::Reason;
 use rsf_core::policy::PolicyDocument;
 use rsf_core::server::Provider;
+use rsf_core::status::Status;
 use serde_json::{Value, json};
-use support::{ECHO, Echo, Fleet, GET, Node, Note, Peer, eventually, note, number};
+use support::{ECHO, Echo, Fleet, GET, Node, Note, Peer, counted, eventually, note, number};
 
 /// An instance that answers with its own id.
 fn serve(fleet: &Fleet, id: &'static str, zone: &str, tags: &[(&str, &str)]) -> Node {
@@ -172,7 +176,7 @@ async fn calls_stay_in_their_zone_and_spill_by_its_health() {
         if home(&peer) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let _ = shares(&peer, 20).await;
     }
     assert_eq!(who(&peer, 400).await, ["e/1", "e/2", "e/3", "e/4"]);
@@ -195,7 +199,7 @@ async fn unreachable(peer: &Peer, count: usize) {
     };
     eventually("the dead are found", dead).await;
     // The next attempt to connect fails, and what was known of the zone grows old.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -727,10 +731,7 @@ async fn a_refused_expression_leaves_the_last_good_rules_in_force() {
     .await;
     let (_, refusal) = fleet.acknowledged(&scope).unwrap();
     assert!(refusal.unwrap().contains("unknown function `while`"));
-    assert_eq!(
-        support::counted(&peer.registry, "rsf_policies_refused_total", ""),
-        1
-    );
+    assert_eq!(counted(&peer.registry, "rsf_policies_refused_total", ""), 1);
     assert_eq!(who(&peer, 50).await, ["w"]);
 }
 
@@ -835,6 +836,98 @@ async fn a_colour_travels_down_the_chain() {
     )
     .await;
     assert_eq!(ask(Some("blue")).await, ["b>c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_stays_in_its_pool_when_the_sets_change_meanwhile() {
+    let fleet = Fleet::in_test();
+    let [blue, green, red] = ["blue", "green", "red"].map(|colour| {
+        let echo = Echo::with(move |_, _| async move {
+            match Context::current()
+                .unwrap()
+                .metadata()
+                .get("grpc-previous-rpc-attempts")
+            {
+                Some(_) => Ok(Response::new(note(colour))),
+                None => Err(Status::unavailable("busy").retry_after(Duration::from_millis(200))),
+            }
+        });
+        let node = fleet.provide_as(place(colour, "", &[("colour", colour)]), echo.clone());
+        (echo, node)
+    });
+    fleet.list(|listed| listed.retain(|instance| *instance.id != *"red"));
+    let peer = consumer(&fleet, "tester", "");
+    peer.connected(2).await;
+    rules(
+        &fleet,
+        &peer,
+        1,
+        json!([{"dye": {"tag": "colour", "metadata": "x-colour"}}]),
+    )
+    .await;
+    let request = Request::from_parts(note(""), with(&[("x-colour", "blue")]));
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // By their names, the green set now has the place that was the blue one's.
+        fleet.list(|listed| {
+            listed.retain(|instance| *instance.id != *"blue");
+            listed.push(red.1.instance.clone());
+        });
+    };
+    let call = peer.channel.call::<Note>(GET, request).into_future();
+    let (reply, ()) = tokio::join!(call, change);
+    assert_eq!(reply.unwrap().get_ref().text, "blue");
+    assert_eq!(
+        [&blue, &green, &red].map(|(echo, _)| echo.counts().began),
+        [2, 0, 0]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subset_of_each_pool_is_connected_and_counted() {
+    let fleet = Fleet::in_test();
+    fleet.service_policy(
+        1,
+        &json!({"call": {
+            "connections": {"subset": 3, "floor": 6},
+            "node_breaker": {"max_ejected_percent": 50},
+            "retry": {"attempts": 1},
+            "routing": {"rules": [{"dye": {"tag": "colour", "metadata": "x-colour"}}]},
+        }})
+        .to_string(),
+    );
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
+    let nodes: Vec<_> = (0..24)
+        .map(|number| {
+            let seen = seen.clone();
+            let echo = Echo::with(move |_, _| {
+                *seen.lock().entry(number).or_insert(0) += 1;
+                std::future::ready(Err(Status::unavailable("ill")))
+            });
+            let colour = ["blue", "green"][number % 2];
+            fleet.provide_as(
+                |instance| drop(instance.tags.insert("colour".into(), colour.into())),
+                echo,
+            )
+        })
+        .collect();
+    let peer = consumer(&fleet, "tester", "");
+    eventually("the policy is in force", || {
+        peer.channel.view().instances.len() == 3
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..200 {
+        for colour in ["blue", "green"] {
+            let request = Request::from_parts(note(""), with(&[("x-colour", colour)]));
+            peer.channel.call::<Note>(GET, request).await.unwrap_err();
+        }
+    }
+    // Connected ahead, all of them, so that each takes its calls from the first one on.
+    assert_eq!(seen.lock().len(), 6);
+    // Half of the six that calls can come to, not of the three that a call without a colour would have.
+    assert_eq!(counted(&peer.registry, "rsf_node_breaker_opened_total", ECHO), 3);
+    drop(nodes);
 }
 
 #[tokio::test(start_paused = true)]

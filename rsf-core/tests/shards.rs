@@ -379,3 +379,25 @@ async fn a_call_for_a_shard_without_an_agreed_owner_ends_before_its_deadline() {
     );
     assert_eq!(site.journal.served.load(Ordering::Relaxed), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_further_look_takes_credit_of_the_budget() {
+    let site = Site::new().await;
+    site.tell("east", 1, &shard("west", "west")).await;
+    let document = json!({"call": {
+        "routing": {"rules": [{"shard": shard("east", "west")}]},
+        "retry": {"budget_percent": 100, "budget_per_second": 0},
+    }});
+    site.own.service_policy(1, &document.to_string());
+    applied(&site.own, 1).await;
+    // Each call brings the credit of one further request, and a further request brings none.
+    for call in 1..=3 {
+        let begun = tokio::time::Instant::now();
+        let error = site.peer.put(number(1)).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::WrongShard);
+        assert!(error.retries_spent());
+        let took = begun.elapsed().as_millis();
+        assert!((5..=15).contains(&took), "one pause, not {took} ms");
+        assert_eq!(site.peer.metrics.retry_budget_exhausted.get(), call);
+    }
+}

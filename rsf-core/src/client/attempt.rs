@@ -20,7 +20,8 @@ use crate::wire::headers::REPEATED;
 use crate::wire::load_report::reported;
 use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
 
-/// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
+/// An attempt under way. Dropped, it is cancelled at the provider and counts neither way, but for silence until the
+/// deadline.
 pub(super) struct Attempt {
     endpoint: Arc<Endpoint>,
     phase: Phase,
@@ -52,6 +53,9 @@ enum Phase {
 /// Silence until the logical deadline counts against an instance only if the instance had this long to answer, or
 /// half of what policy grants: a caller that leaves a millisecond learns nothing about the provider.
 pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
+
+/// An attempt that another one overtook was silent for too long from this multiple of the other one's time on.
+const OVERTAKEN_RATIO: u32 = 5;
 
 impl Attempt {
     /// Chooses an endpoint of `snapshot` that is not in `tried`, and sends. `previous` attempts went before; `may_have_run`
@@ -116,6 +120,23 @@ impl Attempt {
         self.endpoint.observe(now, now - self.begun, Observed::Failed);
     }
 
+    /// Another attempt of the call has succeeded, within `took`. Without this a hung instance would look idle and fast for
+    /// as long as hedges cover for it.
+    pub(super) fn overtaken(&mut self, now: Instant, took: Duration) {
+        let elapsed = now - self.begun;
+        // Settled: its own time was over, and that has been counted.
+        if self.admission.is_settled() || elapsed <= took {
+            return;
+        }
+        let breaker = &self.endpoint.breaker;
+        if elapsed >= self.fair_time && elapsed >= took.saturating_mul(OVERTAKEN_RATIO) {
+            breaker.failed(&mut self.admission, Failure::Timeout, now);
+        } else {
+            breaker.refused(&mut self.admission, now);
+        }
+        self.endpoint.observe(now, elapsed, Observed::Overtaken);
+    }
+
     /// How long it has been under way.
     pub(super) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
@@ -172,8 +193,11 @@ impl Attempt {
             },
             Err(error) => Err(unanswered(error)),
         };
-        let observed = settle(&self.endpoint, &mut self.admission, result.as_ref().err());
-        self.endpoint.observe(now, now - self.begun, observed);
+        let fair = now - self.begun >= self.fair_time;
+        let observed = settle(&self.endpoint, &mut self.admission, result.as_ref().err(), fair);
+        if let Some(observed) = observed {
+            self.endpoint.observe(now, now - self.begun, observed);
+        }
         result.map_err(|error| error.at(&self.endpoint.instance.id))
     }
 }
@@ -213,7 +237,7 @@ impl Future for Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // Ended by the logical deadline: silence is a failure of the instance. Everything else is neutral.
+        // Ended by the logical deadline: silence is a failure of the instance. A caller that goes away says nothing.
         if !self.admission.is_settled() {
             let now = Instant::now();
             if now >= self.deadline && now - self.begun >= self.fair_time {
@@ -264,10 +288,25 @@ fn is_busy(reason: Reason) -> bool {
     )
 }
 
-/// What an attempt's outcome says about its instance: to its breaker here, to the balancer by the answer.
-pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Option<&RpcError>) -> Observed {
+/// What an attempt's outcome says about its instance: to its breaker here, to the balancer by the answer; `None` where
+/// it says nothing. `fair` tells whether the instance had the time to answer.
+pub(super) fn settle(
+    endpoint: &Endpoint,
+    admission: &mut Admission,
+    error: Option<&RpcError>,
+    fair: bool,
+) -> Option<Observed> {
     let breaker = &endpoint.breaker;
-    match error {
+    Some(match error {
+        // The provider has looked at the clock first. It means the same as its silence would have.
+        Some(error) if error.reason() == Reason::Deadline => {
+            if !fair {
+                breaker.release(admission);
+                return None;
+            }
+            breaker.failed(admission, Failure::Timeout, Instant::now());
+            Observed::Failed
+        }
         Some(error) if error.reason().outcome().node_breaker => {
             breaker.failed(admission, Failure::Error, Instant::now());
             Observed::Failed
@@ -285,7 +324,7 @@ pub(super) fn settle(endpoint: &Endpoint, admission: &mut Admission, error: Opti
             breaker.succeeded(admission);
             Observed::Answered
         }
-    }
+    })
 }
 
 /// What a status that came back means: RSF's reason where the provider named it, else gRPC's conventions.

@@ -54,6 +54,7 @@ pub(crate) struct Pool {
 }
 
 /// An endpoint and its share.
+#[derive(Clone)]
 pub(crate) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u32,
@@ -173,7 +174,7 @@ impl Pool {
                 place.and_then(|place| candidates.member(place))
             }
         };
-        let pending = |member: &Member| measure.pending(member);
+        let pending = |member: &Member| measure.pending_by_lot(member);
         chosen
             .or_else(|| self.best_of_all(tried, now, pending))
             // Where all have been tried, one of them once more.
@@ -182,7 +183,7 @@ impl Pool {
     }
 
     fn least_pending(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
-        let score = |member: &Member| measure.pending(member);
+        let score = |member: &Member| measure.pending_by_lot(member);
         if self.members.len() >= SCAN_BELOW
             && tried.is_empty()
             && let Drawn::Chosen(member) = self.better_of_two(measure.now, score)

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use http::HeaderValue;
 use smallvec::SmallVec;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use self::plan::Next;
 use super::attempt::{Attempt, End};
@@ -26,6 +26,7 @@ use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Stage};
 use crate::error::{AttemptRecord, RpcError};
 use crate::outcome::{Reason, Retry as Again};
+use crate::timer::Timer;
 use crate::wire::UnaryReply;
 use crate::wire::headers::RETRIED;
 
@@ -42,7 +43,6 @@ impl Retry {
 
 impl Stage for Retry {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        call.snapshot.budget.deposit(call.begun);
         let inherited = call.parent.as_ref().is_some_and(|parent| parent.is_retried());
         if inherited {
             call.own.push((RETRIED, HeaderValue::from_static("1")));
@@ -62,7 +62,7 @@ struct Flight<'a> {
     /// Attempts so far.
     made: u32,
     next: Option<Next>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     /// Pauses so far, since the provider set one.
     pauses: u32,
     /// No further attempt may start.
@@ -129,7 +129,7 @@ impl<'a> Flight<'a> {
         }
         // An instance that came since the call began is as good as the others.
         let newest = self.call.channel.snapshot.load_full();
-        match newest.filter(|newest| newest.keeps_pools_of(&self.call.snapshot)) {
+        match newest.filter(|newest| newest.keeps_pool(self.call.pool, &self.call.snapshot)) {
             Some(newest) => self.start(&newest, credit, hedge),
             None => self.start(&self.call.snapshot, credit, hedge),
         }
@@ -216,24 +216,29 @@ impl<'a> Flight<'a> {
         };
         let timer = match &mut self.timer {
             Some(timer) => {
-                if timer.deadline() != due {
-                    timer.as_mut().reset(due);
+                if timer.moment() != due {
+                    timer.reset(due);
                 }
                 timer
             }
             None => {
-                // The caller's executor may know no timers.
-                let _timers = self.call.channel.shared.runtime.handle().enter();
-                self.timer.insert(Box::pin(tokio::time::sleep_until(due)))
+                let timers = self.call.channel.shared.runtime.timers();
+                self.timer.insert(timers.at(due))
             }
         };
-        timer.as_mut().poll(cx)
+        timer.poll(cx)
     }
 
     fn succeed(&mut self, place: usize) {
         self.note_latency();
+        let winner = self.under_way.remove(place);
+        if !self.under_way.is_empty() {
+            let (now, took) = (Instant::now(), winner.elapsed());
+            for loser in &mut self.under_way {
+                loser.overtaken(now, took);
+            }
+        }
         if let Some(log) = &self.call.log {
-            let winner = self.under_way.remove(place);
             self.ended.push(winner.record(self.call.begun, End::Succeeded));
             log.fill(self.take_records());
         }

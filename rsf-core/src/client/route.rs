@@ -29,7 +29,7 @@ use crate::error::RpcError;
 use crate::outcome::Reason;
 use crate::routing::key::Facts;
 use crate::wire::UnaryReply;
-use crate::wire::headers::{DYE, ROUTING_KEY, SHARD};
+use crate::wire::headers::{DYE, RETRIED, ROUTING_KEY, SHARD};
 
 pub(super) use explain::{ExplainedCall, explain_call};
 pub use explain::{RemovedInstance, RouteExplanation, RuleExplanation};
@@ -43,7 +43,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(160);
 /// compile more of them.
 ///
 /// While a shard moves, its consumer and its provider may for a moment hold different policies. A provider that is not
-/// the owner refuses (`wrong_shard`) before its handler runs; the call then waits here for whichever side is behind.
+/// the owner refuses (`wrong_shard`) before its handler runs; the call then waits here for whichever side is behind, for
+/// as long as the budget of further attempts has credit.
 pub(crate) struct Route<S> {
     inner: S,
 }
@@ -56,22 +57,40 @@ impl<S> Route<S> {
 
 impl<S: Stage> Stage for Route<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
+        // Once a call, however often it is routed.
+        call.snapshot.budget.deposit(call.begun);
         let mut pause = FIRST_PAUSE;
+        let mut spent = false;
         loop {
             route(call)?;
             match self.inner.call(call).await {
                 Err(error) if error.reason() == Reason::WrongShard && !error.may_have_run() => {
+                    // A further request like any other: providers that never agree are not to be asked for ever.
+                    let Some(credit) = call.snapshot.budget.withdraw(Instant::now()) else {
+                        call.channel.shared.metrics.retry_budget_exhausted.inc();
+                        return Err(without_credit(call, error));
+                    };
                     if !agreement(call, pause).await {
-                        return Err(error);
+                        return Err(if spent { without_credit(call, error) } else { error });
                     }
+                    credit.spend();
+                    spent = true;
                     pause = LONGEST_PAUSE.min(pause * 2);
                     call.own
-                        .retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE].contains(name));
+                        .retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE, RETRIED].contains(name));
                 }
                 result => return result,
             }
         }
     }
+}
+
+/// The failure of a call that has spent credit or found none: nobody above is to attempt it further.
+fn without_credit(call: &OutboundCall, error: RpcError) -> RpcError {
+    if let Some(parent) = &call.parent {
+        parent.spend_retries();
+    }
+    error.with_retries_spent(true)
 }
 
 /// Sets the call's pool and key, and what its provider and the calls further down are told.

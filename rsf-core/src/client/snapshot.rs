@@ -97,9 +97,8 @@ impl ServiceSnapshot {
             Pool::new(members, &service.call, balancers)
         };
         let (pools, routes) = build(&routing, members, &list.instances, &pool_of);
-        group
-            .breakers
-            .update(service.call.node_breaker, pools[0].members().len());
+        let chosen_from = chosen_from(&pools, routes.as_ref()).len();
+        group.breakers.update(service.call.node_breaker, chosen_from);
         let known = previous.is_some_and(|previous| previous.service.call.balance == service.call.balance);
         if let Some(name) = unregistered(&service.call, balancers).filter(|_| !known) {
             channel.shared.metrics.unknown_balancers.inc();
@@ -140,11 +139,7 @@ impl ServiceSnapshot {
 
     /// Tells each endpoint, and those that only `previous` had, what it is worth from now on; connects ahead.
     pub(super) fn place_endpoints(&self, shared: &Shared, previous: Option<&ServiceSnapshot>) {
-        let members = self.pools[0].members();
-        let floor: HashSet<_> = floor(members, shared, &self.service.call.connections)
-            .into_iter()
-            .map(|place| Arc::as_ptr(&members[place].endpoint))
-            .collect();
+        let floor = self.floor(shared);
         let pooled: HashSet<_> = self
             .pools
             .iter()
@@ -162,10 +157,29 @@ impl ServiceSnapshot {
         }
     }
 
-    /// Whether a place among the pools means the same as it did in `earlier`, so that a further attempt of a call that was
-    /// routed there may look for its instance here, where those are that came since.
-    pub(super) fn keeps_pools_of(&self, earlier: &ServiceSnapshot) -> bool {
-        Arc::ptr_eq(&self.routing, &earlier.routing) && self.pools.len() == earlier.pools.len()
+    /// The endpoints that are connected to ahead of calls: those that calls can come to, then others while there is room.
+    fn floor(&self, shared: &Shared) -> HashSet<*const Endpoint> {
+        let connections = &self.service.call.connections;
+        let mut chosen = HashSet::new();
+        let mut add = |members: &[Member], most: usize| {
+            let places = floor(members, shared, connections).into_iter().take(most);
+            chosen.extend(places.map(|place| Arc::as_ptr(&members[place].endpoint)));
+            (connections.floor as usize).saturating_sub(chosen.len())
+        };
+        let room = add(&chosen_from(&self.pools, self.routes.as_ref()), usize::MAX);
+        add(self.pools[0].members(), room);
+        chosen
+    }
+
+    /// Whether a pool's place means the same as it did in `earlier`, so that a further attempt of a call that was routed
+    /// there may look for its instance here, where those are that came since.
+    pub(super) fn keeps_pool(&self, pool: usize, earlier: &ServiceSnapshot) -> bool {
+        Arc::ptr_eq(&self.routing, &earlier.routing)
+            && match (&self.routes, &earlier.routes) {
+                (Some(routes), Some(earlier)) => routes.keep_pool(pool, earlier),
+                (None, None) => true,
+                _ => false,
+            }
     }
 
     /// Why no instance can take a call, and what to do about it.
@@ -186,6 +200,20 @@ impl ServiceSnapshot {
             .collect();
         format!("no instance of `{key}` may take calls: {}", reasons.join(", "))
     }
+}
+
+/// The members of all pools that calls can come to, each endpoint once. Where policy lets a process use a part of each
+/// pool, no pool has them all.
+fn chosen_from(pools: &[Pool], routes: Option<&Routes>) -> Vec<Member> {
+    let mut seen = HashSet::new();
+    pools
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| routes.is_none_or(|routes| routes.lead_to(*place)))
+        .flat_map(|(_, pool)| pool.members())
+        .filter(|member| seen.insert(Arc::as_ptr(&member.endpoint)))
+        .map(Member::clone)
+        .collect()
 }
 
 /// The compiled rules, those of `previous` where policy says the same.

@@ -70,6 +70,23 @@ impl Measure {
         }
     }
 
+    /// The same for one choice. An idle member that fails or refuses counts as idle only as often as its failures leave of
+    /// its share, else as if a call were pending: nothing is ever pending where everything fails at once, and it would
+    /// draw each call that finds the others busy.
+    pub(super) fn pending_by_lot(&self, member: &Member) -> Score {
+        let score = self.pending(member);
+        let well = self.well(&member.endpoint.vitals);
+        if well >= 1.0 || score.value > 0.0 {
+            return score;
+        }
+        let quality = score.quality / well;
+        let value = match fastrand::f32() < well {
+            true => 0.0,
+            false => 1.0 / (member.weight as f32 * score.quality),
+        };
+        Score { value, quality }
+    }
+
     /// Peak latency × calls per weight. What was never measured counts as the median, so that it is tried.
     pub(super) fn peak(&self, member: &Member) -> Score {
         let vitals = &member.endpoint.vitals;
@@ -94,12 +111,18 @@ impl Measure {
 
     /// What reported load, failures and warm-up leave of a weight: above 0, at most 1.
     pub(super) fn quality(&self, vitals: &Vitals) -> f32 {
-        let (load, well) = (vitals.load(self.now), 1.0 - vitals.failures(self.now));
-        let share = self.warm_up(vitals) * (well * well).max(LEAST_SHARE);
+        let load = vitals.load(self.now);
+        let share = self.warm_up(vitals) * self.well(vitals);
         if load == 0.0 {
             return share;
         }
         share / (1.0 + (load * LOAD_STEPS).round() / LOAD_STEPS).min(GREATEST_LOAD)
+    }
+
+    /// What failures leave of a share.
+    fn well(&self, vitals: &Vitals) -> f32 {
+        let well = 1.0 - vitals.failures(self.now);
+        (well * well).max(LEAST_SHARE)
     }
 
     /// The part of its share that a new instance has by now.

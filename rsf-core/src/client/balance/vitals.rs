@@ -22,6 +22,8 @@ pub(crate) enum Observed {
     Answered,
     /// It failed, or was silent for too long.
     Failed,
+    /// It was silent while another attempt of the call succeeded.
+    Overtaken,
     /// It refused before the handler. Not ill, but who refuses fast must not draw more for it.
     Refused,
 }
@@ -100,6 +102,9 @@ impl Vitals {
         let micros = (latency.as_secs_f32() * 1e6).max(0.1);
         match observed {
             Observed::Answered => self.timed(micros, at),
+            // At least that long, and maybe for ever: who never answers has no other latency.
+            // Where the mean is longer, it is as true as it was.
+            Observed::Overtaken => self.timed(micros.max(self.mean()), at),
             // The answer would have taken longer still. Fast failures and refusals say nothing about the speed.
             Observed::Failed if self.samples() > 0 && micros > self.mean() => self.timed(micros, at),
             Observed::Failed | Observed::Refused => {}

@@ -2,6 +2,7 @@
 //! to every set that the rules before it can leave.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::filter::Filter;
@@ -41,11 +42,13 @@ pub(crate) fn build(
         known: HashMap::from([(all.clone(), 0)]),
         members: &members,
         pool_of,
-        pools: vec![pool_of(members.iter().map(copy).collect())],
+        pools: vec![pool_of(members.clone())],
         nodes: Vec::new(),
+        way: 0,
+        ways: vec![0],
     };
     let root = builder.node(0, all);
-    let (nodes, pools) = (builder.nodes, builder.pools);
+    let (nodes, pools, ways) = (builder.nodes, builder.pools, builder.ways);
     if nodes.iter().any(|node| matches!(node, Node::Full(_))) {
         tracing::error!(
             "the routing rules part the instances into more than {MAX_POOLS} sets; calls that need a further one fail"
@@ -56,15 +59,15 @@ pub(crate) fn build(
         instances,
         nodes,
         root,
+        ways,
     };
     (pools, Some(routes))
 }
 
-fn copy(member: &Member) -> Member {
-    Member {
-        endpoint: member.endpoint.clone(),
-        weight: member.weight,
-    }
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 struct Builder<'a> {
@@ -77,6 +80,10 @@ struct Builder<'a> {
     pool_of: &'a dyn Fn(Vec<Member>) -> Pool,
     pools: Vec<Pool>,
     nodes: Vec<Node>,
+    /// What the rules have kept on the way to the node that is being built, as one number.
+    way: u64,
+    /// All the ways to each pool.
+    ways: Vec<u64>,
 }
 
 impl Builder<'_> {
@@ -134,7 +141,13 @@ impl Builder<'_> {
             true => self.push(Node::Empty(rule)),
             // Each branch ends in one pool at least; what grows beyond that bound is cut here.
             false if self.nodes.len() >= MAX_NODES => self.push(Node::Full(rule)),
-            false => self.node(rule + 1, kept),
+            false => {
+                let before = self.way;
+                self.way = hash(&(before, rule, filter));
+                let node = self.node(rule + 1, kept);
+                self.way = before;
+                node
+            }
         }
     }
 
@@ -221,15 +234,18 @@ impl Builder<'_> {
 
     fn pool(&mut self, rule: usize, set: Vec<u32>) -> Node {
         if let Some(pool) = self.known.get(&set) {
+            let ways = &mut self.ways[*pool];
+            *ways = hash(&(*ways, self.way));
             return Node::Pool(*pool);
         }
         if self.pools.len() >= MAX_POOLS {
             return Node::Full(rule.saturating_sub(1));
         }
-        let members = set.iter().map(|place| copy(&self.members[*place as usize]));
+        let members = set.iter().map(|place| self.members[*place as usize].clone());
         let pool = (self.pool_of)(members.collect());
         let place = self.pools.len();
         self.pools.push(pool);
+        self.ways.push(hash(&(0u64, self.way)));
         self.known.insert(set, place);
         Node::Pool(place)
     }

@@ -9,7 +9,7 @@ use crate::routing::shard::Owner;
 type Tags = BTreeMap<String, String>;
 
 /// Keeps some instances of a set.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(super) enum Filter {
     /// All of them.
     All,

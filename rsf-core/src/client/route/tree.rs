@@ -20,6 +20,22 @@ pub(crate) struct Routes {
     pub(super) instances: Vec<Instance>,
     pub(super) nodes: Vec<Node>,
     pub(super) root: usize,
+    /// Of each pool the ways that lead to it, as one number: places mean nothing in another snapshot. 0: none does.
+    pub(super) ways: Vec<u64>,
+}
+
+impl Routes {
+    /// Whether the pool at this place is reached by the same ways as the one that `earlier` had there. The rules must be
+    /// the same.
+    pub(crate) fn keep_pool(&self, pool: usize, earlier: &Routes) -> bool {
+        let way = self.ways.get(pool);
+        way.is_some() && way == earlier.ways.get(pool)
+    }
+
+    /// Whether any call can come to the pool at this place.
+    pub(crate) fn lead_to(&self, pool: usize) -> bool {
+        self.ways.get(pool).is_some_and(|ways| *ways != 0)
+    }
 }
 
 /// A call's question: which pool?

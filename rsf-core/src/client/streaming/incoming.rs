@@ -80,8 +80,9 @@ impl Pass {
             // A trial that had begun well.
             self.admission = self.endpoint.breaker.admit(now);
         }
-        let observed = attempt::settle(&self.endpoint, &mut self.admission, error.as_ref());
-        if observed != Observed::Answered {
+        let fair = now - self.begun >= self.fair_time;
+        let observed = attempt::settle(&self.endpoint, &mut self.admission, error.as_ref(), fair);
+        if let Some(observed) = observed.filter(|observed| *observed != Observed::Answered) {
             // How long a stream lasts says nothing about its instance, but that it failed does.
             self.endpoint.observe(now, now - self.begun, observed);
         }
