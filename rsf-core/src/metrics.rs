@@ -233,6 +233,7 @@ impl Metrics {
             store_error_open: counter("store_error_open"),
             store_error_closed: counter("store_error_closed"),
             duplicate: counter("duplicate"),
+            unsettled: counter("unsettled"),
         }
     }
 
@@ -308,6 +309,8 @@ pub(crate) struct DedupMetrics {
     pub(crate) store_error_closed: IntCounter,
     /// Found afterwards to have run twice.
     pub(crate) duplicate: IntCounter,
+    /// Whose end the store did not take in time, or too many waited for it.
+    pub(crate) unsettled: IntCounter,
 }
 
 /// One method's metrics on one side. Success takes no label lookup.

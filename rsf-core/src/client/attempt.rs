@@ -16,7 +16,7 @@ use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
-use crate::wire::headers::REPEATED;
+use crate::wire::headers::{REPEATED, REPLAYED};
 use crate::wire::load_report::reported;
 use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
 
@@ -331,6 +331,8 @@ pub(super) fn settle(
 pub(super) fn answered(status: Status) -> RpcError {
     let named = status.metadata().get(REASON).and_then(Reason::from_name);
     let reason = named.unwrap_or(match status.code() {
+        // A replay is the handler's own word: it stays the same, and the instance that passes it on is well.
+        _ if status.metadata().get(REPLAYED).is_some() => Reason::Handler,
         Code::Unavailable => Reason::Unavailable,
         Code::Unimplemented => Reason::Unimplemented,
         _ => Reason::Handler,

@@ -4,10 +4,12 @@
 //! 2. [`memory`]: that place in the process's own memory. (Redis is `rsf-registry`'s.)
 //! 3. `outcome`: how an outcome is stored and replayed.
 //! 4. `mute`: keeps calls from waiting for a store that gives no answer.
-//! 5. `owner`: the side of the call that came first: it claims, runs the handler, and stores what came of it.
+//! 5. `backlog`: what is to be told to a store that has failed.
+//! 6. `owner`: the side of the call that came first: it claims, runs the handler, and stores what came of it.
 //!
 //! Here is the stage itself, and the side of the duplicate: it waits for the first call's outcome and replays it.
 
+mod backlog;
 mod memory;
 mod mute;
 mod outcome;
@@ -29,10 +31,12 @@ pub use store::{
     Claim, Claimed, DedupKey, DedupStore, DedupStoreError, Entry, EntryState, Held, PayloadHash,
 };
 
+use backlog::{Backlog, End};
 use mute::Mute;
 use outcome::Outcome;
 use owner::{Begun, Owner};
 
+use super::provider::HostedMethod;
 use super::stack::{InboundCall, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
@@ -46,9 +50,6 @@ use crate::wire::headers::REPEATED;
 /// The first pause between two looks at another instance's claim; it doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause between two attempts to end a claim whose store fails, and how long each waits for an answer.
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
-const PATIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the handler once for each request id.
 pub(super) struct Dedup<S> {
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     claims: AtomicU64,
     waiting: AtomicUsize,
     mute: Mute,
+    backlog: Backlog,
     /// The handlers under way, some of which nobody waits for any more.
     owners: TaskTracker,
 }
@@ -77,6 +79,7 @@ impl Shared {
             claims: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             mute: Mute::default(),
+            backlog: Backlog::default(),
             owners: TaskTracker::new(),
         }
     }
@@ -154,10 +157,12 @@ impl<S: Stage> Dedup<S> {
 #[derive(Clone)]
 struct Once {
     shared: Arc<Shared>,
-    method: Arc<super::provider::HostedMethod>,
+    method: Arc<HostedMethod>,
     key: DedupKey,
     claim: Claim,
     rules: DedupRules,
+    /// Whether the caller has proven who it is.
+    proven: bool,
     /// Whether the caller knows that an earlier attempt may have run.
     repeated: bool,
 }
@@ -168,6 +173,7 @@ impl Once {
         let (method, context) = (&call.method, &call.context);
         let rules = **method.dedup.as_ref()?.rules.load();
         let (id, message) = (context.request_id()?, call.message.as_ref().ok()?);
+        let (hash, proven) = (Claim::hash(message), context.identity().is_proven());
         let number = shared.claims.fetch_add(1, Ordering::Relaxed);
         Some(Once {
             shared: shared.clone(),
@@ -180,11 +186,12 @@ impl Once {
             ),
             claim: Claim {
                 owner: format!("{}#{number}", shared.owner).into(),
-                payload: Claim::hash(message),
+                payload: if proven { marked(hash) } else { hash },
                 lease: Duration::from_millis(rules.claim_ms),
                 window: Duration::from_millis(rules.window_ms),
             },
             rules,
+            proven,
             repeated: context.metadata().get(REPEATED.as_str()).is_some(),
         })
     }
@@ -204,34 +211,46 @@ impl Once {
     async fn asked<T>(
         &self,
         operation: impl Future<Output = Result<T, DedupStoreError>>,
-    ) -> Result<T, String> {
+    ) -> Result<T, Failed> {
         let Some(probe) = self.shared.mute.enter() else {
-            return Err("the store of outcomes gives no answer".to_owned());
+            return Err(Failed {
+                asked: false,
+                why: "the store of outcomes gives no answer".to_owned(),
+            });
         };
-        match timeout(Duration::from_millis(self.rules.store_timeout_ms), operation).await {
+        let limit = self.rules.store_timeout_ms;
+        let why = match timeout(Duration::from_millis(limit), operation).await {
             Ok(result) => {
                 probe.answered();
-                result.map_err(|error| error.to_string())
+                match result {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error.to_string(),
+                }
             }
             Err(_) => {
                 probe.gave_no_answer();
-                Err(format!(
-                    "the store of outcomes gave no answer within {} ms (policy provider.dedup.store_timeout_ms)",
-                    self.rules.store_timeout_ms
-                ))
+                format!(
+                    "the store of outcomes gave no answer within {limit} ms (policy provider.dedup.store_timeout_ms)"
+                )
             }
-        }
+        };
+        Err(Failed { asked: true, why })
     }
 
     /// Answers a duplicate with the first call's outcome, waiting for it where it is not there yet.
     async fn follow(&self, entry: Entry) -> Result<Response<Frame>, Status> {
-        if entry.state != EntryState::Unreadable && entry.payload != self.claim.payload {
+        let (first, own) = (entry.payload, self.claim.payload);
+        let readable = entry.state != EntryState::Unreadable;
+        if readable && first != own && first != marked(own) {
             self.count(|metrics| &metrics.mismatch);
             let problem = format!(
                 "{}: this request id came before with another payload; give each operation an id of its own",
                 self.method.path
             );
             return Err(framework_status(Reason::PayloadMismatch, problem));
+        }
+        if readable && first != own && !self.proven {
+            return Err(self.unknown("it was made by a caller who had proven who it is, as this one has not"));
         }
         match self.ended(entry.state, |metrics| &metrics.replayed) {
             Some(answer) => answer,
@@ -295,7 +314,9 @@ impl Once {
                     return Err(self.unknown("the store of outcomes has lost its claim"));
                 }
                 // What stood there a moment ago was in progress; perhaps the store is back before the time is over.
-                Err(error) => tracing::debug!(method = self.method.path, error, "looking for an outcome"),
+                Err(Failed { why, .. }) => {
+                    tracing::debug!(method = self.method.path, why, "looking for an outcome");
+                }
             }
         }
         let problem = format!(
@@ -324,39 +345,46 @@ impl Once {
         framework_status(Reason::DuplicateInProgress, problem)
     }
 
-    /// Ends the claim in the background, for as long as it may matter and the store may come back. Not among the owners:
-    /// the end of the process does not wait for a store that fails.
-    ///
-    /// It waits long for each answer: asking a store anew that is only slow would keep it slow.
+    /// Ends the claim in the background.
     fn settle_later(self, outcome: Option<Bytes>) {
-        tokio::spawn(async move {
-            let mut pause = LONGEST_PAUSE;
-            let until = Instant::now() + owner::PATIENCE;
-            while Instant::now() < until {
-                let settled = self.store().settle(&self.key, &self.claim, outcome.as_ref());
-                if let Ok(Ok(held)) = timeout(PATIENT_TIMEOUT, settled).await {
-                    return self.held(held);
-                }
-                tokio::time::sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
-                pause = (pause * 2).min(LONGEST_RETRY);
-            }
-            tracing::warn!(
-                method = self.method.path,
-                "an outcome could not be stored; duplicates of its call end with outcome_unknown"
-            );
+        self.shared.settle_later(End {
+            method: self.method,
+            key: self.key,
+            claim: self.claim,
+            outcome,
         });
     }
 
-    /// Notices that somebody else holds what this call claimed.
     fn held(&self, held: Held) {
-        if held == Held::Taken {
-            self.count(|metrics| &metrics.duplicate);
-            tracing::warn!(
-                method = self.method.path,
-                "a handler ran twice for one request id: the store of outcomes had failed or lost the first claim"
-            );
-        }
+        told(&self.method, held);
     }
+}
+
+/// Notices that somebody else holds what a call of the method claimed.
+fn told(method: &HostedMethod, held: Held) {
+    if held == Held::Taken {
+        if let Some(dedup) = &method.dedup {
+            dedup.metrics.duplicate.inc();
+        }
+        tracing::warn!(
+            method = method.path,
+            "a handler ran twice for one request id: the store of outcomes had failed or lost the first claim"
+        );
+    }
+}
+
+/// The hash that stands for the same message by a caller of the other kind: who has proven who it is puts the complement.
+///
+/// Not in the key: of one call's attempts some may meet instances that ask for no proof yet, and yet it runs once.
+fn marked(hash: PayloadHash) -> PayloadHash {
+    hash.map(|byte| !byte)
+}
+
+/// An operation of the store that came to nothing.
+struct Failed {
+    /// Whether the store may have done it all the same; otherwise it was not asked.
+    asked: bool,
+    why: String,
 }
 
 /// A duplicate's place among those that wait; it returns on drop.

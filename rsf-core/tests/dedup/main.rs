@@ -16,3 +16,7 @@ mod states;
 mod owner;
 
 mod stores;
+
+mod backlog;
+
+mod door;

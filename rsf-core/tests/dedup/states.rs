@@ -72,6 +72,21 @@ async fn a_status_and_a_panic_are_outcomes_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replayed_unavailable_is_final_and_no_fault_of_the_instance_that_replays_it() {
+    let echo = Echo::with(|_, _| async { Err(Status::unavailable("the bank is closed")) });
+    let world = World::on(Fleet::in_test(), &[&echo, &echo]).await;
+    for attempts in [2, 1, 1, 1, 1, 1, 1, 1] {
+        let error = world.put("a", note("")).await.unwrap_err();
+        assert_eq!(
+            (error.code(), error.reason(), error.message()),
+            (Code::Unavailable, Reason::Handler, "the bank is closed")
+        );
+        assert_eq!(error.attempts().len(), attempts);
+    }
+    assert_eq!((echo.counts().began, world.counted("replayed")), (1, 8));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_same_id_with_another_payload_is_refused() {
     let (echo, gate) = gated();
     let world = World::of(&echo).await;

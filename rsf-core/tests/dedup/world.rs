@@ -53,6 +53,8 @@ pub(crate) fn deduplicated() -> ServiceDescriptor {
 pub(crate) struct Store {
     inner: Mutex<Arc<MemoryDedup>>,
     mode: Mutex<Mode>,
+    /// How often it was told a claim's end.
+    pub(crate) settles: std::sync::atomic::AtomicU32,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -68,6 +70,7 @@ impl Store {
         Arc::new(Store {
             inner: Mutex::new(Arc::new(MemoryDedup::new())),
             mode: Mutex::new(Mode::Up),
+            settles: Default::default(),
         })
     }
 
@@ -134,6 +137,7 @@ impl DedupStore for Store {
         claim: &'a Claim,
         outcome: Option<&'a Bytes>,
     ) -> BoxFuture<'a, Result<Held, DedupStoreError>> {
+        self.settles.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.ask(|inner| inner.settle(key, claim, outcome).now_or_never().unwrap())
     }
 

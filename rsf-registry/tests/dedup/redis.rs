@@ -73,6 +73,72 @@ async fn a_dead_server_fails_at_once_and_a_restarted_one_is_found_again() {
     assert_eq!(store.renew(&key("a"), &own).await, Ok(Held::Lost));
 }
 
+async fn command(server: &RedisServer, words: &[&str]) -> String {
+    let client = redis::Client::open(server.url()).expect("a client");
+    let mut connection = client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("a connection");
+    let mut command = redis::cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(word);
+    }
+    command.query_async(&mut connection).await.expect("an answer")
+}
+
+async fn memory(store: &RedisDedup, id: &str) -> Duration {
+    match store.claim(&key(id), &claim("a", 60_000, 60_000)).await {
+        Ok(Claimed::New { memory }) => memory,
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_replica_vouches_for_nothing_before_its_promotion() {
+    let primary = Redis::new().await;
+    let replica = Redis::new().await;
+    assert_eq!(memory(&primary.store, "a").await, Duration::ZERO);
+    let (host, port) = (
+        primary.server.address().ip().to_string(),
+        primary.server.address().port().to_string(),
+    );
+    command(&replica.server, &["REPLICAOF", &host, &port]).await;
+    let since = "rsf:default:dedup-since";
+    let copied = async {
+        while !command(&replica.server, &["INFO", "replication"])
+            .await
+            .contains("master_link_status:up")
+        {
+            crate::suite::ms(20).await;
+        }
+    };
+    timeout(Duration::from_secs(20), copied).await.expect("in time");
+    let before = command(&replica.server, &["GET", since]).await;
+    assert_eq!(before, command(&primary.server, &["GET", since]).await);
+    crate::suite::ms(50).await;
+    assert!(memory(&primary.store, "b").await >= Duration::from_millis(50));
+    command(&replica.server, &["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(memory(&replica.store, "c").await, Duration::ZERO);
+    // From then on it remembers, and what was copied stands.
+    crate::suite::ms(50).await;
+    assert!(memory(&replica.store, "d").await >= Duration::from_millis(50));
+    let found = replica.store.look(&key("a")).await.expect("an answer");
+    assert_eq!(found.expect("stands").state, EntryState::InProgress);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_restarted_with_its_data_vouches_for_nothing_before_its_restart() {
+    let mut redis = Redis::new().await;
+    assert_eq!(memory(&redis.store, "a").await, Duration::ZERO);
+    redis.server.save().await;
+    redis.server.restart().await;
+    let store = RedisDedup::open(&redis.server.url(), "default").expect("open");
+    assert_eq!(memory(&store, "b").await, Duration::ZERO);
+    // Its data is there.
+    let found = store.look(&key("a")).await.expect("an answer");
+    assert_eq!(found.expect("stands").state, EntryState::InProgress);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_stopped_server_is_asked_is_done_in_order_when_it_goes_on() {
     let redis = Redis::new().await;

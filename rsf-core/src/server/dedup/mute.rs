@@ -25,12 +25,17 @@ impl Mute {
         }
         Some(Probe { state: self, only })
     }
+
+    /// An answer that came without a probe.
+    pub(super) fn answered(&self) {
+        self.mute.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Probe<'_> {
     /// An error is an answer too: it comes at once.
     pub(super) fn answered(self) {
-        self.state.mute.store(false, Ordering::Relaxed);
+        self.state.answered();
     }
 
     pub(super) fn gave_no_answer(self) {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::outcome::{encode, encode_unknown, unknown};
 use super::store::{Claimed, Entry, Held};
-use super::{InboundCall, Once, Stage};
+use super::{Failed, InboundCall, Once, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
 use crate::outcome::Reason;
@@ -19,8 +19,8 @@ use crate::policy::StoreDown;
 use crate::status::Status;
 use crate::wire::Frame;
 
-/// How long the end of a claim is tried where the store fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the handler of a call without a deadline may take, `provider.dedup.finish_ms` apart: nobody else would end it.
+const ENDLESS: Duration = Duration::from_secs(300);
 /// A claim is renewed so many times within its lease.
 const RENEWALS: u32 = 3;
 
@@ -55,9 +55,9 @@ impl Owner {
             }
             Ok(Claimed::New { .. }) => {
                 once.count(|metrics| &metrics.first);
-                once.run(inner, call, answer).await;
+                once.run(inner, call, answer, true).await;
             }
-            Err(error) => once.without_store(inner, call, answer, error).await,
+            Err(failed) => once.without_store(inner, call, answer, failed).await,
         }
     }
 }
@@ -67,7 +67,7 @@ impl Once {
     async fn forgotten<S: Stage>(self, inner: Arc<S>, call: InboundCall, answer: oneshot::Sender<Begun>) {
         if self.rules.store_down == StoreDown::Open {
             self.count(|metrics| &metrics.store_error_open);
-            return self.run(inner, call, answer).await;
+            return self.run(inner, call, answer, true).await;
         }
         drop(call);
         self.count(|metrics| &metrics.unknown);
@@ -82,42 +82,55 @@ impl Once {
         inner: Arc<S>,
         call: InboundCall,
         answer: oneshot::Sender<Begun>,
-        error: String,
+        Failed { asked, why }: Failed,
     ) {
-        tracing::debug!(method = self.method.path, error, "claiming a call");
+        tracing::debug!(method = self.method.path, why, "claiming a call");
         match self.rules.store_down {
             // Renewal and end put the claim and the outcome all the same, as soon as the store takes them.
             StoreDown::Open => {
                 self.count(|metrics| &metrics.store_error_open);
-                self.run(inner, call, answer).await;
+                self.run(inner, call, answer, asked).await;
             }
             StoreDown::Closed => {
                 drop(call);
                 self.count(|metrics| &metrics.store_error_closed);
                 let problem = format!(
-                    "{}: not run, because its outcome could not be kept (policy provider.dedup.store_down): {error}",
+                    "{}: not run, because its outcome could not be kept (policy provider.dedup.store_down): {why}",
                     self.method.path
                 );
                 let refusal = framework_status(Reason::DedupUnavailable, problem);
                 let _ = answer.send(Begun::Ended(Err(refusal)));
                 // The store may have taken the claim and only its answer is late: a further attempt must not meet it.
-                self.settle_later(None);
+                if asked {
+                    self.settle_later(None);
+                }
             }
         }
     }
 
-    async fn run<S: Stage>(self, inner: Arc<S>, call: InboundCall, answer: oneshot::Sender<Begun>) {
+    /// `may_stand`: whether the store can hold the claim already.
+    async fn run<S: Stage>(
+        self,
+        inner: Arc<S>,
+        call: InboundCall,
+        answer: oneshot::Sender<Begun>,
+        may_stand: bool,
+    ) {
         let finish = Duration::from_millis(self.rules.finish_ms);
         let deadline = call.context.deadline();
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             drop(call);
             let _ = answer.send(Begun::Ended(Err(self.late())));
             // Nothing has happened, so nothing is left behind.
-            return self.settle_later(None);
+            if may_stand {
+                self.settle_later(None);
+            }
+            return;
         }
         let taken = AtomicBool::new(false);
         let result = {
-            let last = deadline.and_then(|deadline| deadline.checked_add(finish));
+            let end = deadline.unwrap_or_else(|| Instant::now() + ENDLESS);
+            let last = end.checked_add(finish);
             tokio::select! {
                 biased;
                 result = inner.call(call) => Some(result),
@@ -127,7 +140,10 @@ impl Once {
         };
         let outcome = match &result {
             Some(result) => encode(result, self.rules.max_reply_bytes),
-            None => Some(encode_unknown("it was cancelled when its deadline had passed")),
+            None => Some(encode_unknown(match deadline {
+                Some(_) => "it was cancelled when its deadline had passed",
+                None => "it had no deadline, and was cancelled after 5 minutes",
+            })),
         };
         let result = result.unwrap_or_else(|| Err(self.late()));
         // Before the caller hears of it, so that whoever asks again afterwards gets the same answer. Where the store
@@ -150,7 +166,7 @@ impl Once {
         )
     }
 
-    async fn settle(&self, outcome: Option<&Bytes>) -> Result<(), String> {
+    async fn settle(&self, outcome: Option<&Bytes>) -> Result<(), Failed> {
         let held = self
             .asked(self.store().settle(&self.key, &self.claim, outcome))
             .await?;

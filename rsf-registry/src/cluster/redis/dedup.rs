@@ -14,8 +14,9 @@
 //!
 //! Its TTL is the window; that of a claim is lease and window together, so that a claim that ran out stays known; that of
 //! a released one is the lease. The
-//! string `rsf:<namespace>:dedup-since` holds since when the server has remembered all claims: with the data it is lost,
-//! and then it starts anew.
+//! string `rsf:<namespace>:dedup-since` holds since when the server has remembered all claims, and the run in which it has
+//! (`<Unix milliseconds> <run_id>`). With the data it is lost, and then it starts anew; so it does in another run, for a
+//! replica that was promoted or a server that was restarted with its data may lack the last claims.
 
 use std::time::Duration;
 
@@ -56,10 +57,13 @@ end
 /// or what stands and the time.
 const CLAIM: &str = r"
 if stored then return {stored, now} end
-local since = tonumber(redis.call('GET', KEYS[2]) or '')
-if not since then
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and info:match('run_id:(%x+)')
+local since, before = (redis.call('GET', KEYS[2]) or ''):match('^(%d+) (%x+)$')
+since = tonumber(since)
+if not since or not run or before ~= run then
   since = now
-  redis.call('SET', KEYS[2], string.format('%.0f', now))
+  redis.call('SET', KEYS[2], string.format('%.0f %s', now, run or ''))
 end
 redis.call('SET', KEYS[1], claimed(ARGV[1], ARGV[2], tonumber(ARGV[3])), 'PX', ARGV[4])
 return math.max(now - since, 0)
