@@ -148,6 +148,14 @@ impl Timer {
     }
 }
 
+/// Waits until `time`; for ever where there is none. For what is rarely set: a timer of the runtime.
+pub(crate) async fn at_or_never(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The future's outcome, or nothing where `at` comes first. Where both are there, the outcome wins.
 pub(crate) async fn until<F: Future>(timers: &Timers, at: Instant, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);

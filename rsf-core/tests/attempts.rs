@@ -12,24 +12,16 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rsf_core::context::Context;
 use rsf_core::error::AttemptLog;
 use rsf_core::message::Response;
 use rsf_core::outcome::Reason;
 use rsf_core::server::Provider;
 use rsf_core::status::{Code, Status};
-use support::{ECHO, Echo, Fleet, Kind, Peer, note, number};
+use support::{ECHO, Echo, Fleet, Kind, Peer, note, number, previous};
 use tokio::time::Instant;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-/// The number of attempts before the one that is being handled.
-fn previous() -> u32 {
-    let context = Context::current().unwrap();
-    let previous = context.metadata().get("grpc-previous-rpc-attempts");
-    previous.map_or(0, |number| number.parse().unwrap())
 }
 
 /// Fails as `status` says until so many attempts went before, then answers with that number.
@@ -54,16 +46,6 @@ fn answering_after<const N: usize>(times: [u64; N]) -> Arc<Echo> {
     })
 }
 
-/// Publishes what policy says of retries, and waits until it holds.
-async fn retries(fleet: &Fleet, peer: &Peer, revision: u64, document: &str) {
-    fleet.service_policy(revision, document);
-    peer.governed(|policy| {
-        let fleet_origin = format!("service/{ECHO}@{revision}");
-        policy.origins.values().any(|origin| **origin == *fleet_origin)
-    })
-    .await;
-}
-
 async fn attempts_of(peer: &Peer) -> usize {
     peer.get(note("")).await.unwrap_err().attempts().len()
 }
@@ -78,7 +60,7 @@ async fn policy_says_how_often() {
     assert_eq!(attempts_of(&peer).await, 3);
     for (revision, attempts) in [(1, 1), (2, 5)] {
         let document = format!(r#"{{"call":{{"retry":{{"attempts":{attempts}}}}}}}"#);
-        retries(&fleet, &peer, revision, &document).await;
+        fleet.govern(&peer, revision, &document).await;
         assert_eq!(attempts_of(&peer).await, attempts);
     }
 }
@@ -90,21 +72,17 @@ async fn policy_says_after_which_outcomes() {
     let peer = fleet.consumer();
     assert_eq!(attempts_of(&peer).await, 3);
     let others = r#"{"call":{"retry":{"reasons":["attempt_timeout","connection_lost","queue_full"]}}}"#;
-    retries(&fleet, &peer, 1, others).await;
+    fleet.govern(&peer, 1, others).await;
     assert_eq!(attempts_of(&peer).await, 1);
-    retries(
-        &fleet,
-        &peer,
-        2,
-        r#"{"call":{"retry":{"reasons":["unavailable"]}}}"#,
-    )
-    .await;
+    fleet
+        .govern(&peer, 2, r#"{"call":{"retry":{"reasons":["unavailable"]}}}"#)
+        .await;
     assert_eq!(attempts_of(&peer).await, 3);
     // Refused by a threshold, not even a method that never ran is attempted again where policy says so.
     let full = r#""provider":{"concurrency":{"Get":0,"Put":0}}"#;
     for (revision, reasons, attempts) in [(3, r#"["provider_limit"]"#, 3), (4, "[]", 1)] {
         let document = format!(r#"{{"call":{{"retry":{{"reasons":{reasons}}}}},{full}}}"#);
-        retries(&fleet, &peer, revision, &document).await;
+        fleet.govern(&peer, revision, &document).await;
         let error = peer.put(note("")).await.unwrap_err();
         let found = (error.reason(), error.attempts().len());
         assert_eq!(found, (Reason::ProviderLimit, attempts));
@@ -126,7 +104,7 @@ async fn policy_says_when_an_attempt_took_too_long() {
     for (revision, limit, winner, took) in [(1, "null", 0, 300), (2, "100", 1, 100), (3, "200", 1, 200)] {
         let document =
             format!(r#"{{"call":{{"attempt_timeout_ms":{limit},"retry":{{"backoff_ms":{revision}}}}}}}"#);
-        retries(&fleet, &peer, revision, &document).await;
+        fleet.govern(&peer, revision, &document).await;
         let begun = Instant::now();
         assert_eq!(peer.get(note("")).await.unwrap().into_inner().number, winner);
         let found = begun.elapsed();
@@ -146,7 +124,7 @@ async fn policy_says_how_long_to_pause() {
             r#"{{"call":{{"timeout_ms":60000,"node_breaker":{{"enabled":false}},
                 "retry":{{"backoff_ms":{backoff},"max_backoff_ms":{most},"budget_per_second":1000}}}}}}"#
         );
-        retries(&fleet, &peer, revision, &document).await;
+        fleet.govern(&peer, revision, &document).await;
         let begun = Instant::now();
         for _ in 0..30 {
             assert_eq!(attempts_of(&peer).await, 3);
@@ -175,7 +153,7 @@ async fn policy_says_how_many_retries_there_may_be() {
     {
         let budget = format!(r#""budget_percent":{percent},"budget_per_second":{per_second}"#);
         let document = format!(r#"{{"call":{{"retry":{{"backoff_ms":0,{budget}}}}}}}"#);
-        retries(&fleet, &peer, revision, &document).await;
+        fleet.govern(&peer, revision, &document).await;
         for _ in 0..100 {
             peer.get(note("")).await.unwrap_err();
         }
@@ -253,13 +231,13 @@ async fn instances_are_tried_in_rounds() {
     let _nodes = echoes.clone().map(|echo| fleet.provide(echo));
     let peer = fleet.consumer();
     peer.connected(2).await;
-    retries(
-        &fleet,
-        &peer,
-        1,
-        r#"{"call":{"retry":{"attempts":4},"node_breaker":{"enabled":false}}}"#,
-    )
-    .await;
+    fleet
+        .govern(
+            &peer,
+            1,
+            r#"{"call":{"retry":{"attempts":4},"node_breaker":{"enabled":false}}}"#,
+        )
+        .await;
     for round in 1..=10 {
         assert_eq!(attempts_of(&peer).await, 4);
         for echo in &echoes {
@@ -320,7 +298,9 @@ async fn a_final_answer_is_told_rather_than_a_further_failure() {
     let _nodes = [fleet.provide(echo.clone()), fleet.provide(echo.clone())];
     let peer = fleet.consumer();
     peer.connected(2).await;
-    retries(&fleet, &peer, 1, r#"{"call":{"retry":{"hedge_delay_ms":50}}}"#).await;
+    fleet
+        .govern(&peer, 1, r#"{"call":{"retry":{"hedge_delay_ms":50}}}"#)
+        .await;
     let error = peer.get(note("")).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
     assert_eq!(echo.counts().began, 2, "nothing starts after an answer");

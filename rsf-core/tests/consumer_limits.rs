@@ -43,16 +43,7 @@ impl Rig {
     async fn limit(&mut self, limit: &str) {
         self.revision += 1;
         let document = format!(r#"{{"call":{{"timeout_ms":60000,"limit":{{{limit}}}}}}}"#);
-        self.fleet.service_policy(self.revision, &document);
-        let revision = format!("@{}", self.revision);
-        self.peer
-            .governed(|policy| {
-                policy
-                    .origins
-                    .get("timeout_ms")
-                    .is_some_and(|origin| origin.ends_with(&revision))
-            })
-            .await;
+        self.fleet.govern(&self.peer, self.revision, &document).await;
     }
 
     /// So many calls at once: how many were done and how many refused.

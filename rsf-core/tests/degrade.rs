@@ -50,16 +50,7 @@ impl Rig {
         let document = format!(
             r#"{{"call":{{"timeout_ms":500,"retry":{{"attempts":1}},"node_breaker":{{"enabled":false}},{call}}}}}"#
         );
-        self.fleet.service_policy(self.revision, &document);
-        let revision = format!("@{}", self.revision);
-        self.peer
-            .governed(|policy| {
-                policy
-                    .origins
-                    .get("timeout_ms")
-                    .is_some_and(|origin| origin.ends_with(&revision))
-            })
-            .await;
+        self.fleet.govern(&self.peer, self.revision, &document).await;
     }
 
     async fn degrade(&mut self, degrade: &str) {

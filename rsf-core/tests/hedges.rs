@@ -11,21 +11,13 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rsf_core::context::Context;
 use rsf_core::error::AttemptLog;
 use rsf_core::message::{Request, Response};
-use support::{ECHO, Echo, Fleet, Note, Peer, note, number};
+use support::{Echo, Fleet, Note, Peer, note, number, previous};
 use tokio::time::Instant;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-/// The number of attempts before the one that is being handled.
-fn previous() -> u32 {
-    let context = Context::current().unwrap();
-    let previous = context.metadata().get("grpc-previous-rpc-attempts");
-    previous.map_or(0, |number| number.parse().unwrap())
 }
 
 /// Answers the attempts after these times, with their number.
@@ -37,16 +29,6 @@ fn answering_after<const N: usize>(times: [u64; N]) -> Arc<Echo> {
     })
 }
 
-/// Publishes what policy says of retries, and waits until it holds.
-async fn retries(fleet: &Fleet, peer: &Peer, revision: u64, document: &str) {
-    fleet.service_policy(revision, document);
-    peer.governed(|policy| {
-        let fleet_origin = format!("service/{ECHO}@{revision}");
-        policy.origins.values().any(|origin| **origin == *fleet_origin)
-    })
-    .await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_hedge_goes_out_beside_a_slow_attempt_and_the_loser_is_cancelled() {
     let fleet = Fleet::in_test();
@@ -56,7 +38,7 @@ async fn a_hedge_goes_out_beside_a_slow_attempt_and_the_loser_is_cancelled() {
     peer.connected(2).await;
     for (revision, delay) in [(1, 100), (2, 50)] {
         let document = format!(r#"{{"call":{{"retry":{{"hedge_delay_ms":{delay}}}}}}}"#);
-        retries(&fleet, &peer, revision, &document).await;
+        fleet.govern(&peer, revision, &document).await;
         let begun = Instant::now();
         let log = AttemptLog::default();
         let reply = peer.get(note("")).log_attempts(&log).await.unwrap();
@@ -101,7 +83,7 @@ async fn only_what_may_run_twice_is_hedged_and_only_with_credit() {
             r#"{{"call":{{"retry":{{"hedge_delay_ms":10,"budget_percent":0,"budget_per_second":{credit}}}}}}}"#
         )
     };
-    retries(&fleet, &peer, 1, &document(1)).await;
+    fleet.govern(&peer, 1, &document(1)).await;
     peer.put(note("")).await.unwrap();
     assert_eq!(echo.counts().began, 1, "a Put runs once");
     for _ in 0..20 {
@@ -135,7 +117,7 @@ async fn hedges_wait_for_a_percentile_of_the_latest_answers() {
             r#"{{"call":{{"retry":{{"hedge_percentile":{percentile},"hedge_delay_ms":200,"budget_per_second":1000}}}}}}"#
         )
     };
-    retries(&fleet, &peer, 1, &percentile("90")).await;
+    fleet.govern(&peer, 1, &percentile("90")).await;
     // Too few are known: the fixed delay holds.
     let (winner, after) = took(900).await;
     assert_eq!(winner, 1);
@@ -146,7 +128,7 @@ async fn hedges_wait_for_a_percentile_of_the_latest_answers() {
     let (winner, after) = took(900).await;
     assert_eq!(winner, 1);
     assert!((40..=46).contains(&after), "{after} ms, and 90 % took 40 ms");
-    retries(&fleet, &peer, 2, &percentile("96")).await;
+    fleet.govern(&peer, 2, &percentile("96")).await;
     // What the snapshot before knew still counts.
     let (winner, after) = took(900).await;
     assert_eq!(winner, 1);
@@ -168,7 +150,7 @@ async fn a_slow_first_attempt_beside_its_hedge_still_wins_and_still_times_out_on
     peer.connected(2).await;
     let document = r#"{"call":{"attempt_timeout_ms":300,"retry":{"attempts":2,"hedge_delay_ms":50},
         "node_breaker":{"consecutive_failures":1}}}"#;
-    retries(&fleet, &peer, 1, document).await;
+    fleet.govern(&peer, 1, document).await;
     let log = AttemptLog::default();
     let reply = peer.get(note("")).log_attempts(&log).await.unwrap();
     assert_eq!(reply.into_inner().number, 0);
@@ -209,7 +191,7 @@ async fn an_instance_that_hedges_cover_for_is_left_alone_all_the_same() {
         let peer = fleet.consumer();
         peer.connected(10).await;
         let document = r#"{"call":{"retry":{"hedge_delay_ms":20,"budget_per_second":1000}}}"#;
-        retries(&fleet, &peer, 1, document).await;
+        fleet.govern(&peer, 1, document).await;
         calls_to(&ill, &peer).await;
         let (to_ill, calls) = calls_to(&ill, &peer).await;
         assert!(calls > 700 && to_ill * 100 < calls, "{to_ill} of {calls}");
@@ -226,7 +208,7 @@ async fn silence_beside_a_much_faster_answer_counts_as_a_timeout() {
     peer.connected(2).await;
     let document = r#"{"call":{"retry":{"hedge_delay_ms":150,"budget_per_second":1000},
         "node_breaker":{"consecutive_timeouts":2}}}"#;
-    retries(&fleet, &peer, 1, document).await;
+    fleet.govern(&peer, 1, document).await;
     let breaker = || {
         let view = peer.channel.view();
         let mut instances = view.instances.iter();

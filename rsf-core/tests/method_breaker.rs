@@ -70,21 +70,10 @@ impl Rig {
 
     async fn govern(&mut self, call: &str) {
         self.revision += 1;
-        self.fleet.service_policy(
-            self.revision,
-            &format!(
-                r#"{{"call":{{"timeout_ms":1000,"retry":{{"attempts":1}},"node_breaker":{{"enabled":false}},{call}}}}}"#
-            ),
+        let document = format!(
+            r#"{{"call":{{"timeout_ms":1000,"retry":{{"attempts":1}},"node_breaker":{{"enabled":false}},{call}}}}}"#
         );
-        let revision = format!("@{}", self.revision);
-        self.peer
-            .governed(|policy| {
-                policy
-                    .origins
-                    .get("timeout_ms")
-                    .is_some_and(|origin| origin.ends_with(&revision))
-            })
-            .await;
+        self.fleet.govern(&self.peer, self.revision, &document).await;
     }
 
     async fn get(&self, text: &str) -> Result<(), RpcError> {
@@ -390,19 +379,9 @@ async fn codes_change_live() {
 #[tokio::test(start_paused = true)]
 async fn methods_break_by_themselves() {
     let rig = Rig::with(r#""enabled":true,"min_calls":4"#).await;
-    rig.fleet.service_policy(
-        2,
-        r#"{"call":{"retry":{"attempts":1},"method_breaker":{"enabled":true,"min_calls":4}},
-            "methods":{"Put":{"method_breaker":{"enabled":false}}}}"#,
-    );
-    rig.peer
-        .governed(|policy| {
-            policy
-                .origins
-                .get("retry.attempts")
-                .is_some_and(|origin| origin.ends_with("@2"))
-        })
-        .await;
+    let document = r#"{"call":{"retry":{"attempts":1},"method_breaker":{"enabled":true,"min_calls":4}},
+            "methods":{"Put":{"method_breaker":{"enabled":false}}}}"#;
+    rig.fleet.govern(&rig.peer, 2, document).await;
     for _ in 0..10 {
         let _ = rig.peer.put(Note::clone(&note("fail"))).await;
     }

@@ -82,16 +82,7 @@ impl Rig {
     async fn govern(&mut self, call: &str) {
         self.revision += 1;
         let document = format!(r#"{{"call":{{"timeout_ms":300,"retry":{{"attempts":1}},{call}}}}}"#);
-        self.fleet.service_policy(self.revision, &document);
-        let revision = format!("@{}", self.revision);
-        self.peer
-            .governed(|policy| {
-                policy
-                    .origins
-                    .get("timeout_ms")
-                    .is_some_and(|origin| origin.ends_with(&revision))
-            })
-            .await;
+        self.fleet.govern(&self.peer, self.revision, &document).await;
     }
 
     fn set(&self, place: usize, health: u32) {
@@ -217,16 +208,7 @@ async fn busy_instances_stay_unless_policy_says_otherwise() {
         let document = format!(
             r#"{{"call":{{"timeout_ms":300,"retry":{{"attempts":1}},"node_breaker":{{{rules}}}}},{busy}}}"#
         );
-        rig.fleet.service_policy(rig.revision, &document);
-        let revision = format!("@{}", rig.revision);
-        rig.peer
-            .governed(|policy| {
-                policy
-                    .origins
-                    .get("timeout_ms")
-                    .is_some_and(|origin| origin.ends_with(&revision))
-            })
-            .await;
+        rig.fleet.govern(&rig.peer, rig.revision, &document).await;
     };
     publish(&mut rig, "").await;
     rig.failures_until(|rig| counted(&rig.peer.registry, "rsf_call_errors_total", "provider_limit") == 100)

@@ -13,24 +13,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use rsf_core::context::Context;
 use rsf_core::error::RpcError;
 use rsf_core::message::Response;
 use rsf_core::outcome::{Reason, Retry, TABLE};
 use rsf_core::status::{Code, Status};
 use rsf_core::wire::{ConnectError, Connection, Target, Wire};
-use support::{Echo, Fleet, Peer, counted, eventually, note};
+use support::{Echo, Fleet, Peer, counted, eventually, note, previous};
 use tokio::time::Instant;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-/// The number of attempts before the one that is being handled.
-fn previous() -> u32 {
-    let context = Context::current().unwrap();
-    let previous = context.metadata().get("grpc-previous-rpc-attempts");
-    previous.map_or(0, |number| number.parse().unwrap())
 }
 
 fn unavailable() -> Arc<Echo> {

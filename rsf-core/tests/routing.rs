@@ -63,15 +63,8 @@ async fn rules(fleet: &Fleet, peer: &Peer, revision: u64, rules: Value) {
 }
 
 async fn routing(fleet: &Fleet, peer: &Peer, revision: u64, routing: Value) {
-    fleet.service_policy(revision, &json!({"call": {"routing": routing}}).to_string());
-    let origin = format!("service/{ECHO}@{revision}");
-    peer.governed(|policy| {
-        policy
-            .origins
-            .get("routing.rules")
-            .is_some_and(|by| **by == *origin)
-    })
-    .await;
+    let document = json!({"call": {"routing": routing}});
+    fleet.govern(peer, revision, &document.to_string()).await;
 }
 
 async fn answer(peer: &Peer, message: Note) -> Result<String, RpcError> {

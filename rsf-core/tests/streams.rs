@@ -239,8 +239,7 @@ async fn graceful_ends_fail_no_tonic_call() {
         eventually("calls go on", || done.load(Ordering::Relaxed) > seen + 100).await;
         let node = &mut nodes[round % 3];
         // It says GOAWAY without a word to the directory: consumers learn of it by their calls.
-        node.drain();
-        sleep(Duration::from_millis(100)).await;
+        node.drained().await;
         node.restart();
     }
     stop.store(true, Ordering::Relaxed);

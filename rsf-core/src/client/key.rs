@@ -12,6 +12,16 @@ pub(crate) fn hash(key: &[u8]) -> u64 {
     hash ^ (hash >> 33)
 }
 
+/// What SplitMix64 steps by.
+pub(crate) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// SplitMix64's finalizer: spreads what differs in a few bits over all of them.
+pub(crate) fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

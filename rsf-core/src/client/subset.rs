@@ -10,7 +10,7 @@
 
 use super::Shared;
 use super::balance::Member;
-use super::key::hash;
+use super::key::{STEP, hash, mix};
 use crate::control::Instance;
 use crate::policy::ConnectionsRules;
 
@@ -77,7 +77,7 @@ struct Chosen {
 impl Candidate {
     fn new(seed: u64, place: usize, id: &str, weight: u32, own_zone: bool) -> Candidate {
         let weight = f64::from(weight.max(1));
-        let drawn = mix(seed, hash(id.as_bytes()));
+        let drawn = mix_both(seed, hash(id.as_bytes()));
         // 53 bits, over 0 and at most 1.
         let uniform = ((drawn >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
         Candidate {
@@ -89,14 +89,9 @@ impl Candidate {
     }
 }
 
-/// One number of two: SplitMix64's finalizer, once for each.
-fn mix(seed: u64, instance: u64) -> u64 {
-    let finish = |mut z: u64| {
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    finish(finish(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ instance)
+/// One number of two.
+fn mix_both(seed: u64, instance: u64) -> u64 {
+    mix(mix(seed.wrapping_add(STEP)) ^ instance)
 }
 
 /// The first `most` of each part, in the order of their places.

@@ -176,6 +176,13 @@ impl Echo {
     }
 }
 
+/// The number of attempts before the one that is being handled.
+pub fn previous() -> u32 {
+    let context = rsf_core::context::Context::current().unwrap();
+    let previous = context.metadata().get("grpc-previous-rpc-attempts");
+    previous.map_or(0, |number| number.parse().unwrap())
+}
+
 impl Seen {
     pub fn now(&self) -> Counts {
         *self.counts.borrow()

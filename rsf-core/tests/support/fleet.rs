@@ -16,6 +16,7 @@ use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
 use rsf_core::wire::in_process::{Bound, InProcessWire};
 use rsf_core::wire::{Dispatch, Wire};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{ECHO, GET, Note, PUT, SOON, descriptor, eventually};
@@ -203,6 +204,12 @@ impl Fleet {
         self.policy(&format!("service/{ECHO}"), revision, document);
     }
 
+    /// Publishes a policy of the echo service that sets something for `Get`, and waits until `peer` goes by it.
+    pub async fn govern(&self, peer: &Peer, revision: u64, document: &str) {
+        self.service_policy(revision, document);
+        peer.governed_by(revision).await;
+    }
+
     pub fn acknowledged(&self, scope: &str) -> Option<(u64, Option<String>)> {
         self.control.acknowledged(&scope.parse().unwrap())
     }
@@ -234,6 +241,13 @@ impl Peer {
         eventually("all instances are connected", all).await;
     }
 
+    /// Waits until `Get` is governed by that revision of the echo service's policy.
+    pub async fn governed_by(&self, revision: u64) {
+        let origin = format!("service/{ECHO}@{revision}");
+        self.governed(|policy| policy.origins.values().any(|by| **by == *origin))
+            .await;
+    }
+
     /// Waits until the policy of `Get` is as wanted.
     pub async fn governed(&self, wanted: impl Fn(&rsf_core::policy::MethodPolicy) -> bool) {
         let governed = || self.channel.view().policies.get("Get").is_some_and(&wanted);
@@ -256,6 +270,8 @@ enum Running {
     InProcess(Bound),
     Http2 {
         drain: CancellationToken,
+        /// Ends when it has drained.
+        serving: JoinHandle<()>,
         runtime: Option<tokio::runtime::Runtime>,
     },
 }
@@ -288,6 +304,16 @@ impl Node {
             Running::InProcess(bound) => bound.drain(),
             Running::Http2 { drain, .. } => drain.cancel(),
         }
+    }
+
+    /// Graceful end over HTTP/2; returns when the last call has ended.
+    pub async fn drained(&mut self) {
+        self.drain();
+        let Some(Running::Http2 { serving, .. }) = &mut self.running else {
+            panic!("only a server over HTTP/2 says when it has drained");
+        };
+        let ended = tokio::time::timeout(SOON, serving).await;
+        ended.expect("its calls end in time").unwrap();
     }
 
     /// Comes back at the same address.
@@ -340,7 +366,7 @@ impl Listening {
             .unwrap();
         let drain = CancellationToken::new();
         let stop = drain.clone();
-        runtime.spawn(async move {
+        let serving = runtime.spawn(async move {
             let listener = TcpListener::from_std(self.socket).unwrap();
             let options = ServerOptions::default();
             match kind {
@@ -353,6 +379,7 @@ impl Listening {
         });
         Running::Http2 {
             drain,
+            serving,
             runtime: Some(runtime),
         }
     }

@@ -13,7 +13,7 @@ mod fleet;
 
 use std::time::Duration;
 
-pub use echo::{Counts, ECHO, Echo, GET, Note, PUT, Seen, descriptor, note, number};
+pub use echo::{Counts, ECHO, Echo, GET, Note, PUT, Seen, descriptor, note, number, previous};
 pub use fleet::{Fleet, Kind, Node, Peer};
 
 /// How long a test waits for something that must happen.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Member, Tier, tier};
 use crate::client::endpoint::Endpoint;
-use crate::client::key::hash;
+use crate::client::key::{STEP, hash, mix};
 
 /// Points of a member of average weight in a short list; they spread the keys to within some percent.
 const POINTS: usize = 160;
@@ -91,10 +91,7 @@ impl Ring {
     }
 }
 
-/// A point of its own for each number (SplitMix64's finalizer).
+/// A point of its own for each number.
 fn mixed(own: u64, number: u64) -> u64 {
-    let mut point = own.wrapping_add((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    point = (point ^ (point >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    point = (point ^ (point >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    point ^ (point >> 31)
+    mix(own.wrapping_add((number + 1).wrapping_mul(STEP)))
 }

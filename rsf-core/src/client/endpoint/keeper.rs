@@ -5,7 +5,6 @@
 //! A connection is never closed under a call: the endpoint forgets it, the calls on it hold it, and the last one that
 //! ends closes it.
 
-use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Endpoint, Place, effort};
 use crate::policy::ConnectionsRules;
+use crate::timer::at_or_never;
 use crate::wire::{ConnectError, Connection, ConnectionState, Keepalive, Target};
 
 /// First pause after a failed attempt to connect; it doubles with each further one, with ±20 % jitter.
@@ -155,13 +155,13 @@ impl Keeper {
             }
             tokio::select! {
                 ended = ended(&mut state) => return Some(ended),
-                () = until(look) => {
+                () = at_or_never(look) => {
                     let held = self.endpoint.upgrade()?;
                     if idle.is_over(&held) {
                         return Some(Ended::Idle);
                     }
                 }
-                () = until(replace_at) => {
+                () = at_or_never(replace_at) => {
                     replace_at = None;
                     if let Ok((connection, made_for)) = self.connect().await? {
                         (state, target) = (connection.state(), made_for);
@@ -257,11 +257,4 @@ async fn ended(state: &mut watch::Receiver<ConnectionState>) -> Ended {
 /// A random part of a time.
 fn part_of(time: Duration) -> Duration {
     time.mul_f64(fastrand::f64())
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
-    }
 }

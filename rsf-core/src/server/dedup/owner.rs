@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::outcome::{encode, encode_unknown, unknown};
 use super::store::{Claimed, Entry, Held};
@@ -17,6 +17,7 @@ use crate::message::Response;
 use crate::outcome::Reason;
 use crate::policy::StoreDown;
 use crate::status::Status;
+use crate::timer::at_or_never;
 use crate::wire::Frame;
 
 /// How long the handler of a call without a deadline may take, `provider.dedup.finish_ms` apart: nobody else would end it.
@@ -135,7 +136,7 @@ impl Once {
                 biased;
                 result = inner.call(call) => Some(result),
                 never = self.renew(&taken) => match never {},
-                () = until(last) => None,
+                () = at_or_never(last) => None,
             }
         };
         let outcome = match &result {
@@ -184,12 +185,5 @@ impl Once {
             }
         }
         std::future::pending().await
-    }
-}
-
-async fn until(end: Option<Instant>) {
-    match end {
-        Some(end) => sleep_until(end).await,
-        None => std::future::pending().await,
     }
 }
