@@ -189,7 +189,7 @@ impl Attempt {
                         metadata: reply.metadata,
                     })
                 }
-                Err(status) => Err(answered(status).with_headers(&reply.metadata)),
+                Err(status) => Err(answered(status, now >= self.deadline).with_headers(&reply.metadata)),
             },
             Err(error) => Err(unanswered(error)),
         };
@@ -327,14 +327,17 @@ pub(super) fn settle(
     })
 }
 
-/// What a status that came back means: RSF's reason where the provider named it, else gRPC's conventions.
-pub(super) fn answered(status: Status) -> RpcError {
+/// What a status that came back means: RSF's reason where the provider named it, else gRPC's conventions. `overdue` tells
+/// whether the call's time was over by then.
+pub(super) fn answered(status: Status, overdue: bool) -> RpcError {
     let named = status.metadata().get(REASON).and_then(Reason::from_name);
     let reason = named.unwrap_or(match status.code() {
         // A replay is the handler's own word: it stays the same, and the instance that passes it on is well.
         _ if status.metadata().get(REPLAYED).is_some() => Reason::Handler,
         Code::Unavailable => Reason::Unavailable,
         Code::Unimplemented => Reason::Unimplemented,
+        // A peer that only knows gRPC watches the same clock, and may look at it a moment before this side does.
+        Code::DeadlineExceeded if overdue => Reason::Deadline,
         _ => Reason::Handler,
     });
     // Only a provider that names its reason promises that; a bare code may be the handler's own.

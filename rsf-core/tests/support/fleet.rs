@@ -313,7 +313,8 @@ impl Node {
             panic!("only a server over HTTP/2 says when it has drained");
         };
         let ended = tokio::time::timeout(SOON, serving).await;
-        ended.expect("its calls end in time").unwrap();
+        assert!(ended.is_ok(), "its calls end in time");
+        ended.unwrap().unwrap();
     }
 
     /// Comes back at the same address.

@@ -13,7 +13,6 @@ use crate::client::attempt::{self, FAIR_TIME};
 use crate::client::balance::Observed;
 use crate::client::breaker::{Admission, Failure, Standing};
 use crate::client::endpoint::{Endpoint, PendingPlace};
-use crate::error::RpcError;
 use crate::status::Status;
 use crate::wire::status_header::{from_http, read_status};
 
@@ -57,9 +56,9 @@ impl Pass {
             None if ok => return true,
             None => {
                 let status = Status::new(from_http(response.status()), "");
-                self.ends(Some(attempt::answered(status)));
+                self.ends(Some(status));
             }
-            Some(status) => self.ends(status.map(attempt::answered)),
+            Some(status) => self.ends(status),
         }
         false
     }
@@ -73,9 +72,11 @@ impl Pass {
     }
 
     /// The status is there; it goes by the outcome table like that of every call.
-    fn ends(&mut self, error: Option<RpcError>) {
+    fn ends(&mut self, status: Option<Status>) {
         self.answered = true;
         let now = Instant::now();
+        let overdue = self.deadline.is_some_and(|end| now >= end);
+        let error = status.map(|status| attempt::answered(status, overdue));
         if self.admission.is_settled() {
             // A trial that had begun well.
             self.admission = self.endpoint.breaker.admit(now);
@@ -162,9 +163,7 @@ impl Body for Incoming {
             Some(Ok(frame)) => match frame.trailers_ref() {
                 None => this.pass.goes_on(),
                 // Without a status it is no gRPC; the client says so.
-                Some(trailers) => this
-                    .pass
-                    .ends(read_status(trailers).flatten().map(attempt::answered)),
+                Some(trailers) => this.pass.ends(read_status(trailers).flatten()),
             },
             // The connection broke, or the peer reset the stream.
             Some(Err(_)) => this.pass.failed(),
