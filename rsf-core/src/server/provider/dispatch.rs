@@ -1,0 +1,191 @@
+//! What a wire hands in: unary calls to the stack, everything else to tonic's services behind the same checks.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::Provider;
+use crate::context::Context;
+use crate::error::framework_status;
+use crate::identity::Peer;
+use crate::metadata::Metadata;
+use crate::method::service_key;
+use crate::outcome::Reason;
+use crate::server::admission::check_target;
+use crate::server::authorize::prove;
+use crate::server::beside::{BESIDE, ending_with};
+use crate::server::limits::Places;
+use crate::server::shard::check_meant;
+use crate::server::stack::{InboundCall, Stage};
+use crate::status::Status;
+use crate::wire::headers::{CALLER, GRPC, TARGET, TOKEN, without_reason};
+use crate::wire::status_header::write_status;
+use crate::wire::{BodyPlace, Dispatch, InboundReply, InboundRequest};
+
+impl Dispatch for Provider {
+    fn method(&self, path: &str, implementation: &str) -> Option<usize> {
+        let (_, place) = self
+            .paths
+            .get(path)?
+            .iter()
+            .find(|(name, _)| name == implementation)?;
+        Some(*place)
+    }
+
+    fn utilization(&self) -> Option<f32> {
+        Some(self.load.utilization(&self.pool))
+    }
+
+    fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
+        self.drain.arrived();
+        let Some(method) = self.methods.get(method).cloned() else {
+            let status = framework_status(Reason::Unimplemented, "no such method number");
+            return Box::pin(std::future::ready(InboundReply {
+                result: Err(status),
+                metadata: Metadata::new(),
+            }));
+        };
+        let deadline = request
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let context = Context::new(deadline, request.metadata);
+        let context = Arc::new(context.capped(method.limits.max_priority()));
+        let stack = self.stack.clone();
+        Box::pin(async move {
+            match stack
+                .call(InboundCall {
+                    method,
+                    message: request.message,
+                    context,
+                    peer: request.peer,
+                    places: Places::default(),
+                })
+                .await
+            {
+                Ok(response) => {
+                    let (frame, metadata) = response.into_parts();
+                    InboundReply {
+                        result: Ok(frame),
+                        metadata,
+                    }
+                }
+                Err(status) => InboundReply {
+                    result: Err(status),
+                    metadata: Metadata::new(),
+                },
+            }
+        })
+    }
+
+    fn hold_body(&self, place: &mut Option<BodyPlace>, bytes: usize) -> Result<(), Status> {
+        let place = place.get_or_insert_with(|| self.bodies.place());
+        place.grow(bytes).map_err(|held| {
+            let problem = format!(
+                "{bytes} bytes of a request come while {held} bytes of others are held in this instance (policy \
+                 provider.body_budget_mib): ask another instance, add instances, or raise it"
+            );
+            framework_status(Reason::ProviderLimit, problem)
+        })
+    }
+
+    fn http(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> BoxFuture<'static, http::Response<tonic::body::Body>> {
+        let path = request.uri().path();
+        let service = path.split('/').nth(1).unwrap_or_default();
+        if !BESIDE.contains(&service) && !self.tonic_services.contains(&service) {
+            let implementation = crate::wire::headers::implementation(request.headers());
+            let status = framework_status(Reason::Unimplemented, self.unknown(path, implementation));
+            return Box::pin(std::future::ready(refusal(&status)));
+        }
+        let target = request
+            .headers()
+            .get(TARGET)
+            .and_then(|target| target.to_str().ok());
+        let admitted = check_target(self.identity.as_deref(), target);
+        let mut request = request;
+        let admitted = admitted
+            .and_then(|()| self.check_tonic(&mut request))
+            // Behind authorization, because it says where the instance is.
+            .and_then(|()| check_meant(&self.place, Some(request.headers())));
+        if let Err(status) = admitted {
+            return Box::pin(std::future::ready(refusal(&status)));
+        }
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let end = BESIDE.contains(&service).then(|| self.end.clone());
+        if end.is_none() {
+            self.drain.arrived();
+        }
+        let limits = self.hosted.get(service).cloned();
+        let pool = self.pool.clone();
+        let mut routes = self.tonic.clone();
+        Box::pin(async move {
+            // Until the handler has answered: what it streams then may go on for days.
+            let mut places = match &limits {
+                None => Places::default(),
+                Some(limits) => {
+                    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+                    match limits.enter(method, &pool, request.headers()).await {
+                        Ok(places) => places,
+                        Err(status) => return refusal(&status),
+                    }
+                }
+            };
+            let answered = tower::Service::call(&mut routes, request).await;
+            places.finished();
+            match answered {
+                Ok(response) => match end {
+                    Some(end) => ending_with(&end, response),
+                    None => without_reason(response),
+                },
+                Err(never) => match never {},
+            }
+        })
+    }
+}
+
+impl Provider {
+    /// Authorization of a call to a hosted tonic service; what RSF answers itself is open. A token goes no further.
+    fn check_tonic(&self, request: &mut http::Request<tonic::body::Body>) -> Result<(), Status> {
+        let mut path = request.uri().path().split('/').skip(1);
+        let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+        let Some(door) = self.tonic_doors.iter().find(|door| door.service() == service) else {
+            return Ok(());
+        };
+        let headers = request.headers();
+        let caller = headers.get(CALLER).and_then(|caller| caller.to_str().ok());
+        let peer = request.extensions().get::<Peer>();
+        let proven = prove(headers.get(TOKEN), caller, peer, self.verifier.as_deref());
+        let proven = proven.inspect_err(|_| door.unauthenticated.inc())?;
+        door.check(proven.as_deref().or(caller), proven.is_some(), method)?;
+        request.headers_mut().remove(TOKEN);
+        Ok(())
+    }
+
+    fn unknown(&self, path: &str, implementation: &str) -> String {
+        let names: Vec<_> = self
+            .services()
+            .iter()
+            .map(|s| service_key(&s.name, &s.implementation))
+            .collect();
+        let asked = if implementation.is_empty() {
+            String::new()
+        } else {
+            format!(" of implementation `{implementation}`")
+        };
+        format!(
+            "no method {path}{asked} here; this instance provides {}",
+            names.join(", ")
+        )
+    }
+}
+
+/// A trailers-only answer.
+fn refusal(status: &Status) -> http::Response<tonic::body::Body> {
+    let mut response = http::Response::new(tonic::body::Body::empty());
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+    write_status(status, response.headers_mut());
+    response
+}
