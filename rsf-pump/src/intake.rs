@@ -94,6 +94,7 @@ impl Source {
         loop {
             self.begin();
             let step = tokio::select! {
+                biased;
                 answer = poll(&mut self.reading) => return self.answered(answer),
                 answer = poll(&mut self.sweeping) => return self.answered(answer),
                 step = self.hints.next() => step,

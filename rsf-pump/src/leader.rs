@@ -83,6 +83,7 @@ impl Leader {
                 },
                 Phase::TakingOver(term, work) => {
                     let taken = tokio::select! {
+                        biased;
                         () = term.lost.cancelled() => {
                             let epoch = term.epoch;
                             self.phase = Phase::Resting(Instant::now());

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rsf_registry::world;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -27,7 +28,7 @@ impl StateFile {
     /// Reads the file. A missing one is an empty state; a damaged one is reported and ignored.
     pub(crate) async fn open(path: Option<PathBuf>) -> StateFile {
         let from = path.clone();
-        let read = tokio::task::spawn_blocking(move || from.as_deref().map(read)).await;
+        let read = world::blocking(move || from.as_deref().map(read)).await;
         let state = match read {
             Ok(None) => State::default(),
             Ok(Some(Ok(state))) => state,
@@ -81,7 +82,7 @@ impl StateFile {
     /// A state that cannot be saved is reported, and the pump goes on: the directory and the clock still order epochs.
     async fn save(&self, state: State) {
         let Some(path) = self.path.clone() else { return };
-        let written = tokio::task::spawn_blocking(move || {
+        let written = world::blocking(move || {
             write(&path, state).map_err(|error| format!("{}: {error}", path.display()))
         });
         match written.await {

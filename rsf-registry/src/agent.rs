@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::snapshot::SnapshotFolder;
-use crate::{Backend, StoreError, limits};
+use crate::{Backend, StoreError, limits, world};
 use acknowledgements::Acknowledger;
 use overrides::Overrides;
 use saver::Saver;
@@ -214,7 +214,7 @@ impl Shared {
         };
         let path = folder.path(M::KIND, key);
         let name = key.to_owned();
-        let read = tokio::task::spawn_blocking(move || folder.load::<M>(&name)).await;
+        let read = world::blocking(move || folder.load::<M>(&name)).await;
         match read {
             Ok(Ok(Some(record))) => (Some(record), format!("{} is there", path.display())),
             Ok(Ok(None)) => (None, format!("{} does not exist", path.display())),

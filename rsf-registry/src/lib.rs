@@ -18,6 +18,8 @@
 //! This crate folds nothing (that is `rsf-pump`), keeps no history of policies (that is `rsf-console`), and decides
 //! nothing about a call (that is `rsf-core`).
 
+pub mod world;
+
 pub mod record;
 
 pub mod error;

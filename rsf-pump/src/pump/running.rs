@@ -1,11 +1,11 @@
 //! What a running pump knows, and what it does with each event.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rsf_registry::Sweep;
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::RemovalCause;
+use rsf_registry::{Sweep, world};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -77,8 +77,7 @@ impl Running {
     }
 
     fn moment(&self, at: Instant) -> Moment {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        let unix_ms = u64::try_from(world::unix_now().as_millis()).unwrap_or(u64::MAX);
         Moment {
             elapsed: at.saturating_duration_since(self.start),
             unix_ms,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::Acknowledgements;
 use crate::backoff::{Backoff, jittered};
 use crate::record::{Acknowledgement, Lease};
+use crate::world;
 
 /// How long an acknowledgement is believed without being repeated.
 const TTL: Duration = Duration::from_secs(60);
@@ -84,8 +85,7 @@ impl Acknowledger {
 
     pub(super) fn acknowledge(&self, scope: &str, revision: u64, refusal: Option<String>) {
         let refusal = refusal.unwrap_or_default().chars().take(MAX_REFUSAL).collect();
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_unix_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+        let at_unix_ms = u64::try_from(world::unix_now().as_millis()).unwrap_or(u64::MAX);
         let said = Said {
             revision,
             refusal,
@@ -102,6 +102,7 @@ async fn run(spoken: Arc<Spoken>, store: Arc<dyn Acknowledgements>, interval: Du
     let mut repeat_at = Instant::now() + jittered(interval);
     loop {
         tokio::select! {
+            biased;
             () = spoken.more.notified() => sleep(GATHER.mul_f64(fastrand::f64())).await,
             () = sleep_until(repeat_at) => {}
         }

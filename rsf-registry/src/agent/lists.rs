@@ -12,6 +12,7 @@ use super::saver::Record;
 use super::{DISK_AFTER, Shared};
 use crate::backoff::Backoff;
 use crate::record::{LeaseState, Removal, RemovalCause, ServiceList};
+use crate::world::Guard;
 use crate::{Observed, limits};
 
 /// How long a healthy directory takes at most to answer a watch; only then is it asked whether it is there.
@@ -190,14 +191,14 @@ fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Re
         return Err(format!("it is of service `{}`", offered.service));
     }
     let Some(good) = good else { return Ok(()) };
-    if order(offered) < order(good) {
+    if order(offered) < order(good) && Guard::OlderList.stands() {
         return Err(format!(
             "its version {:?} is older than {:?}",
             order(offered),
             order(good)
         ));
     }
-    if offered.instances.is_empty() {
+    if offered.instances.is_empty() && Guard::EmptyList.stands() {
         let removed: HashMap<&str, &Removal> = offered
             .removed
             .iter()

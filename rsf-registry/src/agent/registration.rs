@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::backoff::{Backoff, jittered};
 use crate::error::REQUEST_TIMEOUT;
 use crate::record::{Lease, LeaseState, ProvidedService};
-use crate::{LeaseStore, Renewal, StoreError, limits};
+use crate::{LeaseStore, Renewal, StoreError, limits, world};
 
 /// How long the word that an instance left stays in the registry.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(30);
@@ -205,9 +205,10 @@ impl Keeper {
                 Err(_) => jittered(self.ttl / 3),
             };
             tokio::select! {
-                () = sleep(pause) => {}
+                biased;
                 // Also where the registration is dropped.
                 _ = wanted.changed() => {}
+                () = sleep(pause) => {}
             }
         }
     }
@@ -284,12 +285,11 @@ fn lease(request: RegistrationRequest, namespace: &str) -> Lease {
         // Nobody calls a pure consumer, so its name only has to be its own.
         None => format!("consumer-{:016x}", fastrand::u64(..)),
     };
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Lease {
         namespace: namespace.to_owned(),
         instance: format!("{}/{name}", request.application),
         application: request.application,
-        incarnation: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        incarnation: u64::try_from(world::unix_now().as_millis()).unwrap_or(u64::MAX),
         sequence: 1,
         address: request.address,
         admin_address: request.admin_address,

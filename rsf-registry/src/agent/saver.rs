@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::record::{PolicyRecord, ServiceList};
 use crate::snapshot::{Kind, SnapshotFolder};
+use crate::world;
 
 /// The pause between two rounds: a list that changes all the time is written once in it.
 const ROUND: Duration = Duration::from_millis(500);
@@ -62,7 +63,7 @@ async fn run(waiting: Arc<Waiting>, folder: SnapshotFolder) {
         waiting.more.notified().await;
         let records = std::mem::take(&mut *waiting.records.lock());
         let folder = folder.clone();
-        let saved = tokio::task::spawn_blocking(move || {
+        let saved = world::blocking(move || {
             let save = |record: &Record| match record {
                 Record::List(list) => folder.save(&**list),
                 Record::Policy(policy) => folder.save(&**policy),
