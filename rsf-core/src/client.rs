@@ -53,12 +53,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::call::CallOptions;
+use crate::context::Context;
 use crate::control::ControlPlane;
 use crate::error::RpcError;
 use crate::identity::ApplicationToken;
@@ -77,7 +77,7 @@ pub use explain::{Explanation, GoverningValue, Stop};
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
 pub use limit::LimitView;
 pub use route::{RemovedInstance, RouteExplanation, RuleExplanation};
-pub use streaming::TonicChannel;
+pub use streaming::{RoutingKey, TonicChannel};
 
 /// A typed client; generated code implements it.
 pub trait Client: Sized {
@@ -241,12 +241,17 @@ impl Consumer {
 
 impl Shared {
     /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down.
-    fn own_headers(&self, call: &CallOptions, priority: Option<Priority>) -> OwnHeaders {
-        let mut own = match &call.parent {
-            Some(parent) => parent.inherited(&call.metadata),
+    fn own_headers(
+        &self,
+        parent: Option<&Context>,
+        metadata: Option<&HeaderMap>,
+        priority: Option<Priority>,
+    ) -> OwnHeaders {
+        let mut own = match parent {
+            Some(parent) => parent.inherited(metadata),
             None => OwnHeaders::new(),
         };
-        let surrounding = call.parent.as_ref().and_then(|parent| parent.carried_priority());
+        let surrounding = parent.and_then(Context::carried_priority);
         if let Some(priority) = priority::inherited(priority, surrounding) {
             own.push((PRIORITY, priority::write(priority)));
         }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::header::HeaderName;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -182,14 +181,14 @@ impl Context {
     }
 
     /// What a call made inside this one sends of it. `own` is the call's own metadata, which wins.
-    pub(crate) fn inherited(&self, own: &Metadata) -> OwnHeaders {
+    pub(crate) fn inherited(&self, own: Option<&HeaderMap>) -> OwnHeaders {
         let Some(headers) = self.metadata.raw() else {
             return OwnHeaders::new();
         };
         let mut inherited = OwnHeaders::new();
         for name in INHERITED {
             let Some(value) = headers.get(&name) else { continue };
-            let overruled = own.raw().is_some_and(|own| own.contains_key(&name));
+            let overruled = own.is_some_and(|own| own.contains_key(&name));
             if !overruled && value.len() <= MAX_BAGGAGE {
                 // It says nothing about the next call: no place in a header table for it.
                 let mut value: HeaderValue = value.clone();

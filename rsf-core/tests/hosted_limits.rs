@@ -6,6 +6,8 @@
     reason = "a test ends where its surroundings fail"
 )]
 
+#[path = "support/line.rs"]
+mod line;
 mod support;
 
 use std::convert::Infallible;
@@ -17,6 +19,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use rsf_core::client::TonicChannel;
 use rsf_core::server::Provider;
+use rsf_core::wire::Connection;
 use support::{Echo, Fleet, Node, Peer, counted, eventually, note};
 use tokio::sync::Semaphore;
 use tonic::body::Body;
@@ -70,6 +73,28 @@ fn call(
     method: &str,
     headers: &[(&'static str, &'static str)],
 ) -> tokio::task::JoinHandle<(u32, String)> {
+    let request = request(method, headers);
+    let mut channel = channel.clone();
+    tokio::spawn(async move {
+        match tower::Service::call(&mut channel, request).await {
+            Ok(response) => answered(&response),
+            // The consumer's own word, where it gave up first.
+            Err(status) => (status.code() as u32, status.message().to_owned()),
+        }
+    })
+}
+
+/// The same over a bare connection, for headers that RSF's own clients set themselves.
+fn bare(
+    connection: &Arc<dyn Connection>,
+    method: &str,
+    headers: &[(&'static str, &'static str)],
+) -> tokio::task::JoinHandle<(u32, String)> {
+    let answer = connection.http(request(method, headers));
+    tokio::spawn(async move { answered(&answer.await.unwrap()) })
+}
+
+fn request(method: &str, headers: &[(&'static str, &'static str)]) -> http::Request<Body> {
     let mut request = http::Request::new(Body::empty());
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = format!("http://hosted/{HOSTED}/{method}").parse().unwrap();
@@ -81,19 +106,15 @@ fn call(
             .headers_mut()
             .insert(*name, HeaderValue::from_static(value));
     }
-    let mut channel = channel.clone();
-    tokio::spawn(async move {
-        let response = match tower::Service::call(&mut channel, request).await {
-            Ok(response) => response,
-            // The consumer's own word, where it gave up first.
-            Err(status) => return (status.code() as u32, status.message().to_owned()),
-        };
-        let header = |name: &str| {
-            let value = response.headers().get(name).and_then(|value| value.to_str().ok());
-            value.unwrap_or_default().to_owned()
-        };
-        (header("grpc-status").parse().unwrap(), header("grpc-message"))
-    })
+    request
+}
+
+fn answered(response: &http::Response<Body>) -> (u32, String) {
+    let header = |name: &str| {
+        let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    (header("grpc-status").parse().unwrap(), header("grpc-message"))
 }
 
 async fn policy(fleet: &Fleet, scope: &str, revision: u64, provider: &str) {
@@ -182,21 +203,21 @@ async fn tonics_methods_have_thresholds_and_groups() {
 #[tokio::test(start_paused = true)]
 async fn tonics_callers_have_priorities() {
     let gate = Arc::new(Semaphore::new(0));
-    let (fleet, node, peer) = provided(&gate).await;
+    let (fleet, node, _peer) = provided(&gate).await;
     policy(&fleet, "application/echo", 1, r#"{"pool":1,"queue":2}"#).await;
-    let hosted = peer.consumer.tonic_channel(HOSTED);
-    let running = call(&hosted, "Any", &[]);
+    let hosted = line::connect(&fleet, &node).await;
+    let running = bare(&hosted, "Any", &[]);
     eventually("it runs", || {
         counted(&node.registry, "rsf_server_pool_running", "") == 1
     })
     .await;
     let low = [("rsf-priority", "low")];
-    let first = call(&hosted, "Any", &low);
+    let first = bare(&hosted, "Any", &low);
     eventually("it waits", || {
         counted(&node.registry, "rsf_server_pool_waiting", "") == 1
     })
     .await;
-    let (status, message) = call(&hosted, "Any", &low).await.unwrap();
+    let (status, message) = bare(&hosted, "Any", &low).await.unwrap();
     assert_eq!(status, RESOURCE_EXHAUSTED);
     assert!(message.contains("low priority"), "{message}");
     gate.add_permits(10);
@@ -239,22 +260,22 @@ async fn one_slow_answer_is_forgotten_by_those_that_follow() {
 #[tokio::test(start_paused = true)]
 async fn policy_caps_what_tonics_callers_say_of_their_priority() {
     let gate = Arc::new(Semaphore::new(0));
-    let (fleet, node, peer) = provided(&gate).await;
+    let (fleet, node, _peer) = provided(&gate).await;
     policy(&fleet, "application/echo", 1, r#"{"pool":1,"queue":2}"#).await;
     policy(&fleet, "service/test.v1.Hosted", 1, r#"{"max_priority":"low"}"#).await;
-    let hosted = peer.consumer.tonic_channel(HOSTED);
+    let hosted = line::connect(&fleet, &node).await;
     let high = [("rsf-priority", "high")];
-    let running = call(&hosted, "Any", &high);
+    let running = bare(&hosted, "Any", &high);
     eventually("it runs", || {
         counted(&node.registry, "rsf_server_pool_running", "") == 1
     })
     .await;
-    let waits = call(&hosted, "Any", &high);
+    let waits = bare(&hosted, "Any", &high);
     eventually("it waits", || {
         counted(&node.registry, "rsf_server_pool_waiting", "") == 1
     })
     .await;
-    let (status, message) = call(&hosted, "Any", &high).await.unwrap();
+    let (status, message) = bare(&hosted, "Any", &high).await.unwrap();
     assert_eq!(status, RESOURCE_EXHAUSTED);
     assert!(message.contains("low priority"), "{message}");
     gate.add_permits(2);
@@ -266,13 +287,13 @@ async fn policy_caps_what_tonics_callers_say_of_their_priority() {
 #[tokio::test(start_paused = true)]
 async fn strangers_are_not_told_where_the_instance_is() {
     let gate = Arc::new(Semaphore::new(0));
-    let (fleet, _node, peer) = provided(&gate).await;
-    let hosted = peer.consumer.tonic_channel(HOSTED);
+    let (fleet, node, _peer) = provided(&gate).await;
+    let hosted = line::connect(&fleet, &node).await;
     let elsewhere = [("rsf-shard", "zone:elsewhere")];
-    let (status, message) = call(&hosted, "Any", &elsewhere).await.unwrap();
+    let (status, message) = bare(&hosted, "Any", &elsewhere).await.unwrap();
     assert_eq!(status, FAILED_PRECONDITION, "{message}");
     let closed = r#"{"authorization":{"mode":"enforce","default":"deny"}}"#;
     policy(&fleet, "service/test.v1.Hosted", 1, closed).await;
-    let (status, message) = call(&hosted, "Any", &elsewhere).await.unwrap();
+    let (status, message) = bare(&hosted, "Any", &elsewhere).await.unwrap();
     assert_eq!(status, PERMISSION_DENIED, "{message}");
 }

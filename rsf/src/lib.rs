@@ -31,7 +31,8 @@ pub use settings::{InvalidSettings, Settings};
 pub use bytes::Bytes;
 pub use rsf_core::call::{Call, CallFuture, OneWayCall, RawMessage, Reply, StartedCall};
 pub use rsf_core::client::{
-    Balancer, Candidates, Channel, Client, ClientCall, ClientInterceptor, ClientNext, Consumer, TonicChannel,
+    Balancer, Candidates, Channel, Client, ClientCall, ClientInterceptor, ClientNext, Consumer, RoutingKey,
+    TonicChannel,
 };
 pub use rsf_core::context::{Context, spawn, spawn_blocking};
 pub use rsf_core::error::{AttemptLog, AttemptRecord, RpcError};

@@ -253,7 +253,10 @@ impl Channel {
             None => self.0.first_snapshot(method, &options).await?,
         };
         let priority = snapshot.methods[method].call.priority;
-        let own = self.0.shared.own_headers(&options, priority);
+        let own = self
+            .0
+            .shared
+            .own_headers(options.parent.as_deref(), options.metadata.raw(), priority);
         let mut call = OutboundCall {
             begun,
             method,

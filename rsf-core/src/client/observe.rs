@@ -3,6 +3,7 @@
 use tracing::Level;
 
 use super::stack::{OutboundCall, Stage};
+use crate::context::Context;
 use crate::error::RpcError;
 use crate::wire::{TraceParent, UnaryReply};
 
@@ -19,15 +20,8 @@ impl<S> Trace<S> {
 
 impl<S: Stage> Stage for Trace<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let span_id = fastrand::u64(1..);
-        call.trace = Some(match call.parent.as_ref().and_then(|parent| parent.trace()) {
-            Some(parent) => TraceParent { span_id, ..parent },
-            None => TraceParent {
-                trace_id: fastrand::u128(1..),
-                span_id,
-                sampled: sampled(call.policy().call.trace.sample_percent),
-            },
-        });
+        let percent = call.policy().call.trace.sample_percent;
+        call.trace = Some(place_in_trace(call.parent.as_deref(), percent));
         let result = self.inner.call(call).await;
         if let Err(error) = &result
             && tracing::enabled!(Level::DEBUG)
@@ -39,6 +33,20 @@ impl<S: Stage> Stage for Trace<S> {
             tracing::debug!(method = %call.method().path, request_id = %call.request_id, trace, %error, "call failed");
         }
         result
+    }
+}
+
+/// A call's place in the trace: a child of the call that is being handled where it is made, or a trace of its own, of
+/// which `percent` are kept.
+pub(super) fn place_in_trace(parent: Option<&Context>, percent: f64) -> TraceParent {
+    let span_id = fastrand::u64(1..);
+    match parent.and_then(Context::trace) {
+        Some(parent) => TraceParent { span_id, ..parent },
+        None => TraceParent {
+            trace_id: fastrand::u128(1..),
+            span_id,
+            sampled: sampled(percent),
+        },
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Stage};
+use super::streaming::RoutingKey;
 use crate::context::Context;
 use crate::error::RpcError;
 use crate::outcome::Reason;
@@ -103,26 +104,26 @@ fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
     Ok(())
 }
 
-/// Routes a request of any shape, of which only the headers are known: returns its pool, and adds what its provider is
-/// told. Rules that read the message find nothing there.
+/// Routes a request of any shape, of which only the headers and the key that its caller named are known: returns its
+/// pool and the key's hash, and adds what its provider is told. Rules that read the message find nothing there.
 pub(super) fn route_headers(
     snapshot: &ServiceSnapshot,
     service: &str,
     request: &mut http::Request<impl Sized>,
     parent: Option<&Context>,
-) -> Result<usize, RpcError> {
+) -> Result<(usize, Option<u64>), RpcError> {
     let facts = Facts {
         method: None,
         method_name: request.uri().path().rsplit('/').next().unwrap_or_default(),
         message: &[],
         headers: Some(request.headers()),
-        named_key: None,
+        named_key: request.extensions().get::<RoutingKey>().map(|key| &*key.0),
     };
     let routed = routed(snapshot, service, facts, parent, Instant::now())?;
     for (name, value) in routed.own.into_iter().flatten() {
         request.headers_mut().insert(name, value);
     }
-    Ok(routed.pool)
+    Ok((routed.pool, routed.key))
 }
 
 /// Where a call goes.

@@ -4,9 +4,11 @@
 //! or a stream, and whether the method is idempotent, is not known here. So a request is sent again only where it
 //! provably reached nobody and all of its body that was read is still at hand ([`outgoing`]); the policy's timeout holds
 //! from the end of the request to the response's headers, and what streams then has the caller's `grpc-timeout` alone.
-//! The verdict on the instance falls with the stream's end ([`incoming`]).
+//! The verdict on the instance falls with the stream's end ([`incoming`]). What a call hands down to the calls made
+//! inside it, these get like all others ([`inherit`]).
 
 mod incoming;
+mod inherit;
 mod outgoing;
 
 use std::pin::Pin;
@@ -14,10 +16,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::time::Instant;
 
 use self::incoming::{Incoming, Pass};
+use self::inherit::inherit;
 use self::outgoing::Outgoing;
 use super::balance::Pool;
 use super::channel::{Channel, ChannelState};
@@ -25,11 +27,9 @@ use super::endpoint::{Endpoint, Linked};
 use super::route::route_headers;
 use super::snapshot::ServiceSnapshot;
 use crate::outcome::Reason;
-use crate::wire::headers::{
-    CALLER, REQUEST_ID, TARGET, TOKEN, TRACEPARENT, hex, traceparent, without_reason,
-};
+use crate::wire::headers::{TARGET, without_reason};
 use crate::wire::status_header::{GRPC_TIMEOUT, read_timeout, write_timeout};
-use crate::wire::{Fate, TraceParent, WireError};
+use crate::wire::{Fate, WireError};
 
 /// A `tower::Service` that tonic's generated clients take as their transport:
 /// `GreeterClient::new(app.tonic_channel("greet.v1.Greeter"))`.
@@ -41,6 +41,20 @@ pub struct TonicChannel {
 impl TonicChannel {
     pub(super) fn new(channel: Channel) -> Self {
         TonicChannel { channel }
+    }
+}
+
+/// The key that a tonic client's request is routed by, as an extension of the request:
+/// `request.extensions_mut().insert(RoutingKey::new("member-7"))`. What [`Call::routing_key`](crate::call::Call::routing_key)
+/// is to calls of RSF's own clients: consistent hashing, shards and percentages go by it, unless policy takes the key
+/// out of the metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoutingKey(pub(super) Arc<str>);
+
+impl RoutingKey {
+    /// The key, of any characters; where shards go by it, without control characters. Empty: none.
+    pub fn new(key: impl Into<Arc<str>>) -> Self {
+        RoutingKey(key.into())
     }
 }
 
@@ -60,22 +74,56 @@ impl tower::Service<http::Request<tonic::body::Body>> for TonicChannel {
         let begun = Instant::now();
         let parent = crate::context::Context::current();
         Box::pin(async move {
-            let timeout = read_timeout(request.headers())?;
-            let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
-            let call = StreamCall::new(state, request, begun, deadline);
-            let call = StreamCall { parent, ..call };
-            match deadline {
+            let due = Due::of(read_timeout(request.headers())?, begun, parent.as_deref());
+            let call = StreamCall::new(state, request, begun, due, parent);
+            match due.at {
                 None => call.run().await,
+                // Nothing is sent, and no instance is blamed for a time that was over before.
+                Some(end) if end <= begun => Err(due.over(begun)),
                 Some(end) => {
                     let timer = call.state.sleep_until(end);
                     tokio::select! {
                         biased;
                         answer = call.run() => answer,
-                        () = timer => Err(over(end - begun)),
+                        () = timer => Err(due.over(begun)),
                     }
                 }
             }
         })
+    }
+}
+
+/// When a request's time is over, and who says so.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    /// `None` where neither its caller nor the call around it has set a time.
+    at: Option<Instant>,
+    /// The caller has set one.
+    own: bool,
+    /// The call that is being handled while this one is made leaves less than that.
+    inherits: bool,
+}
+
+impl Due {
+    fn of(timeout: Option<Duration>, begun: Instant, parent: Option<&crate::context::Context>) -> Due {
+        let own = timeout.and_then(|timeout| begun.checked_add(timeout));
+        let inherited = parent.and_then(crate::context::Context::deadline);
+        Due {
+            at: own.into_iter().chain(inherited).min(),
+            own: own.is_some(),
+            inherits: inherited.is_some_and(|inherited| own.is_none_or(|own| inherited < own)),
+        }
+    }
+
+    fn over(&self, begun: Instant) -> tonic::Status {
+        let problem = match (self.inherits, self.at) {
+            (false, Some(end)) => format!(
+                "no response within {} ms (grpc-timeout of the caller)",
+                (end - begun).as_millis()
+            ),
+            _ => "the time left by the call that made this one is over".to_owned(),
+        };
+        tonic::Status::deadline_exceeded(problem)
     }
 }
 
@@ -86,7 +134,7 @@ struct StreamCall {
     head: http::Request<()>,
     outgoing: Outgoing,
     begun: Instant,
-    deadline: Option<Instant>,
+    due: Due,
     /// The call that is being handled where this one is made.
     parent: Option<Arc<crate::context::Context>>,
 }
@@ -96,45 +144,32 @@ impl StreamCall {
         state: Arc<ChannelState>,
         request: http::Request<tonic::body::Body>,
         begun: Instant,
-        deadline: Option<Instant>,
+        due: Due,
+        parent: Option<Arc<crate::context::Context>>,
     ) -> StreamCall {
-        let (mut parts, body) = request.into_parts();
-        if let Some(caller) = &state.shared.caller {
-            parts.headers.insert(CALLER, caller.clone());
-        }
-        if let Some(token) = state.shared.token.header() {
-            parts.headers.insert(TOKEN, token);
-        }
-        // A trace or an id that the client's own code has set goes on.
-        parts.headers.entry(TRACEPARENT).or_insert_with(|| {
-            let trace = TraceParent {
-                trace_id: fastrand::u128(1..),
-                span_id: fastrand::u64(1..),
-                sampled: false,
-            };
-            text(&traceparent(trace))
-        });
-        let id = || text(&hex::<16>(fastrand::u64(..)));
-        parts.headers.entry(REQUEST_ID).or_insert_with(id);
+        let (parts, body) = request.into_parts();
         StreamCall {
             state,
             head: http::Request::from_parts(parts, ()),
             outgoing: Outgoing::new(body),
             begun,
-            deadline,
-            parent: None,
+            due,
+            parent,
         }
     }
 
     async fn run(mut self) -> Answer {
-        let remaining = self.deadline.map(|end| end.saturating_duration_since(self.begun));
+        let remaining = self.due.at.map(|end| end.saturating_duration_since(self.begun));
         let snapshot = self.state.snapshot(remaining).await;
         let snapshot = snapshot.map_err(|error| refusal(&error.to_string()))?;
-        let routed = route_headers(&snapshot, &self.state.key, &mut self.head, self.parent.as_deref());
-        let pool = &snapshot.pools[routed.map_err(|error| refusal(&error.to_string()))?];
+        let (shared, parent) = (&self.state.shared, self.parent.as_deref());
+        inherit(shared, &snapshot.service.call, self.head.headers_mut(), parent);
+        let routed = route_headers(&snapshot, &self.state.key, &mut self.head, parent);
+        let (pool, key) = routed.map_err(|error| refusal(&error.to_string()))?;
+        let pool = &snapshot.pools[pool];
         let mut tried = Vec::new();
         loop {
-            let (endpoint, failure) = match self.attempt(&snapshot, pool, &tried).await {
+            let (endpoint, failure) = match self.attempt(&snapshot, pool, key, &tried).await {
                 Ok(response) => return Ok(response),
                 Err(Failed::Finally(status)) => return Err(status),
                 Err(Failed::Unseen(endpoint, status)) => (endpoint, status),
@@ -152,14 +187,15 @@ impl StreamCall {
         &self,
         snapshot: &ServiceSnapshot,
         pool: &Pool,
+        key: Option<u64>,
         tried: &[Arc<Endpoint>],
     ) -> Result<http::Response<tonic::body::Body>, Failed> {
         let now = Instant::now();
-        let endpoint = pool.pick(None, tried, now);
+        let endpoint = pool.pick(key, tried, now);
         let endpoint =
             endpoint.ok_or_else(|| Failed::Finally(refusal(&snapshot.explain_empty(&self.state.key))))?;
         let policy = Duration::from_millis(snapshot.service.call.timeout_ms);
-        let mut pass = Pass::through(endpoint.clone(), now, self.deadline, policy);
+        let mut pass = Pass::through(endpoint.clone(), now, self.due.at, policy);
         let linked = match endpoint.connection() {
             Some(linked) => linked,
             None => endpoint.connecting().await.map_err(|error| {
@@ -187,7 +223,7 @@ impl StreamCall {
                 if pass.begins(&response) {
                     linked.verify();
                 }
-                let timer = self.deadline.map(|end| Box::pin(self.state.sleep_until(end)));
+                let timer = self.due.at.map(|end| Box::pin(self.state.sleep_until(end)));
                 let response = without_reason(response);
                 Ok(response.map(|body| tonic::body::Body::new(Incoming::new(body, pass, timer))))
             }
@@ -210,7 +246,7 @@ impl StreamCall {
         if let Some(target) = endpoint.target_to_verify(linked) {
             headers.insert(TARGET, target);
         }
-        if let Some(end) = self.deadline {
+        if let Some(end) = self.due.at {
             // What waiting and connecting have left.
             let left = end.saturating_duration_since(Instant::now());
             headers.insert(GRPC_TIMEOUT, write_timeout(left));
@@ -220,7 +256,7 @@ impl StreamCall {
 
     /// Ends when the peer has had all of the request for the policy's time; never where the caller has set a time.
     async fn silence(&self, policy: Duration) {
-        if self.deadline.is_some() {
+        if self.due.own {
             return std::future::pending().await;
         }
         self.outgoing.ended().await;
@@ -243,19 +279,6 @@ impl ChannelState {
     }
 }
 
-/// What RSF writes itself is visible ASCII.
-fn text(value: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(value).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
 fn refusal(message: &str) -> tonic::Status {
     tonic::Status::unavailable(message)
-}
-
-fn over(timeout: Duration) -> tonic::Status {
-    let problem = format!(
-        "no response within {} ms (grpc-timeout of the caller)",
-        timeout.as_millis()
-    );
-    tonic::Status::deadline_exceeded(problem)
 }

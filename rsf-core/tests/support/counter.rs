@@ -65,8 +65,30 @@ impl tonic::server::UnaryService<Note> for Next {
                     response.metadata_mut().insert(key, value.clone());
                 }
             }
+            if request.get_ref().text == "seen" {
+                note_seen(&request, &mut response);
+            }
             Ok(response)
         })
+    }
+}
+
+/// All that came with the request, as `seen-<name>`, and what the handler's context says.
+fn note_seen(request: &tonic::Request<Note>, response: &mut tonic::Response<Note>) {
+    let seen = response.metadata_mut();
+    for pair in request.metadata().iter() {
+        if let tonic::metadata::KeyAndValueRef::Ascii(key, value) = pair {
+            let key = tonic::metadata::AsciiMetadataKey::from_bytes(format!("seen-{key}").as_bytes());
+            seen.insert(key.unwrap(), value.clone());
+        }
+    }
+    let context = rsf_core::context::Context::current().expect("a hosted handler has one");
+    let mut note = |key: &'static str, value: String| seen.insert(key, value.parse().unwrap());
+    note("context-caller", context.caller().unwrap_or_default().to_owned());
+    note("context-proven", context.identity().is_proven().to_string());
+    note("context-priority", format!("{:?}", context.priority()));
+    if let Some(remaining) = context.remaining() {
+        note("context-remaining-ms", remaining.as_millis().to_string());
     }
 }
 
@@ -125,6 +147,7 @@ impl tower::Service<http::Request<Body>> for Counter {
 }
 
 /// A tonic client of notes.
+#[derive(Clone)]
 pub struct Client<T>(tonic::client::Grpc<T>);
 
 impl<T> Client<T>

@@ -5,17 +5,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::threshold::ThresholdPlace;
 use super::{Entering, MethodLimits, Places, PoolLimits, ServiceLimits};
+use crate::context::Context;
 use crate::metrics::{Metrics, RefusalCounters};
 use crate::outcome::Reason;
 use crate::policy::ProviderRules;
 use crate::status::Status;
-use crate::wire::headers::PRIORITY;
-use crate::wire::priority;
-use crate::wire::status_header::read_timeout;
 
 /// The limits of one hosted service. A method that policy names has limits of its own; the others share one record, so
 /// that strangers cannot fill the memory with names.
@@ -67,30 +64,27 @@ impl HostedLimits {
         self.named.store(Arc::new(named));
     }
 
+    /// The limits of the method called `name`.
+    pub(in crate::server) fn method(&self, name: &str) -> Arc<MethodLimits> {
+        self.named.load().get(name).unwrap_or(&self.others).clone()
+    }
+
     /// The places of a call of `method`, once it has them.
     ///
     /// # Errors
     /// The status to refuse the call with.
     pub(in crate::server) async fn enter(
-        &self,
-        method: &str,
+        method: &Arc<MethodLimits>,
         pool: &Arc<PoolLimits>,
-        headers: &http::HeaderMap,
+        context: &Context,
     ) -> Result<Places, Status> {
-        let method = self.named.load().get(method).unwrap_or(&self.others).clone();
-        // A timeout that cannot be read is tonic's to refuse.
-        let timeout = read_timeout(headers).ok().flatten();
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = context.deadline();
         let entering = || Entering {
             deadline,
-            priority: headers
-                .get(PRIORITY)
-                .and_then(priority::read)
-                .unwrap_or_default()
-                .min(method.max_priority()),
+            priority: context.priority(),
         };
-        let threshold = Some(ThresholdPlace::take(&method)?);
-        let entered = pool.enter(&method, entering);
+        let threshold = Some(ThresholdPlace::take(method)?);
+        let entered = pool.enter(method, entering);
         let place = match deadline {
             None => entered.await,
             Some(deadline) => tokio::time::timeout_at(deadline, entered)

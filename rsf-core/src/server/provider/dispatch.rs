@@ -15,12 +15,12 @@ use crate::outcome::Reason;
 use crate::server::admission::check_target;
 use crate::server::authorize::prove;
 use crate::server::beside::{BESIDE, ending_with};
-use crate::server::limits::Places;
+use crate::server::limits::{HostedLimits, Places};
 use crate::server::shard::check_meant;
 use crate::server::stack::{InboundCall, Stage};
 use crate::status::Status;
 use crate::wire::headers::{CALLER, GRPC, TARGET, TOKEN, without_reason};
-use crate::wire::status_header::write_status;
+use crate::wire::status_header::{read_timeout, write_status};
 use crate::wire::{BodyPlace, Dispatch, InboundReply, InboundRequest};
 
 impl Dispatch for Provider {
@@ -109,50 +109,71 @@ impl Dispatch for Provider {
         let admitted = admitted
             .and_then(|()| self.check_tonic(&mut request))
             // Behind authorization, because it says where the instance is.
-            .and_then(|()| check_meant(&self.place, Some(request.headers())));
-        if let Err(status) = admitted {
-            return Box::pin(std::future::ready(refusal(&status)));
-        }
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        let end = BESIDE.contains(&service).then(|| self.end.clone());
-        if end.is_none() {
-            self.drain.arrived();
-        }
-        let limits = self.hosted.get(service).cloned();
+            .and_then(|proven| check_meant(&self.place, Some(request.headers())).map(|()| proven));
+        let proven = match admitted {
+            Ok(proven) => proven,
+            Err(status) => return Box::pin(std::future::ready(refusal(&status))),
+        };
+        let mut path = request.uri().path().split('/').skip(1);
+        let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+        let Some(limits) = self.hosted.get(service) else {
+            return self.beside(request);
+        };
+        self.drain.arrived();
+        let method = limits.method(method);
+        let context = hosted_context(request.headers(), proven);
+        let context = Arc::new(context.capped(method.max_priority()));
         let pool = self.pool.clone();
         let mut routes = self.tonic.clone();
         Box::pin(async move {
             // Until the handler has answered: what it streams then may go on for days.
-            let mut places = match &limits {
-                None => Places::default(),
-                Some(limits) => {
-                    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-                    match limits.enter(method, &pool, request.headers()).await {
-                        Ok(places) => places,
-                        Err(status) => return refusal(&status),
-                    }
-                }
+            let mut places = match HostedLimits::enter(&method, &pool, &context).await {
+                Ok(places) => places,
+                Err(status) => return refusal(&status),
             };
-            let answered = tower::Service::call(&mut routes, request).await;
+            // For the calls that the handler makes; what it streams afterwards is outside.
+            let handling = context.scope(async move { tower::Service::call(&mut routes, request).await });
+            let Ok(response) = handling.await;
             places.finished();
-            match answered {
-                Ok(response) => match end {
-                    Some(end) => ending_with(&end, response),
-                    None => without_reason(response),
-                },
-                Err(never) => match never {},
-            }
+            without_reason(response)
         })
     }
 }
 
+/// What a hosted handler's own calls inherit. A timeout that cannot be read is tonic's to refuse.
+fn hosted_context(headers: &http::HeaderMap, proven: Option<Arc<str>>) -> Context {
+    let timeout = read_timeout(headers).ok().flatten();
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut context = Context::new(deadline, Metadata::from_headers(headers.clone()));
+    if let Some(application) = proven {
+        context.proven(application);
+    }
+    context
+}
+
 impl Provider {
-    /// Authorization of a call to a hosted tonic service; what RSF answers itself is open. A token goes no further.
-    fn check_tonic(&self, request: &mut http::Request<tonic::body::Body>) -> Result<(), Status> {
+    /// A call of what RSF answers itself: health and reflection, which nothing limits.
+    fn beside(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> BoxFuture<'static, http::Response<tonic::body::Body>> {
+        let (mut routes, end) = (self.tonic.clone(), self.end.clone());
+        Box::pin(async move {
+            let Ok(response) = tower::Service::call(&mut routes, request).await;
+            ending_with(&end, response)
+        })
+    }
+
+    /// Authorization of a call to a hosted tonic service; what RSF answers itself is open. Who the caller has proven to
+    /// be; a token goes no further.
+    fn check_tonic(
+        &self,
+        request: &mut http::Request<tonic::body::Body>,
+    ) -> Result<Option<Arc<str>>, Status> {
         let mut path = request.uri().path().split('/').skip(1);
         let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
         let Some(door) = self.tonic_doors.iter().find(|door| door.service() == service) else {
-            return Ok(());
+            return Ok(None);
         };
         let headers = request.headers();
         let caller = headers.get(CALLER).and_then(|caller| caller.to_str().ok());
@@ -161,7 +182,7 @@ impl Provider {
         let proven = proven.inspect_err(|_| door.unauthenticated.inc())?;
         door.check(proven.as_deref().or(caller), proven.is_some(), method)?;
         request.headers_mut().remove(TOKEN);
-        Ok(())
+        Ok(proven)
     }
 
     fn unknown(&self, path: &str, implementation: &str) -> String {
