@@ -19,9 +19,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// The console's view of the fleet. It never waits for the control plane: the last good state stays.
 pub struct Fleet {
     directory: Arc<dyn Directory>,
-    leases: Option<Arc<dyn LeaseSource>>,
+    leases: Vec<Arc<dyn LeaseSource>>,
     lists: Mutex<Lists>,
-    swept: Mutex<Option<Vec<Instance>>>,
+    swept: Mutex<Swept>,
 }
 
 #[derive(Default)]
@@ -33,13 +33,16 @@ struct Lists {
 }
 
 impl Fleet {
-    /// A view through `directory`, and through `leases` where pure consumers shall be seen too.
-    pub fn new(directory: Arc<dyn Directory>, leases: Option<Arc<dyn LeaseSource>>) -> Self {
+    /// A view through `directory`, and through all sources of `leases` where pure consumers shall be seen too.
+    pub fn new(directory: Arc<dyn Directory>, leases: Vec<Arc<dyn LeaseSource>>) -> Self {
         Fleet {
             directory,
+            swept: Mutex::new(Swept {
+                last: vec![None; leases.len()],
+                instances: None,
+            }),
             leases,
             lists: Mutex::default(),
-            swept: Mutex::new(None),
         }
     }
 
@@ -52,14 +55,15 @@ impl Fleet {
             }
         };
         let sweeps = async {
-            let Some(leases) = &self.leases else {
-                return std::future::pending().await;
-            };
-            loop {
-                let began = tokio::time::Instant::now();
-                self.sweep(&**leases).await;
-                tokio::time::sleep(SWEEP_INTERVAL.max(began.elapsed() * 20)).await;
-            }
+            let sources = self.leases.iter().enumerate().map(async |(place, source)| {
+                loop {
+                    let began = tokio::time::Instant::now();
+                    self.sweep(place, &**source).await;
+                    tokio::time::sleep(SWEEP_INTERVAL.max(began.elapsed() * 20)).await;
+                }
+            });
+            futures_util::future::join_all(sources).await;
+            std::future::pending().await
         };
         tokio::select! {
             () = services => {}
@@ -117,7 +121,7 @@ impl Fleet {
 
     /// All instances, by id: those with a lease where leases can be read, else those in the directory.
     pub fn instances(&self) -> Vec<Instance> {
-        if let Some(swept) = &*self.swept.lock() {
+        if let Some(swept) = &self.swept.lock().instances {
             return swept.clone();
         }
         let mut instances: BTreeMap<String, Instance> = BTreeMap::new();
@@ -152,20 +156,43 @@ impl Fleet {
         }
     }
 
-    async fn sweep(&self, leases: &dyn LeaseSource) {
-        match leases.sweep().await {
+    async fn sweep(&self, place: usize, source: &dyn LeaseSource) {
+        match source.sweep().await {
             Ok(sweep) => {
-                let mut instances: Vec<_> = sweep
-                    .leases
-                    .iter()
-                    .filter(|live| live.lease.state() != LeaseState::Deregistered)
-                    .map(|live| from_lease(&live.lease))
-                    .collect();
-                instances.sort_by(|a, b| a.instance.cmp(&b.instance));
-                *self.swept.lock() = Some(instances);
+                let leases = sweep.leases.into_iter().map(|live| live.lease).collect();
+                self.swept.lock().note(place, leases);
             }
-            Err(error) => tracing::debug!(%error, "leases cannot be read; the last instances stay"),
+            Err(error) => {
+                tracing::debug!(source = source.name(), %error, "leases cannot be read; the last instances stay");
+            }
         }
+    }
+}
+
+/// What the lease sources had when they were last read.
+struct Swept {
+    last: Vec<Option<Vec<Lease>>>,
+    /// All of them by id; `None` until one source was read.
+    instances: Option<Vec<Instance>>,
+}
+
+impl Swept {
+    /// Takes in one source's leases; where several have an instance's, its last word counts.
+    fn note(&mut self, place: usize, leases: Vec<Lease>) {
+        if let Some(last) = self.last.get_mut(place) {
+            *last = Some(leases);
+        }
+        let mut newest: BTreeMap<&str, &Lease> = BTreeMap::new();
+        for lease in self.last.iter().flatten().flatten() {
+            let known = newest.entry(&lease.instance).or_insert(lease);
+            if (lease.incarnation, lease.sequence) > (known.incarnation, known.sequence) {
+                *known = lease;
+            }
+        }
+        let present = newest
+            .into_values()
+            .filter(|lease| lease.state() != LeaseState::Deregistered);
+        self.instances = Some(present.map(from_lease).collect());
     }
 }
 

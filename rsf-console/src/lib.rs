@@ -63,7 +63,7 @@ pub struct Parts {
     /// The services and their instances.
     pub directory: Arc<dyn Directory>,
     /// All instances, pure consumers included; without it the console knows only what the directory lists.
-    pub leases: Option<Arc<dyn LeaseSource>>,
+    pub leases: Vec<Arc<dyn LeaseSource>>,
     /// What the pump says of itself; without it `GET pump` answers 404.
     pub pump: Option<Arc<dyn PumpStatus>>,
 }

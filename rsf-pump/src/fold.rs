@@ -1,16 +1,19 @@
 //! The fold: leases in, service → instances lists out; pure, synchronous, and with no clock of its own.
 
+mod known;
 mod listing;
 mod members;
+
+mod leave;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use rsf_registry::lease::LiveLease;
-use rsf_registry::record::{Lease, ListedInstance, Removal, RemovalCause, ServiceList};
+use rsf_registry::record::{Lease, ListedInstance, Removal, ServiceList};
 
-use crate::listed::{entries, is_draining, is_tombstone, leases};
-use crate::shrink::ShrinkRule;
+use crate::listed::{entries, leases};
+use known::{Copy, Known, Restored};
 use members::Members;
 
 /// No TTL counts as longer than this: a source whose clock jumped back reports hours.
@@ -34,10 +37,10 @@ pub struct Changes {
     pub removed: Vec<(String, Removal)>,
 }
 
-/// What a sweep told.
+/// What a sweep of one source told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
-    /// How many leases were known to be alive before it.
+    /// How many leases were known to be alive on that source before it.
     pub alive_before: usize,
     /// How many of them are gone long before their deadlines.
     pub vanished: usize,
@@ -45,40 +48,18 @@ pub struct Swept {
 
 /// Every known lease and every list. The cost of an event follows the change, not the size of the fleet.
 ///
-/// Lists are decided by the leases alone: of all leases with one address the one with the greatest
-/// `(incarnation, instance)` is listed. A lease that the source no longer has stays until [`Fold::reap`] lets it go.
+/// Lists are decided by the leases alone: of an instance's leases on several sources the one with the greatest
+/// `(incarnation, sequence)` counts, and of all leases with one address the one with the greatest
+/// `(incarnation, instance)` is listed. An instance that no source has any more stays until [`Fold::reap`] lets it go.
+/// Sources go by their places in the pump's list.
 #[derive(Debug, Default)]
 pub struct Fold {
     instances: HashMap<String, Known>,
     claims: HashMap<String, BTreeSet<(u64, String)>>,
     services: BTreeMap<String, Members>,
-    missing: BTreeSet<String>,
+    suspects: BTreeSet<String>,
     changes: Changes,
     sweeps: u64,
-}
-
-/// One lease as it was last seen.
-#[derive(Debug)]
-struct Known {
-    lease: Lease,
-    /// When it runs out unless it is renewed.
-    deadline: Duration,
-    /// The longest rest of life it was seen with.
-    ttl: Duration,
-    /// When the question was sent whose answer this is.
-    asked: Duration,
-    /// When the source last confirmed it; `None` where only a published list names it.
-    confirmed: Option<Duration>,
-    /// The sweep that saw it last.
-    sweep: u64,
-    missing: bool,
-    listed: BTreeSet<String>,
-}
-
-impl Known {
-    fn order(&self) -> (u64, u64) {
-        (self.lease.incarnation, self.lease.sequence)
-    }
 }
 
 impl Fold {
@@ -87,9 +68,10 @@ impl Fold {
         Self::default()
     }
 
-    /// Takes in a lease that the source has. `asked` is when the question was sent, so that the deadline is never
-    /// guessed too late. Older incarnations and sequences than the known one are ignored.
-    pub fn observe(&mut self, at: Moment, asked: Duration, live: LiveLease) {
+    /// Takes in a lease that `source` has. `asked` is when the question was sent, so that the deadline is never guessed
+    /// too late. An older incarnation or sequence than this source told before is ignored; one that is older than what
+    /// another source told shows that the instance was there, and changes no list.
+    pub fn observe(&mut self, at: Moment, source: usize, asked: Duration, live: LiveLease) {
         let LiveLease { lease, remaining } = live;
         if lease.instance.is_empty() {
             tracing::warn!(
@@ -99,86 +81,99 @@ impl Fold {
             return;
         }
         let remaining = remaining.min(LONGEST_TTL);
-        let Some(known) = self.instances.get_mut(&lease.instance) else {
-            let known = Known {
+        let order = (lease.incarnation, lease.sequence);
+        let sweep = self.sweeps;
+        let mut fresh = false;
+        let known = match self.instances.get_mut(&lease.instance) {
+            Some(known) => known,
+            None => {
+                fresh = true;
+                self.instances.entry(lease.instance.clone()).or_default()
+            }
+        };
+        match known.copy(source) {
+            Some(copy) if order < copy.order => return,
+            Some(copy) => {
+                if order != copy.order || copy.missing || asked >= copy.asked {
+                    copy.deadline = asked + remaining;
+                    copy.asked = asked;
+                }
+                let same_start = copy.order.0 == order.0;
+                copy.ttl = if same_start {
+                    copy.ttl.max(remaining)
+                } else {
+                    remaining
+                };
+                copy.order = order;
+                copy.confirmed = at.elapsed;
+                copy.sweep = sweep;
+                copy.missing = false;
+            }
+            None => known.copies.push(Copy {
+                source,
+                order,
                 deadline: asked + remaining,
                 ttl: remaining,
                 asked,
-                confirmed: Some(at.elapsed),
-                sweep: self.sweeps,
+                confirmed: at.elapsed,
+                sweep,
                 missing: false,
-                listed: BTreeSet::new(),
-                lease: Lease {
-                    instance: lease.instance.clone(),
-                    ..Lease::default()
-                },
-            };
-            self.instances.insert(lease.instance.clone(), known);
-            return self.replace(at, lease);
-        };
-        let order = (lease.incarnation, lease.sequence);
-        if order < known.order() {
-            return;
+            }),
         }
-        let unchanged = order == known.order() && known.confirmed.is_some() && !known.missing;
-        if !unchanged || asked >= known.asked {
-            known.deadline = asked + remaining;
-            known.asked = asked;
-        }
-        known.ttl = if lease.incarnation == known.lease.incarnation {
-            known.ttl.max(remaining)
-        } else {
-            remaining
-        };
-        known.confirmed = Some(at.elapsed);
-        known.sweep = self.sweeps;
-        if std::mem::take(&mut known.missing) {
-            self.missing.remove(&lease.instance);
-        }
-        if !unchanged {
+        if order > known.order()
+            || (order == known.order() && (fresh || known.suspect || known.left.is_some()))
+        {
             self.replace(at, lease);
         }
     }
 
-    /// Takes in that the source did not have this lease when it was asked. Nothing leaves a list by this alone.
-    pub fn missing(&mut self, asked: Duration, instance: &str) {
+    /// Takes in that `source` did not have this lease when it was asked. Nothing leaves a list by this alone.
+    pub fn missing(&mut self, source: usize, asked: Duration, instance: &str) {
         let Some(known) = self.instances.get_mut(instance) else {
             return;
         };
-        if known.confirmed.is_none_or(|confirmed| confirmed <= asked) && !known.missing {
-            known.missing = true;
-            self.missing.insert(instance.to_owned());
+        let Some(copy) = known.copy(source) else {
+            return;
+        };
+        if copy.confirmed <= asked && !copy.missing {
+            copy.missing = true;
+            known.suspect = true;
+            self.suspects.insert(instance.to_owned());
         }
     }
 
-    /// Takes in all leases that the source has; whoever is not among them is missing.
-    pub fn sweep(&mut self, at: Moment, asked: Duration, leases: Vec<LiveLease>) -> Swept {
+    /// Takes in all leases that `source` has; whoever was there and is not among them is missing.
+    pub fn sweep(&mut self, at: Moment, source: usize, asked: Duration, leases: Vec<LiveLease>) -> Swept {
         self.sweeps += 1;
+        let alive = self.instances.values().filter(|known| known.is_alive_on(source));
         let mut swept = Swept {
-            alive_before: 0,
+            alive_before: alive.count(),
             vanished: 0,
         };
-        swept.alive_before = self.instances.values().filter(|known| known.is_alive()).count();
         for live in leases {
-            self.observe(at, asked, live);
+            self.observe(at, source, asked, live);
         }
         for (instance, known) in &mut self.instances {
-            let seen =
-                known.sweep == self.sweeps || known.confirmed.is_some_and(|confirmed| confirmed > asked);
-            if seen || known.missing {
+            let alive = known.is_alive_on(source);
+            let Some(copy) = known.copy(source) else {
+                continue;
+            };
+            if copy.sweep == self.sweeps || copy.confirmed > asked || copy.missing {
                 continue;
             }
-            if known.is_alive() && known.deadline > at.elapsed + known.ttl / 10 {
+            if alive && copy.deadline > at.elapsed + copy.ttl / 10 {
                 swept.vanished += 1;
             }
-            known.missing = true;
-            self.missing.insert(instance.clone());
+            copy.missing = true;
+            if !std::mem::replace(&mut known.suspect, true) {
+                self.suspects.insert(instance.clone());
+            }
         }
         swept
     }
 
     /// Takes back published lists as the last known view: whoever stands in them and is not known counts as alive
-    /// for one `ttl`, and has to show up in the source until then.
+    /// for one `ttl`, and has to show up in a source until then.
     pub fn restore(&mut self, at: Moment, lists: &[ServiceList], ttl: Duration) {
         for (instance, lease) in leases(lists) {
             let known_newer = self
@@ -188,22 +183,16 @@ impl Fold {
             if known_newer || self.has_removed(&lease) {
                 continue;
             }
-            let known = self.instances.entry(instance).or_insert_with(|| Known {
-                deadline: at.elapsed + ttl,
-                ttl,
-                asked: at.elapsed,
-                confirmed: None,
-                sweep: self.sweeps,
-                missing: false,
-                listed: BTreeSet::new(),
-                lease: Lease {
-                    instance: lease.instance.clone(),
-                    ..Lease::default()
-                },
-            });
-            known.deadline = at.elapsed + ttl;
-            known.confirmed = None;
+            self.instances.entry(instance.clone()).or_default();
             self.replace(at, lease);
+            if let Some(known) = self.instances.get_mut(&instance) {
+                known.restored = Some(Restored {
+                    deadline: at.elapsed + ttl,
+                    ttl,
+                });
+                known.suspect = true;
+                self.suspects.insert(instance);
+            }
         }
         for list in lists {
             self.services
@@ -213,69 +202,17 @@ impl Fold {
         }
     }
 
-    /// Lets go what has been missing past its deadline, as far as `rule` admits. Call it after a sweep that went
-    /// well: one lost node looks the same as an emptied source, and only a sweep tells the two apart.
-    pub fn reap(&mut self, at: Moment, rule: &mut ShrinkRule) {
-        let mut leaving: BTreeMap<String, Vec<(Duration, String)>> = BTreeMap::new();
-        let mut exempt = Vec::new();
-        for instance in &self.missing {
-            let Some(known) = self.instances.get(instance) else {
-                continue;
-            };
-            if known.deadline > at.elapsed {
-                continue;
-            }
-            if known.listed.is_empty() || is_draining(&known.lease) {
-                exempt.push(instance.clone());
-            } else if !rule.distrusted(at.elapsed, known.ttl) {
-                for service in &known.listed {
-                    leaving
-                        .entry(service.clone())
-                        .or_default()
-                        .push((known.deadline, instance.clone()));
-                }
-            }
-        }
-        let mut gone: BTreeSet<String> = BTreeSet::new();
-        for instance in exempt {
-            self.unlist_everywhere(at, &instance, RemovalCause::Expired);
-            gone.insert(instance);
-        }
-        for (service, mut candidates) in std::mem::take(&mut leaving) {
-            candidates.sort();
-            let listed = self.services.get(&service).map_or(0, Members::len);
-            let admitted = rule.admit(at.elapsed, &service, listed, candidates.len());
-            for (_, instance) in candidates.drain(..admitted) {
-                self.unlist(at, &service, &instance, RemovalCause::Expired);
-                gone.insert(instance);
-            }
-            leaving.insert(service, candidates);
-        }
-        rule.settle(at.elapsed, |service| {
-            leaving.get(service).is_some_and(|rest| !rest.is_empty())
-        });
-        for instance in gone {
-            if self
-                .instances
-                .get(&instance)
-                .is_some_and(|known| known.listed.is_empty())
-            {
-                self.forget(at, &instance);
-            }
-        }
-    }
-
     /// What changed since the last call.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
 
-    /// When a lease runs out unless it is renewed; `None` for one that is not known or known to be missing.
-    pub fn deadline(&self, instance: &str) -> Option<Duration> {
+    /// When `source` wants to be asked for an instance: its lease there runs out, or the published list that alone names
+    /// it is no longer enough. `None` for an instance that is not known, or known to be missing there.
+    pub fn deadline(&self, source: usize, instance: &str) -> Option<Duration> {
         self.instances
             .get(instance)
-            .filter(|known| !known.missing)
-            .map(|known| known.deadline)
+            .and_then(|known| known.deadline(source))
     }
 
     /// Whether any list has this instance.
@@ -300,16 +237,26 @@ impl Fold {
         self.instances.len()
     }
 
+    /// How many leases `source` has, tombstones and pure consumers included.
+    pub fn leases_of(&self, source: usize) -> usize {
+        let on = |known: &&Known| {
+            known
+                .copies
+                .iter()
+                .any(|copy| copy.source == source && !copy.missing)
+        };
+        self.instances.values().filter(on).count()
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.instances.is_empty()
     }
 
-    /// How many listed instances the source has not confirmed since then.
-    pub fn unconfirmed(&self, since: Duration) -> usize {
-        let open = |known: &&Known| {
-            !known.listed.is_empty() && known.confirmed.is_none_or(|confirmed| confirmed < since)
-        };
+    /// How many listed instances no source has confirmed: `since` says for each source from when on its word counts.
+    pub fn unconfirmed(&self, since: impl Fn(usize) -> Duration) -> usize {
+        let confirmed = |known: &Known| known.current().any(|copy| copy.confirmed >= since(copy.source));
+        let open = |known: &&Known| !known.listed.is_empty() && !confirmed(known);
         self.instances.values().filter(open).count()
     }
 
@@ -318,11 +265,5 @@ impl Fold {
             let members = self.services.get(service);
             members.is_some_and(|members| members.has_removed(&lease.instance, lease.incarnation))
         })
-    }
-}
-
-impl Known {
-    fn is_alive(&self) -> bool {
-        !self.missing && self.confirmed.is_some() && !is_tombstone(&self.lease)
     }
 }

@@ -1,10 +1,10 @@
-//! The intake: asks the source, at most one sweep and one read at a time, and never waits for it elsewhere.
+//! The intake: asks each source, at most one sweep and one read at a time, and never waits for one elsewhere.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, select_all};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use rsf_registry::lease::LiveLease;
@@ -39,8 +39,57 @@ pub(crate) enum Intake {
     },
 }
 
+/// All sources of a pump. What one says, or that it says nothing, holds up no other.
+pub(crate) struct Intakes {
+    sources: Vec<Source>,
+    /// Who is listened to first, in turn: a busy source must not drown the others.
+    turn: usize,
+}
+
+impl Intakes {
+    pub(crate) fn new(sources: Vec<Arc<dyn LeaseSource>>, config: &PumpConfig) -> Self {
+        let sources = sources.into_iter().map(|source| Source::new(source, config));
+        Intakes {
+            sources: sources.collect(),
+            turn: 0,
+        }
+    }
+
+    /// Asks `source` to read these leases soon.
+    pub(crate) fn want(&mut self, source: usize, instances: Vec<String>) {
+        if let Some(source) = self.sources.get_mut(source) {
+            source.want(instances);
+        }
+    }
+
+    /// Asks for a sweep of every source as soon as its last one is [`SWEEP_GAP`] old.
+    pub(crate) fn sweep_soon(&mut self) {
+        self.sources.iter_mut().for_each(Source::sweep_soon);
+    }
+
+    /// Asks for a sweep of one source.
+    pub(crate) fn sweep_one_soon(&mut self, source: usize) {
+        if let Some(source) = self.sources.get_mut(source) {
+            source.sweep_soon();
+        }
+    }
+
+    /// The next thing that any source says, and which. Safe to drop and call again.
+    pub(crate) async fn next(&mut self) -> (usize, Intake) {
+        let count = self.sources.len();
+        if count == 0 {
+            return std::future::pending().await;
+        }
+        self.turn = (self.turn + 1) % count;
+        let (before, after) = self.sources.split_at_mut(self.turn);
+        let waiting = after.iter_mut().chain(before).map(|source| source.next().boxed());
+        let (said, place, _) = select_all(waiting).await;
+        ((place + self.turn) % count, said)
+    }
+}
+
 /// The pump's side of one [`LeaseSource`].
-pub(crate) struct Source {
+struct Source {
     source: Arc<dyn LeaseSource>,
     read_timeout: Duration,
     sweep_timeout: Duration,
@@ -61,7 +110,7 @@ enum Hints {
 }
 
 impl Source {
-    pub(crate) fn new(source: Arc<dyn LeaseSource>, config: &PumpConfig) -> Self {
+    fn new(source: Arc<dyn LeaseSource>, config: &PumpConfig) -> Self {
         let now = Instant::now();
         Source {
             source,
@@ -79,18 +128,18 @@ impl Source {
     }
 
     /// Asks to read these leases soon.
-    pub(crate) fn want(&mut self, instances: Vec<String>) {
+    fn want(&mut self, instances: Vec<String>) {
         self.wanted.extend(instances);
     }
 
     /// Asks for a sweep as soon as the last one is [`SWEEP_GAP`] old.
-    pub(crate) fn sweep_soon(&mut self) {
+    fn sweep_soon(&mut self) {
         let earliest = self.swept_at.map_or_else(Instant::now, |swept| swept + SWEEP_GAP);
         self.sweep_at = self.sweep_at.min(earliest);
     }
 
     /// The next thing the source says. Safe to drop and call again.
-    pub(crate) async fn next(&mut self) -> Intake {
+    async fn next(&mut self) -> Intake {
         loop {
             self.begin();
             let step = tokio::select! {
@@ -116,7 +165,12 @@ impl Source {
                     self.sweep_soon();
                 }
                 HintStep::Lost(reason) => {
-                    tracing::warn!(reason, "no hints from the lease source; sweeps cover for them");
+                    let source = self.source.name();
+                    tracing::warn!(
+                        source,
+                        reason,
+                        "no hints from the lease source; sweeps cover for them"
+                    );
                     self.hints = Hints::Retry(Instant::now() + RETRY);
                     self.sweep_soon();
                 }

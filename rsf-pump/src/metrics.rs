@@ -11,8 +11,9 @@ pub(crate) struct Metrics {
     pub(crate) role: IntGaugeVec,
     pub(crate) epoch: IntGauge,
     pub(crate) ready: IntGauge,
-    pub(crate) source_up: IntGauge,
-    pub(crate) distrusted: IntGauge,
+    pub(crate) source_up: IntGaugeVec,
+    pub(crate) distrusted: IntGaugeVec,
+    pub(crate) source_leases: IntGaugeVec,
     pub(crate) services: IntGauge,
     pub(crate) leases: IntGauge,
     pub(crate) unconfirmed: IntGauge,
@@ -42,12 +43,14 @@ impl Metrics {
             role: vec(r, "role", "1 for the pump's current role.", "role")?,
             epoch: gauge(r, "epoch", "Epoch of the current term; 0 without one.")?,
             ready: gauge(r, "ready", "1 while the lists can be trusted.")?,
-            source_up: gauge(r, "source_up", "1 while the lease source answers.")?,
-            distrusted: gauge(
+            source_up: vec(r, "source_up", "1 while the lease source answers.", "source")?,
+            distrusted: vec(
                 r,
                 "source_distrusted",
                 "1 for one TTL after a discontinuity of the source.",
+                "source",
             )?,
+            source_leases: vec(r, "source_leases", "Leases that the source has.", "source")?,
             services: gauge(r, "services", "Services that have or had a list.")?,
             leases: gauge(r, "leases", "Leases known, tombstones included.")?,
             unconfirmed: gauge(

@@ -1,5 +1,6 @@
-//! The pump: one task that takes in what the source says, folds it, and publishes while it leads.
+//! The pump: one task that takes in what the sources say, folds it, and publishes while it leads.
 
+mod lane;
 mod running;
 
 mod report;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::PumpConfig;
-use crate::intake::Source;
+use crate::intake::Intakes;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -27,7 +28,7 @@ const REPORT: Duration = Duration::from_millis(500);
 
 /// A pump of one namespace, ready to run.
 pub struct Pump {
-    source: Arc<dyn LeaseSource>,
+    sources: Vec<Arc<dyn LeaseSource>>,
     writer: Arc<dyn DirectoryWriter>,
     config: PumpConfig,
     metrics: Metrics,
@@ -37,9 +38,11 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// A pump from `source` to `writer`; its metrics go into `registry`, which must not have another pump's.
+    /// A pump from all `sources` of a namespace to `writer`; its metrics go into `registry`, which must not have another
+    /// pump's. Every pump of a namespace is given the same sources: one that is not named here counts as if it had
+    /// nothing.
     pub fn new(
-        source: Arc<dyn LeaseSource>,
+        sources: Vec<Arc<dyn LeaseSource>>,
         writer: Arc<dyn DirectoryWriter>,
         config: PumpConfig,
         registry: &Registry,
@@ -57,7 +60,7 @@ impl Pump {
             commands: sender,
         };
         Ok(Pump {
-            source,
+            sources,
             writer,
             config,
             metrics,
@@ -72,11 +75,11 @@ impl Pump {
         self.handle.clone()
     }
 
-    /// Runs until `shutdown` is cancelled. No failure of the source or the directory ends it.
+    /// Runs until `shutdown` is cancelled. No failure of a source or the directory ends it.
     pub async fn run(self, shutdown: CancellationToken) {
         let state = Arc::new(StateFile::open(self.config.state_file.clone()).await);
         let Pump {
-            source,
+            sources,
             writer,
             config,
             metrics,
@@ -86,14 +89,16 @@ impl Pump {
         } = self;
         // Its own handle must not keep the channel of commands open, nor the status alive.
         drop(handle);
-        let mut intake = Source::new(source, &config);
+        let names = sources.iter().map(|source| source.name().to_owned()).collect();
+        let mut intake = Intakes::new(sources, &config);
         let mut leader = Leader::new(writer.clone(), config.pump.clone(), state.clone());
-        let mut running = Running::new(&config, metrics, Publisher::new(writer, state, &config), status);
+        let publisher = Publisher::new(writer, state, &config);
+        let mut running = Running::new(&config, names, metrics, publisher, status);
         let mut report = interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut commanded = true;
         loop {
-            let deadline = running.deadlines.next();
+            let deadline = running.next_deadline();
             let flush = running.publisher.due().filter(|_| running.may_write());
             tokio::select! {
                 biased;
@@ -120,7 +125,7 @@ impl Pump {
                 }
                 () = at(running.start, deadline) => running.check_deadlines(&mut intake),
                 _ = report.tick() => running.report(),
-                event = intake.next() => running.on_intake(event, &mut intake),
+                (source, event) = intake.next() => running.on_intake(source, event, &mut intake),
             }
             running.note_changes();
         }

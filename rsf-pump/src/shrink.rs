@@ -1,9 +1,14 @@
-//! Rule R: how much of a list may be lost without a word, and for how long the pump distrusts its source.
+//! Rule R: how much of a list may be lost without a word, and for how long the pump distrusts a source.
+
+mod distrust;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use distrust::Discontinuity;
+use distrust::Sources;
 
 /// The numbers of rule R.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,44 +25,6 @@ pub struct ShrinkConfig {
     pub floor_percent: u8,
     /// How long the floor is kept without evidence; after it the rest leaves at the window's rate.
     pub max_hold: Duration,
-}
-
-/// Why the pump distrusts what its source has lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Discontinuity {
-    /// The pump has just started and does not know what the source lost before.
-    Started,
-    /// The source says of itself that it is another, or was restarted or emptied.
-    SourceChanged,
-    /// The source failed or stalled, and is back.
-    Interrupted,
-    /// Many leases vanished long before their deadlines.
-    Vanished,
-    /// The pump itself stood still.
-    Paused,
-}
-
-impl Discontinuity {
-    /// All reasons.
-    pub const ALL: [Discontinuity; 5] = [
-        Discontinuity::Started,
-        Discontinuity::SourceChanged,
-        Discontinuity::Interrupted,
-        Discontinuity::Vanished,
-        Discontinuity::Paused,
-    ];
-
-    /// The label of metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Discontinuity::Started => "started",
-            Discontinuity::SourceChanged => "source_changed",
-            Discontinuity::Interrupted => "interrupted",
-            Discontinuity::Vanished => "vanished",
-            Discontinuity::Paused => "paused",
-        }
-    }
 }
 
 /// A service whose list keeps instances that the source no longer has.
@@ -79,19 +46,9 @@ pub struct Hold {
 #[derive(Debug)]
 pub struct ShrinkRule {
     config: ShrinkConfig,
-    distrust: Option<Distrust>,
+    sources: Sources,
     services: BTreeMap<String, Guard>,
     holds_begun: u64,
-}
-
-#[derive(Debug)]
-struct Distrust {
-    chain_began: Duration,
-    /// The last one that counted.
-    since: Duration,
-    /// The last one at all.
-    last: Duration,
-    reason: Discontinuity,
 }
 
 #[derive(Debug, Default)]
@@ -116,60 +73,59 @@ struct Held {
 }
 
 impl ShrinkRule {
-    /// A rule that has seen nothing yet.
-    pub fn new(config: ShrinkConfig) -> Self {
+    /// A rule over so many lease sources that has heard of none yet.
+    pub fn new(config: ShrinkConfig, sources: usize) -> Self {
         ShrinkRule {
             config,
-            distrust: None,
+            sources: Sources::new(sources),
             services: BTreeMap::new(),
             holds_begun: 0,
         }
     }
 
-    /// Notes a discontinuity of the source: from `now` on no lease expires for one full TTL.
+    /// Notes that a source does not answer: nobody whose lease it had last leaves while that lasts.
+    pub fn silent(&mut self, source: usize) {
+        self.sources.set_silent(source, true);
+    }
+
+    /// Notes that a source has told all it has.
+    pub fn answered(&mut self, source: usize) {
+        self.sources.set_silent(source, false);
+    }
+
+    /// Whether a source does not answer.
+    pub fn is_silent(&self, source: usize) -> bool {
+        self.sources.is_silent(source)
+    }
+
+    /// Notes a discontinuity of a source, which answers: from `now` on no lease of it expires for one full TTL.
     ///
     /// A source that merely keeps failing now and then cannot extend this for ever: interruptions in an unbroken
     /// chain count for `max_hold` at most. Answers whether it counts.
-    pub fn discontinuity(&mut self, now: Duration, reason: Discontinuity) -> bool {
-        let chain_began = match &mut self.distrust {
-            Some(distrust) if now < distrust.last + self.config.lease_ttl => {
-                distrust.last = now;
-                distrust.chain_began
-            }
-            _ => now,
-        };
-        let limited = matches!(reason, Discontinuity::Interrupted | Discontinuity::Paused);
-        if limited && now.saturating_sub(chain_began) > self.config.max_hold {
-            return false;
-        }
-        self.distrust = Some(Distrust {
-            chain_began,
-            since: now,
-            last: now,
-            reason,
-        });
-        true
+    pub fn discontinuity(&mut self, source: usize, now: Duration, reason: Discontinuity) -> bool {
+        self.sources.discontinuity(source, now, reason, &self.config)
     }
 
-    /// Whether so many of `alive` leases at once are too many to have been lost one by one.
+    /// Whether so many of `alive` leases of one source at once are too many to have been lost one by one.
     pub fn too_many(&self, alive: usize, lost: usize) -> bool {
         lost > percent_floor(alive, self.config.share_percent).max(1)
     }
 
-    /// Whether a lease with this TTL may not expire now because of a discontinuity.
-    pub fn distrusted(&self, now: Duration, ttl: Duration) -> bool {
+    /// Whether a source is believed when it says that a lease with this TTL is gone.
+    pub fn trusts(&self, source: usize, now: Duration, ttl: Duration) -> bool {
         let ttl = ttl.max(self.config.lease_ttl);
-        self.config.enforced
-            && self
-                .distrust
-                .as_ref()
-                .is_some_and(|distrust| now < distrust.since + ttl)
+        let distrusted = self.config.enforced && self.sources.distrust(source, now, ttl).is_some();
+        !self.sources.is_silent(source) && !distrusted
     }
 
-    /// When the last discontinuity was noticed and why, while it still counts.
-    pub fn distrust(&self, now: Duration) -> Option<(Duration, Discontinuity)> {
-        let distrust = self.distrust.as_ref()?;
-        (now < distrust.since + self.config.lease_ttl).then_some((distrust.since, distrust.reason))
+    /// Whether every source is believed when none has a lease with this TTL.
+    pub fn trusts_all(&self, now: Duration, ttl: Duration) -> bool {
+        (0..self.sources.count()).all(|source| self.trusts(source, now, ttl))
+    }
+
+    /// When the last discontinuity of a source was noticed and why, while it still counts.
+    pub fn distrust(&self, source: usize, now: Duration) -> Option<(Duration, Discontinuity)> {
+        self.sources.distrust(source, now, self.config.lease_ttl)
     }
 
     /// How many of the `leaving` instances, of `listed` in all, may be taken from the list now.
@@ -220,6 +176,13 @@ impl ShrinkRule {
             });
         }
         admitted
+    }
+
+    /// Whether a hold lasts on this service.
+    pub fn is_held(&self, service: &str) -> bool {
+        self.services
+            .get(service)
+            .is_some_and(|guard| guard.hold.is_some())
     }
 
     /// Ends the holds of services that no longer miss anything; `missing` says which still do.
@@ -295,14 +258,15 @@ mod tests {
     use super::*;
 
     fn rule() -> ShrinkRule {
-        ShrinkRule::new(ShrinkConfig {
+        let config = ShrinkConfig {
             enforced: true,
             lease_ttl: secs(15),
             share_percent: 20,
             window: secs(10),
             floor_percent: 50,
             max_hold: secs(300),
-        })
+        };
+        ShrinkRule::new(config, 2)
     }
 
     fn secs(seconds: u64) -> Duration {
@@ -365,16 +329,32 @@ mod tests {
         let mut rule = rule();
         let mut refused = false;
         for second in (0..400).step_by(10) {
-            refused |= !rule.discontinuity(secs(second), Discontinuity::Interrupted);
+            refused |= !rule.discontinuity(1, secs(second), Discontinuity::Interrupted);
         }
         assert!(refused);
-        assert!(!rule.distrusted(secs(400), secs(15)));
-        assert!(rule.discontinuity(secs(400), Discontinuity::SourceChanged));
-        assert!(rule.distrusted(secs(414), secs(15)));
+        assert!(rule.trusts(1, secs(400), secs(15)));
+        assert!(rule.discontinuity(1, secs(400), Discontinuity::SourceChanged));
+        assert!(!rule.trusts(1, secs(414), secs(15)));
         assert!(
-            rule.distrusted(secs(429), secs(30)),
+            !rule.trusts(1, secs(429), secs(30)),
             "a longer lease has a longer grace"
         );
-        assert!(!rule.distrusted(secs(415), secs(15)));
+        assert!(rule.trusts(1, secs(415), secs(15)));
+    }
+
+    #[test]
+    fn one_sources_fault_is_not_anothers() {
+        let mut rule = rule();
+        assert!(!rule.trusts(0, secs(0), secs(15)), "it was never read");
+        for source in [0, 1] {
+            rule.discontinuity(source, secs(0), Discontinuity::Started);
+        }
+        rule.silent(1);
+        assert!(rule.trusts(0, secs(15), secs(15)) && !rule.trusts(1, secs(15), secs(15)));
+        assert!(!rule.trusts_all(secs(15), secs(15)));
+        rule.answered(1);
+        rule.discontinuity(0, secs(15), Discontinuity::Vanished);
+        assert!(!rule.trusts(0, secs(29), secs(15)) && rule.trusts(1, secs(29), secs(15)));
+        assert!(rule.trusts_all(secs(30), secs(15)));
     }
 }

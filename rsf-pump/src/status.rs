@@ -35,16 +35,20 @@ impl Role {
     }
 }
 
-/// The lease source as the pump sees it.
+/// One lease source as the pump sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
     /// Whether it answered last time.
     pub up: bool,
     /// What it calls itself; changes when it may have lost leases.
     pub identity: Option<String>,
+    /// How many leases it has, as far as is known.
+    pub leases: usize,
     /// Age of the last sweep that went well, milliseconds.
     pub swept_ms_ago: Option<u64>,
-    /// Why no lease expires just now.
+    /// Why no lease of it expires just now.
     pub distrusted: Option<Discontinuity>,
     /// Why it did not answer, while it does not.
     pub error: Option<String>,
@@ -65,7 +69,7 @@ pub struct Counters {
     pub sweeps: u64,
     /// Reads and sweeps that failed.
     pub source_errors: u64,
-    /// Discontinuities of the source.
+    /// Discontinuities of the sources.
     pub discontinuities: u64,
     /// Holds begun by rule R.
     pub holds: u64,
@@ -90,8 +94,8 @@ pub struct PumpStatus {
     pub ready: bool,
     /// Why not.
     pub not_ready: Option<String>,
-    /// The lease source.
-    pub source: SourceStatus,
+    /// The lease sources.
+    pub sources: Vec<SourceStatus>,
     /// Services that have or had a list.
     pub services: usize,
     /// Leases known, tombstones and pure consumers included.

@@ -180,8 +180,8 @@ impl Run {
                     .into_iter()
                     .find(|live| live.lease.instance == name(instance));
                 match live {
-                    Some(live) => self.fold.observe(self.at(), self.now, live),
-                    None => self.fold.missing(self.now, &name(instance)),
+                    Some(live) => self.fold.observe(self.at(), 0, self.now, live),
+                    None => self.fold.missing(0, self.now, &name(instance)),
                 }
                 self.earlier = (self.now, self.live());
             }
@@ -189,7 +189,7 @@ impl Run {
             Step::StaleSweep => self.sweep(self.earlier.0, self.earlier.1.clone()),
             Step::Flush => {
                 self.store.clear();
-                self.rule.discontinuity(self.now, Discontinuity::SourceChanged);
+                self.rule.discontinuity(0, self.now, Discontinuity::SourceChanged);
             }
             Step::Restart => self.restart(),
         }
@@ -204,7 +204,7 @@ impl Run {
     }
 
     fn sweep(&mut self, asked: Duration, leases: Vec<LiveLease>) {
-        self.fold.sweep(self.at(), asked, leases);
+        self.fold.sweep(self.at(), 0, asked, leases);
         self.check();
         self.fold.reap(self.at(), &mut self.rule);
     }
@@ -222,7 +222,7 @@ impl Run {
         let lists: Vec<_> = self.fold.services().map(list).collect();
         self.fold = Fold::new();
         self.rule = rule(self.enforced);
-        self.rule.discontinuity(self.now, Discontinuity::Started);
+        self.rule.discontinuity(0, self.now, Discontinuity::Started);
         self.losses.clear();
         self.fold.restore(self.at(), &lists, TTL);
     }
@@ -316,14 +316,17 @@ impl Run {
 }
 
 fn rule(enforced: bool) -> ShrinkRule {
-    ShrinkRule::new(ShrinkConfig {
+    let config = ShrinkConfig {
         enforced,
         lease_ttl: TTL,
         share_percent: 20,
         window: Duration::from_secs(10),
         floor_percent: 50,
         max_hold: Duration::from_secs(300),
-    })
+    };
+    let mut rule = ShrinkRule::new(config, 1);
+    rule.answered(0);
+    rule
 }
 
 fn name(instance: u8) -> String {
@@ -453,14 +456,21 @@ fn moment(seconds: u64) -> Moment {
 #[test]
 fn a_late_answer_brings_nobody_back_who_left() {
     let mut fold = Fold::new();
-    fold.observe(moment(1), Duration::from_secs(1), observed(1, LeaseState::Up, 15));
+    fold.observe(
+        moment(1),
+        0,
+        Duration::from_secs(1),
+        observed(1, LeaseState::Up, 15),
+    );
     fold.observe(
         moment(2),
+        0,
         Duration::from_secs(2),
         observed(2, LeaseState::Deregistered, 3),
     );
     fold.sweep(
         moment(3),
+        0,
         Duration::from_secs(1),
         vec![observed(1, LeaseState::Up, 15)],
     );
@@ -472,9 +482,9 @@ fn a_late_answer_brings_nobody_back_who_left() {
 #[test]
 fn nobody_expires_before_its_own_deadline() {
     let (mut fold, mut rule) = (Fold::new(), rule(false));
-    fold.observe(moment(0), Duration::ZERO, observed(1, LeaseState::Up, 15));
+    fold.observe(moment(0), 0, Duration::ZERO, observed(1, LeaseState::Up, 15));
     for (second, listed) in [(5, 1), (14, 1), (15, 0)] {
-        fold.sweep(moment(second), Duration::from_secs(second), Vec::new());
+        fold.sweep(moment(second), 0, Duration::from_secs(second), Vec::new());
         fold.reap(moment(second), &mut rule);
         assert_eq!(fold.list("a").0.len(), listed, "after {second} s");
     }

@@ -48,8 +48,8 @@ impl Backend {
 /// What pump and console use of a registry besides, in one namespace.
 #[derive(Clone)]
 pub struct ControlBackend {
-    /// Where the pump reads leases.
-    pub leases: Arc<dyn LeaseSource>,
+    /// Where the pump reads leases: one source for each server.
+    pub lease_sources: Vec<Arc<dyn LeaseSource>>,
     /// Where the pump writes lists.
     pub directory: Arc<dyn DirectoryWriter>,
     /// Where the console publishes policies.
@@ -110,7 +110,7 @@ impl From<EmbeddedNamespace> for ControlBackend {
     fn from(namespace: EmbeddedNamespace) -> Self {
         let namespace = Arc::new(namespace);
         ControlBackend {
-            leases: namespace.clone(),
+            lease_sources: vec![namespace.clone()],
             directory: namespace.clone(),
             policies: namespace.clone(),
             acknowledgements: namespace,
@@ -134,7 +134,7 @@ impl From<Cluster> for Backend {
 impl From<Cluster> for ControlBackend {
     fn from(cluster: Cluster) -> Self {
         ControlBackend {
-            leases: cluster.source,
+            lease_sources: cluster.sources,
             directory: cluster.writer,
             policies: cluster.policies,
             acknowledgements: cluster.acknowledgements,

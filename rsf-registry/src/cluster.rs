@@ -28,8 +28,8 @@ use zookeeper::namespace::Namespace;
 pub struct Cluster {
     /// Where instances keep their leases.
     pub leases: Arc<dyn LeaseStore>,
-    /// Where the pump reads all leases.
-    pub source: Arc<dyn LeaseSource>,
+    /// Where the pump reads all leases: one source for each server.
+    pub sources: Vec<Arc<dyn LeaseSource>>,
     /// Where instances say which policies they run.
     pub acknowledgements: Arc<dyn Acknowledgements>,
     /// Where consumers watch lists.
@@ -58,7 +58,7 @@ pub fn open(redis_url: &str, zookeeper_servers: &str, namespace: &str) -> Result
     let directory = Arc::new(ZooKeeperDirectory::new(nodes.clone()));
     Ok(Cluster {
         leases: leases.clone(),
-        source: leases.clone(),
+        sources: vec![leases.clone()],
         acknowledgements: leases,
         directory: directory.clone(),
         writer: directory,

@@ -30,9 +30,14 @@ pub enum Renewal {
     Unknown,
 }
 
-/// Where the pump reads the leases of a whole namespace.
+/// One server from which the pump reads leases of a namespace. A namespace has one or several; an instance's lease may
+/// be on any of them, and for a while on two.
 #[async_trait]
 pub trait LeaseSource: Send + Sync + 'static {
+    /// The server's name for logs, metrics and status, never with credentials (`redis-1:6379`, `embedded`). It differs
+    /// between the sources of a namespace and does not change.
+    fn name(&self) -> &str;
+
     /// Reads every lease and the source's identity. Subscribe to [`LeaseSource::hints`] first, then sweep.
     async fn sweep(&self) -> Result<Sweep, StoreError>;
 
@@ -55,7 +60,7 @@ pub struct LiveLease {
     pub remaining: Duration,
 }
 
-/// All leases at one moment.
+/// All leases of one source at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sweep {
     /// Changes whenever the source may have lost leases: a restart, a failover, an emptied store (rule R).

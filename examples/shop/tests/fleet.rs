@@ -32,7 +32,7 @@ async fn customers_are_served_by_all_instances() {
     };
     let metrics = prometheus::Registry::new();
     let pump = Pump::new(
-        control.leases,
+        control.lease_sources,
         control.directory,
         settings.validate().unwrap(),
         &metrics,

@@ -111,7 +111,12 @@ impl ControlPlane {
             ..PumpSettings::default()
         };
         let metrics = prometheus::Registry::new();
-        let pump = Pump::new(backend.leases, backend.directory, settings.validate()?, &metrics)?;
+        let pump = Pump::new(
+            backend.lease_sources,
+            backend.directory,
+            settings.validate()?,
+            &metrics,
+        )?;
         let handle = pump.handle();
         self.tasks.spawn(pump.run(self.end.clone()));
         Ok(handle)
@@ -135,7 +140,7 @@ impl ControlPlane {
             policies: control.policies,
             acknowledgements: control.acknowledgements,
             directory: Backend::from(namespace.clone()).directory,
-            leases: Some(control.leases),
+            leases: control.lease_sources,
             pump: Some(Arc::new(OwnPump(pump))),
         };
         let console = Console::new(settings.validate()?, token.clone(), parts).await?;

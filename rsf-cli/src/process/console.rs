@@ -90,7 +90,7 @@ pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
         policies: control.policies,
         acknowledgements: control.acknowledgements,
         directory: backend.directory,
-        leases: Some(control.leases),
+        leases: control.lease_sources,
         pump,
     };
     let console = Console::new(config, token, parts).await?;

@@ -67,7 +67,7 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
 
     let backend = ControlBackend::open(&url, &namespace)?;
     let metrics = prometheus::Registry::new();
-    let pump = Pump::new(backend.leases, backend.directory, config, &metrics)?;
+    let pump = Pump::new(backend.lease_sources, backend.directory, config, &metrics)?;
     let listener = super::listen(admin, "admin port").await?;
     let bound = listener.local_addr()?;
     let end = super::until_signal()?;

@@ -50,7 +50,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let canned = Arc::new(Canned::default());
-        let fleet = Arc::new(Fleet::new(Arc::new(NoDirectory), None));
+        let fleet = Arc::new(Fleet::new(Arc::new(NoDirectory), Vec::new()));
         Bench {
             rounds: Rounds::new(canned.clone()),
             collector: StatsCollector::new(fleet, canned.clone()),

@@ -39,7 +39,7 @@ impl Running {
             policies: shared.clone(),
             acknowledgements: shared.clone(),
             directory: shared.clone(),
-            leases: Some(shared),
+            leases: vec![shared],
             pump: None,
         };
         let console = Console::new(settings.validate().unwrap(), Token::new(TOKEN).unwrap(), parts)

@@ -253,6 +253,10 @@ impl Directory for Twin {
 
 #[async_trait]
 impl LeaseSource for Twin {
+    fn name(&self) -> &str {
+        "twin"
+    }
+
     async fn sweep(&self) -> Result<Sweep, StoreError> {
         let live = |lease: &Lease| LiveLease {
             lease: lease.clone(),
@@ -309,7 +313,10 @@ impl Served {
             policies: twin.clone(),
             acknowledgements: twin.clone(),
             directory: twin.clone(),
-            leases: leases.then(|| twin.clone() as Arc<dyn LeaseSource>),
+            leases: leases
+                .then(|| twin.clone() as Arc<dyn LeaseSource>)
+                .into_iter()
+                .collect(),
             pump: None,
         };
         let token = Token::new(TOKEN).unwrap();

@@ -24,6 +24,12 @@ impl Fold {
             RemovalCause::Evicted
         };
         let old = std::mem::replace(&mut known.lease, lease);
+        known.restored = None;
+        known.left = None;
+        known.suspect = known.copies.iter().any(|copy| copy.missing);
+        if !known.suspect {
+            self.suspects.remove(&instance);
+        }
 
         let mut touched = BTreeSet::new();
         self.disclaim(&old, &mut touched);
@@ -52,12 +58,19 @@ impl Fold {
     }
 
     pub(super) fn forget(&mut self, at: Moment, instance: &str) {
-        self.missing.remove(instance);
-        let Some(known) = self.instances.remove(instance) else {
+        self.suspects.remove(instance);
+        self.give_up_address(at, instance);
+        self.instances.remove(instance);
+    }
+
+    /// Whoever stands next for the address of an instance that left has it now.
+    pub(super) fn give_up_address(&mut self, at: Moment, instance: &str) {
+        let Some(lease) = self.instances.get(instance).map(|known| known.lease.clone()) else {
             return;
         };
         let mut touched = BTreeSet::new();
-        self.disclaim(&known.lease, &mut touched);
+        self.disclaim(&lease, &mut touched);
+        touched.remove(instance);
         for next in touched {
             self.relist(at, &next, RemovalCause::Evicted);
         }

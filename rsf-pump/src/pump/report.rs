@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rsf_registry::record::RemovalCause;
 
+use super::lane::Lane;
 use super::running::{Running, cause};
 use crate::shrink::Discontinuity;
 use crate::status::{Counters, PumpStatus, Role, SourceStatus};
@@ -21,13 +22,9 @@ impl Running {
             epoch: self.epoch,
             ready: not_ready.is_none(),
             not_ready,
-            source: SourceStatus {
-                up: self.trust.loaded() && self.trust.error().is_none(),
-                identity: self.trust.identity().map(str::to_owned),
-                swept_ms_ago: self.swept.map(|swept| millis(now.saturating_sub(swept))),
-                distrusted: self.rule.distrust(now).map(|(_, reason)| reason),
-                error: self.trust.error().map(str::to_owned),
-            },
+            sources: (0..self.lanes.len())
+                .map(|source| self.source_status(source, now))
+                .collect(),
             services: self.fold.services().count(),
             leases: self.fold.len(),
             unconfirmed,
@@ -51,27 +48,49 @@ impl Running {
         });
     }
 
-    /// Listed instances that the source has not confirmed since the last discontinuity or takeover; after one TTL
-    /// they count as judged.
+    fn source_status(&self, source: usize, now: Duration) -> SourceStatus {
+        let lane = &self.lanes[source];
+        SourceStatus {
+            name: lane.name.clone(),
+            up: lane.is_up(),
+            identity: lane.trust.identity().map(str::to_owned),
+            leases: self.fold.leases_of(source),
+            swept_ms_ago: lane.swept.map(|swept| millis(now.saturating_sub(swept))),
+            distrusted: self.rule.distrust(source, now).map(|(_, reason)| reason),
+            error: lane.trust.error().map(str::to_owned),
+        }
+    }
+
+    /// Listed instances that no source has confirmed since its last discontinuity or since it fell silent, or since a
+    /// takeover; after one TTL they count as judged.
     fn unconfirmed(&self, now: Duration) -> usize {
         let ttl = self.config.lease_ttl;
-        let distrusted = self.rule.distrust(now).map(|(since, _)| since);
-        let restored = self.restored.filter(|restored| now < *restored + ttl);
-        match (distrusted, restored) {
-            (Some(since), _) => self.fold.unconfirmed(since),
+        let in_grace = |source: usize| {
+            let silent = self.lanes[source].silent.filter(|silent| now < *silent + ttl);
+            let distrusted = self.rule.distrust(source, now).map(|(since, _)| since);
+            silent.max(distrusted)
+        };
+        let since: Vec<_> = (0..self.lanes.len()).map(in_grace).collect();
+        let restored = self.restored.is_some_and(|restored| now < restored + ttl);
+        if restored || since.iter().any(Option::is_some) {
             // A warm fold need not be confirmed anew by a takeover: only who stands in the lists alone is open.
-            (None, Some(_)) => self.fold.unconfirmed(Duration::ZERO),
-            (None, None) => 0,
+            self.fold
+                .unconfirmed(|source| since.get(source).copied().flatten().unwrap_or_default())
+        } else {
+            0
         }
     }
 
     fn not_ready(&self, now: Duration, unconfirmed: usize) -> Option<String> {
-        if !self.trust.loaded() {
-            let error = self.trust.error().unwrap_or("it has not been asked yet");
-            return Some(format!("the lease source has not answered: {error}"));
+        let unasked = self.lanes.iter().find(|lane| !lane.is_asked());
+        if let Some(lane) = unasked {
+            return Some(format!("the lease source {} has not been asked yet", lane.name));
         }
-        if let Some(error) = self.trust.error() {
-            return Some(format!("the lease source does not answer: {error}"));
+        if !self.lanes.iter().any(Lane::is_up) {
+            let silent =
+                |lane: &Lane| format!("{}: {}", lane.name, lane.trust.error().unwrap_or("no answer"));
+            let silent: Vec<_> = self.lanes.iter().map(silent).collect();
+            return Some(format!("no lease source answers: {}", silent.join("; ")));
         }
         if self.role == Role::TakingOver {
             return Some("the published lists are being read".into());
@@ -125,8 +144,14 @@ impl Running {
                 .unwrap_or(0),
         );
         m.ready.set(status.ready.into());
-        m.source_up.set(status.source.up.into());
-        m.distrusted.set(status.source.distrusted.is_some().into());
+        for source in &status.sources {
+            let name = [source.name.as_str()];
+            m.source_up.with_label_values(&name).set(source.up.into());
+            m.distrusted
+                .with_label_values(&name)
+                .set(source.distrusted.is_some().into());
+            m.source_leases.with_label_values(&name).set(count(source.leases));
+        }
         m.services.set(count(status.services));
         m.leases.set(count(status.leases));
         m.unconfirmed.set(count(status.unconfirmed));

@@ -9,16 +9,15 @@ use rsf_registry::{Sweep, world};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::lane::Lane;
 use crate::config::PumpConfig;
-use crate::deadlines::Deadlines;
 use crate::fold::{Fold, Moment};
-use crate::intake::{Intake, Source};
+use crate::intake::{Intake, Intakes};
 use crate::leader::{Leadership, Takeover};
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, Round};
 use crate::shrink::{Discontinuity, ShrinkRule};
 use crate::status::{PumpStatus, Role};
-use crate::trust::Trust;
 
 /// Everything a running pump knows.
 pub(super) struct Running {
@@ -26,8 +25,8 @@ pub(super) struct Running {
     pub(super) start: Instant,
     pub(super) fold: Fold,
     pub(super) rule: ShrinkRule,
-    pub(super) deadlines: Deadlines,
-    pub(super) trust: Trust,
+    /// One for each source.
+    pub(super) lanes: Vec<Lane>,
     pub(super) publisher: Publisher,
     pub(super) metrics: Metrics,
     pub(super) status: watch::Sender<Arc<PumpStatus>>,
@@ -37,9 +36,6 @@ pub(super) struct Running {
     pub(super) restored: Option<Duration>,
     /// The directory was wiped when this term began.
     pub(super) wiped: bool,
-    /// When the source had told all it has for the first time.
-    pub(super) loaded: Option<Duration>,
-    pub(super) swept: Option<Duration>,
     pub(super) last_write: Option<u64>,
     pub(super) last_error: Option<String>,
 }
@@ -47,6 +43,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(
         config: &PumpConfig,
+        sources: Vec<String>,
         metrics: Metrics,
         publisher: Publisher,
         status: watch::Sender<Arc<PumpStatus>>,
@@ -54,9 +51,8 @@ impl Running {
         Running {
             start: Instant::now(),
             fold: Fold::new(),
-            rule: ShrinkRule::new(config.shrink.clone()),
-            deadlines: Deadlines::default(),
-            trust: Trust::new(config.sweep, config.sweep_timeout),
+            rule: ShrinkRule::new(config.shrink.clone(), sources.len()),
+            lanes: sources.into_iter().map(|name| Lane::new(name, config)).collect(),
             publisher,
             metrics,
             status,
@@ -64,8 +60,6 @@ impl Running {
             epoch: None,
             restored: None,
             wiped: false,
-            loaded: None,
-            swept: None,
             last_write: None,
             last_error: None,
             config: config.clone(),
@@ -84,18 +78,21 @@ impl Running {
         }
     }
 
-    /// Nothing is published before the source has told all it has once.
+    /// Nothing is published before the sources have told all they have once. One that does not answer holds up no
+    /// other: whoever may be on it stays as the published lists have it.
     pub(super) fn may_write(&self) -> bool {
-        self.role == Role::Leading && self.trust.loaded() && !self.is_blind(self.now().elapsed)
+        self.role == Role::Leading && self.is_loaded() && !self.is_blind(self.now().elapsed)
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.trust.loaded()) && self.lanes.iter().all(Lane::is_asked)
     }
 
     /// Whether the last published view is unknown: the directory was wiped, and instances had less than one TTL to
     /// show up in this fold.
     pub(super) fn is_blind(&self, now: Duration) -> bool {
-        self.wiped
-            && self
-                .loaded
-                .is_none_or(|loaded| now < loaded + self.config.lease_ttl)
+        let loaded = self.lanes.iter().filter_map(|lane| lane.loaded).min();
+        self.wiped && loaded.is_none_or(|loaded| now < loaded + self.config.lease_ttl)
     }
 
     pub(super) fn on_leadership(&mut self, event: Leadership) {
@@ -127,8 +124,8 @@ impl Running {
         self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
         let restored = takeover.lists.iter().flat_map(|list| &list.instances);
         for instance in restored {
-            if let Some(deadline) = self.fold.deadline(&instance.instance) {
-                self.deadlines.schedule(&instance.instance, deadline);
+            for source in 0..self.lanes.len() {
+                self.schedule(source, &instance.instance);
             }
         }
         self.restored = Some(now.elapsed);
@@ -178,14 +175,31 @@ impl Running {
         round.fenced
     }
 
-    pub(super) fn check_deadlines(&mut self, intake: &mut Source) {
-        let now = self.now().elapsed;
-        let due = self.deadlines.due(now, |instance| self.fold.deadline(instance));
-        self.metrics.deadline_checks.inc_by(due.len() as u64);
-        intake.want(due);
+    /// When the next lease of any source wants to be checked.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.lanes.iter().filter_map(|lane| lane.deadlines.next()).min()
     }
 
-    pub(super) fn on_intake(&mut self, event: Intake, intake: &mut Source) {
+    pub(super) fn check_deadlines(&mut self, intake: &mut Intakes) {
+        let now = self.now().elapsed;
+        for (source, lane) in self.lanes.iter_mut().enumerate() {
+            let due = lane
+                .deadlines
+                .due(now, |instance| self.fold.deadline(source, instance));
+            self.metrics.deadline_checks.inc_by(due.len() as u64);
+            intake.want(source, due);
+        }
+    }
+
+    fn schedule(&mut self, source: usize, instance: &str) {
+        if let Some(deadline) = self.fold.deadline(source, instance)
+            && let Some(lane) = self.lanes.get_mut(source)
+        {
+            lane.deadlines.schedule(instance, deadline);
+        }
+    }
+
+    pub(super) fn on_intake(&mut self, source: usize, event: Intake, intake: &mut Intakes) {
         match event {
             Intake::Hinted(count) => self.metrics.hints.inc_by(count),
             Intake::Read {
@@ -193,116 +207,129 @@ impl Running {
                 instances,
                 answer: Ok(leases),
             } => {
-                self.on_read(asked, instances, leases, intake);
+                if self.on_read(source, asked, instances, leases) {
+                    intake.sweep_one_soon(source);
+                }
             }
             Intake::Swept {
                 asked,
                 answer: Ok(sweep),
-            } => self.on_sweep(asked, sweep),
+            } => self.on_sweep(source, asked, sweep),
             Intake::Read {
                 answer: Err(error), ..
             }
             | Intake::Swept {
                 answer: Err(error), ..
-            } => {
-                self.metrics.source_errors.inc();
-                if self.trust.failed(error.clone()) {
-                    tracing::warn!(error, "the lease source does not answer; lists stay as they are");
-                }
-                self.report();
-            }
+            } => self.on_failure(source, error),
         }
     }
 
+    fn on_failure(&mut self, source: usize, error: String) {
+        self.metrics.source_errors.inc();
+        let now = self.now().elapsed;
+        let Some(lane) = self.lanes.get_mut(source) else {
+            return;
+        };
+        lane.silent.get_or_insert(now);
+        self.rule.silent(source);
+        if lane.trust.failed(error.clone()) {
+            tracing::warn!(
+                source = lane.name,
+                error,
+                "the lease source does not answer; whoever it had last stays listed"
+            );
+        }
+        self.report();
+    }
+
     /// A lease that is gone only raises a doubt: one lost node looks the same as an emptied source, so a sweep has to
-    /// tell the two apart before anything leaves a list.
+    /// tell the two apart before anything leaves a list. Answers whether there is a doubt.
     fn on_read(
         &mut self,
+        source: usize,
         asked: Instant,
         instances: Vec<String>,
         leases: Vec<Option<LiveLease>>,
-        intake: &mut Source,
-    ) {
+    ) -> bool {
         let (now, asked) = (self.now(), self.moment(asked).elapsed);
-        self.trust.read(now.elapsed);
+        if let Some(lane) = self.lanes.get_mut(source) {
+            lane.trust.read(now.elapsed);
+        }
         let mut doubt = false;
         for (instance, lease) in instances.into_iter().zip(leases) {
             match lease {
-                Some(live) if live.lease.instance == instance => self.observe(now, asked, live),
+                Some(live) if live.lease.instance == instance => {
+                    self.fold.observe(now, source, asked, live);
+                    self.schedule(source, &instance);
+                }
                 Some(live) => tracing::warn!(
                     instance,
                     named = live.lease.instance,
                     "a lease under another's key"
                 ),
                 None => {
-                    self.fold.missing(asked, &instance);
+                    self.fold.missing(source, asked, &instance);
                     doubt |= self.fold.is_listed(&instance);
                 }
             }
         }
-        if doubt {
-            intake.sweep_soon();
-        }
+        doubt
     }
 
-    fn observe(&mut self, now: Moment, asked: Duration, live: LiveLease) {
-        let instance = live.lease.instance.clone();
-        self.fold.observe(now, asked, live);
-        if let Some(deadline) = self.fold.deadline(&instance) {
-            self.deadlines.schedule(&instance, deadline);
-        }
-    }
-
-    fn on_sweep(&mut self, asked: Instant, sweep: Sweep) {
+    fn on_sweep(&mut self, source: usize, asked: Instant, sweep: Sweep) {
         let (now, asked) = (self.now(), self.moment(asked).elapsed);
         self.metrics.sweeps.inc();
         self.metrics
             .sweep_seconds
             .observe(now.elapsed.saturating_sub(asked).as_secs_f64());
-        let loading = !self.trust.loaded();
-        let discontinuity = self.trust.swept(asked, now.elapsed, &sweep.source);
+        let Some(lane) = self.lanes.get_mut(source) else {
+            return;
+        };
+        let discontinuity = lane.trust.swept(asked, now.elapsed, &sweep.source);
+        lane.silent = None;
+        lane.swept = Some(now.elapsed);
+        let loading = lane.loaded.is_none();
+        lane.loaded.get_or_insert(now.elapsed);
+        self.rule.answered(source);
         let instances: Vec<String> = sweep
             .leases
             .iter()
             .map(|live| live.lease.instance.clone())
             .collect();
-        let swept = self.fold.sweep(now, asked, sweep.leases);
-        for instance in instances {
-            if let Some(deadline) = self.fold.deadline(&instance) {
-                self.deadlines.schedule(&instance, deadline);
-            }
+        let swept = self.fold.sweep(now, source, asked, sweep.leases);
+        for instance in &instances {
+            self.schedule(source, instance);
         }
         let vanished = self
             .rule
             .too_many(swept.alive_before, swept.vanished)
             .then_some(Discontinuity::Vanished);
         if let Some(reason) = discontinuity.or(vanished) {
-            self.distrust(now.elapsed, reason);
+            self.distrust(source, now.elapsed, reason);
         }
         self.fold.reap(now, &mut self.rule);
-        self.swept = Some(now.elapsed);
         if loading {
-            self.loaded = Some(now.elapsed);
             tracing::info!(
-                leases = self.fold.len(),
-                source = self.trust.identity(),
+                source = self.lanes.get(source).map(|lane| lane.name.as_str()),
+                leases = instances.len(),
                 "the leases are read"
             );
         }
         self.report();
     }
 
-    fn distrust(&mut self, now: Duration, reason: Discontinuity) {
+    fn distrust(&mut self, source: usize, now: Duration, reason: Discontinuity) {
         self.metrics
             .discontinuities
             .with_label_values(&[reason.as_str()])
             .inc();
-        let counts = self.rule.discontinuity(now, reason);
+        let counts = self.rule.discontinuity(source, now, reason);
         if reason != Discontinuity::Started {
             tracing::warn!(
+                source = self.lanes.get(source).map(|lane| lane.name.as_str()),
                 reason = reason.as_str(),
                 counts,
-                "the lease source was discontinued: no lease expires for one TTL"
+                "the lease source was discontinued: no lease of it expires for one TTL"
             );
         }
     }

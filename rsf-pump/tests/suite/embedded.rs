@@ -35,7 +35,7 @@ impl Site {
         };
         let config = settings.validate().expect("valid");
         let (source, writer) = (Arc::new(namespace.clone()), Arc::new(namespace.clone()));
-        let pump = Pump::new(source, writer, config, &Registry::new()).expect("a fresh registry");
+        let pump = Pump::new(vec![source], writer, config, &Registry::new()).expect("a fresh registry");
         let (handle, shutdown) = (pump.handle(), CancellationToken::new());
         let pump = AbortOnDropHandle::new(tokio::spawn(pump.run(shutdown.clone())));
         Site {

@@ -9,4 +9,5 @@ mod embedded;
 mod leadership;
 mod liveness;
 mod publishing;
+mod several_sources;
 mod source_faults;

@@ -58,7 +58,7 @@ async fn t05_an_emptied_source_is_not_ready_until_renewals_cover_the_lists() {
     until(6 * SECOND, "noticed", || !pump.handle.status().ready).await;
     let status = pump.handle.status();
     assert!(status.unconfirmed > 0 && status.not_ready.is_some());
-    assert_eq!(status.source.distrusted, Some(Discontinuity::SourceChanged));
+    assert_eq!(status.sources[0].distrusted, Some(Discontinuity::SourceChanged));
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn t06_leases_that_vanish_before_their_deadlines_are_the_sources_fault() {
     let start = Instant::now();
     world.store.flush();
     until(6 * SECOND, "noticed", || {
-        pump.handle.status().source.distrusted == Some(Discontinuity::Vanished)
+        pump.handle.status().sources[0].distrusted == Some(Discontinuity::Vanished)
     })
     .await;
     secs(60).await;
@@ -80,7 +80,7 @@ async fn t04_a_source_that_stood_still_past_the_ttl_removes_nobody() {
     let start = Instant::now();
     world.store.set_stalled(true);
     secs(30).await;
-    assert!(!pump.handle.status().source.up);
+    assert!(!pump.handle.status().sources[0].up);
     world.store.set_stalled(false);
     secs(60).await;
     assert_eq!(world.directory.least("s", start), 50);

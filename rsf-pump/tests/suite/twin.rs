@@ -21,6 +21,7 @@ pub(crate) const RENEWAL: Duration = Duration::from_secs(5);
 
 /// A lease store with faults.
 pub(crate) struct Store {
+    name: String,
     state: Mutex<StoreState>,
     stalled: watch::Sender<bool>,
 }
@@ -36,8 +37,9 @@ struct StoreState {
 }
 
 impl Store {
-    pub(crate) fn new() -> Arc<Store> {
+    pub(crate) fn new(name: &str) -> Arc<Store> {
         Arc::new(Store {
+            name: name.into(),
             state: Mutex::default(),
             stalled: watch::Sender::new(false),
         })
@@ -69,6 +71,11 @@ impl Store {
         state.leases.clear();
         state.hints.clear();
         state.start += 1;
+    }
+
+    /// Whether it has a live lease of this instance.
+    pub(crate) fn has(&self, instance: &str) -> bool {
+        self.state.lock().leases.get(instance).and_then(live).is_some()
     }
 
     /// How many leases were read one by one.
@@ -145,6 +152,10 @@ fn live((lease, deadline): &(Lease, Instant)) -> Option<LiveLease> {
 
 #[async_trait]
 impl LeaseSource for Store {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     async fn sweep(&self) -> Result<Sweep, StoreError> {
         self.reach().await?;
         let state = self.state.lock();
@@ -373,16 +384,17 @@ fn check(list: &ServiceList, before: Option<&ServiceList>, term: &Term) {
     }
 }
 
-/// Simulated instances that register and renew until they are killed.
+/// Simulated instances that register and renew until they are killed. Instance `i` calls store `i % n` its home, and
+/// goes to the next one that answers while that does not.
 pub(crate) struct Fleet {
-    store: Arc<Store>,
+    stores: Vec<Arc<Store>>,
     running: BTreeMap<String, (JoinHandle<()>, Lease)>,
 }
 
 impl Fleet {
-    pub(crate) fn new(store: &Arc<Store>) -> Fleet {
+    pub(crate) fn new(stores: &[Arc<Store>]) -> Fleet {
         Fleet {
-            store: store.clone(),
+            stores: stores.to_vec(),
             running: BTreeMap::new(),
         }
     }
@@ -396,10 +408,11 @@ impl Fleet {
 
     pub(crate) fn start_one(&mut self, service: &str, index: usize, delay: Duration) {
         let lease = lease(service, index);
-        let (store, mine) = (self.store.clone(), lease.clone());
+        let (stores, mine) = (self.homes(index), lease.clone());
         let task = tokio::spawn(async move {
-            let mut known = false;
+            let (mut known, mut at) = (false, 0);
             loop {
+                let store = &stores[at];
                 let answer = match known {
                     true => store.renew(&mine.instance, mine.incarnation, TTL).await,
                     false => store.put(&mine, TTL).await.map(|()| Renewal::Renewed),
@@ -415,11 +428,24 @@ impl Fleet {
                         known = true;
                     }
                     Ok(Renewal::Unknown) => known = false,
-                    Err(_) => sleep(Duration::from_secs(1)).await,
+                    Err(_) => {
+                        (known, at) = (false, (at + 1) % stores.len());
+                        if at == 0 || stores.len() == 1 {
+                            sleep(Duration::from_secs(1)).await;
+                        }
+                    }
                 }
             }
         });
         self.running.insert(lease.instance.clone(), (task, lease));
+    }
+
+    /// The stores in the order in which an instance goes to them.
+    fn homes(&self, index: usize) -> Vec<Arc<Store>> {
+        let mut stores = self.stores.clone();
+        let home = index % stores.len();
+        stores.rotate_left(home);
+        stores
     }
 
     /// `kill -9` of instances of `service`.
@@ -448,7 +474,15 @@ impl Fleet {
             } else {
                 TTL
             };
-            self.store.put(&lease, ttl).await.expect("a store that is there");
+            let homes = self.homes(index);
+            let mut put = Err(unavailable("no store"));
+            for store in homes {
+                put = store.put(&lease, ttl).await;
+                if put.is_ok() {
+                    break;
+                }
+            }
+            put.expect("a store that is there");
         }
     }
 }

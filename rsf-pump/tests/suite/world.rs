@@ -1,10 +1,11 @@
-//! One store, one directory, and the pumps between them, on a paused clock.
+//! Some stores, one directory, and the pumps between them, on a paused clock.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
 use rsf_pump::{Pump, PumpHandle, PumpSettings};
+use rsf_registry::LeaseSource;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -13,7 +14,9 @@ use crate::twin::{Directory, Fleet, Store};
 
 /// Everything a case needs.
 pub(crate) struct World {
+    /// The first of the stores, and in most cases the only one.
     pub(crate) store: Arc<Store>,
+    pub(crate) stores: Vec<Arc<Store>>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) fleet: Fleet,
 }
@@ -28,17 +31,30 @@ pub(crate) struct Running {
 
 impl World {
     pub(crate) fn new() -> World {
-        let store = Store::new();
+        World::of(1)
+    }
+
+    /// A world of so many lease stores.
+    pub(crate) fn of(stores: usize) -> World {
+        let stores: Vec<_> = (0..stores)
+            .map(|index| Store::new(&format!("twin-{index}")))
+            .collect();
         World {
-            fleet: Fleet::new(&store),
+            fleet: Fleet::new(&stores),
             directory: Directory::new(),
-            store,
+            store: stores[0].clone(),
+            stores,
         }
     }
 
     /// A world with one leading pump and these many instances of `s`, all published.
     pub(crate) async fn with(count: usize, settings: PumpSettings) -> (World, Running) {
-        let mut world = World::new();
+        World::of_with(1, count, settings).await
+    }
+
+    /// The same on so many lease stores.
+    pub(crate) async fn of_with(stores: usize, count: usize, settings: PumpSettings) -> (World, Running) {
+        let mut world = World::of(stores);
         world.fleet.start("s", count);
         let pump = world.pump(settings);
         secs(20).await;
@@ -50,7 +66,11 @@ impl World {
     pub(crate) fn pump(&self, settings: PumpSettings) -> Running {
         let registry = Registry::new();
         let config = settings.validate().expect("valid settings");
-        let pump = Pump::new(self.store.clone(), self.directory.clone(), config, &registry)
+        let sources = self
+            .stores
+            .iter()
+            .map(|store| store.clone() as Arc<dyn LeaseSource>);
+        let pump = Pump::new(sources.collect(), self.directory.clone(), config, &registry)
             .expect("a fresh registry");
         let (handle, shutdown) = (pump.handle(), CancellationToken::new());
         let task = AbortOnDropHandle::new(tokio::spawn(pump.run(shutdown.clone())));

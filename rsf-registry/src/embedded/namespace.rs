@@ -160,6 +160,10 @@ impl LeaseStore for EmbeddedNamespace {
 
 #[async_trait]
 impl LeaseSource for EmbeddedNamespace {
+    fn name(&self) -> &str {
+        "embedded"
+    }
+
     async fn sweep(&self) -> Result<Sweep, StoreError> {
         self.shared.tables.check_open()?;
         let leases = self.shared.leases.lock().all(Instant::now());

@@ -35,22 +35,22 @@ async fn killed_and_empty_again_it_is_another_source_and_knows_no_lease() {
     let mut redis = RedisServer::start().await;
     let cluster = with_redis(&redis);
     cluster.leases.put(&lease("member/1", 1), TTL).await.unwrap();
-    let before = cluster.source.sweep().await.unwrap();
+    let before = cluster.sources[0].sweep().await.unwrap();
     assert_eq!(before.leases.len(), 1);
     let ids = ["member/1".to_owned()];
     redis.restart_empty().await;
     let renewal = eventually(PATIENCE, async || cluster.leases.renew("member/1", 7, TTL).await).await;
     assert_eq!(renewal, Renewal::Unknown);
-    let unswept = cluster.source.read(&ids).await;
+    let unswept = cluster.sources[0].read(&ids).await;
     assert!(
         matches!(unswept, Err(StoreError::Unavailable { .. })),
         "what the store lost has not left: {unswept:?}"
     );
-    let after = cluster.source.sweep().await.unwrap();
+    let after = cluster.sources[0].sweep().await.unwrap();
     assert_ne!(after.source, before.source);
     assert_eq!(after.leases, []);
     assert_eq!(
-        cluster.source.read(&ids).await.unwrap(),
+        cluster.sources[0].read(&ids).await.unwrap(),
         [None],
         "told once it was swept"
     );
@@ -61,10 +61,10 @@ async fn a_restart_with_its_old_data_is_another_source_too() {
     let mut redis = RedisServer::start().await;
     let cluster = with_redis(&redis);
     cluster.leases.put(&lease("member/1", 1), TTL).await.unwrap();
-    let before = cluster.source.sweep().await.unwrap();
+    let before = cluster.sources[0].sweep().await.unwrap();
     redis.save().await;
     redis.restart().await;
-    let after = eventually(PATIENCE, async || cluster.source.sweep().await).await;
+    let after = eventually(PATIENCE, async || cluster.sources[0].sweep().await).await;
     assert_eq!(after.leases.len(), 1);
     assert_ne!(after.source, before.source);
 }
@@ -73,22 +73,22 @@ async fn a_restart_with_its_old_data_is_another_source_too() {
 async fn flushed_it_is_another_source_and_tells_a_gap() {
     let redis = RedisServer::start().await;
     let cluster = with_redis(&redis);
-    let mut hints = cluster.source.hints().await.unwrap();
+    let mut hints = cluster.sources[0].hints().await.unwrap();
     cluster.leases.put(&lease("member/1", 1), TTL).await.unwrap();
-    let before = cluster.source.sweep().await.unwrap();
+    let before = cluster.sources[0].sweep().await.unwrap();
     redis::cmd("FLUSHALL")
         .exec_async(&mut operator(&redis).await)
         .await
         .unwrap();
     gap(&mut hints, "FLUSHALL").await;
-    assert_ne!(cluster.source.sweep().await.unwrap().source, before.source);
+    assert_ne!(cluster.sources[0].sweep().await.unwrap().source, before.source);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_subscription_tells_a_gap_and_goes_on() {
     let redis = RedisServer::start().await;
     let cluster = with_redis(&redis);
-    let mut hints = cluster.source.hints().await.unwrap();
+    let mut hints = cluster.sources[0].hints().await.unwrap();
     cluster.leases.put(&lease("member/1", 1), TTL).await.unwrap();
     changed(&mut hints, "member/1").await;
     let mut kill = redis::cmd("CLIENT");
@@ -104,7 +104,7 @@ async fn a_killed_subscription_tells_a_gap_and_goes_on() {
 async fn notifications_turned_off_tell_gaps_until_they_are_on_again() {
     let redis = RedisServer::start().await;
     let cluster = with_redis(&redis);
-    let mut hints = cluster.source.hints().await.unwrap();
+    let mut hints = cluster.sources[0].hints().await.unwrap();
     let mut operator = operator(&redis).await;
     let mut set = async |value: &str| {
         let mut set = redis::cmd("CONFIG");
@@ -125,7 +125,7 @@ async fn neither_renewals_nor_acknowledgements_are_hinted() {
     let redis = RedisServer::start_with(&["--notify-keyspace-events", "KEA"]).await;
     let cluster = with_redis(&redis);
     cluster.leases.put(&lease("member/1", 1), TTL).await.unwrap();
-    let mut hints = cluster.source.hints().await.unwrap();
+    let mut hints = cluster.sources[0].hints().await.unwrap();
     for n in 0..500 {
         let acknowledgement = acknowledgement(&format!("member/{n}"));
         cluster
@@ -216,7 +216,7 @@ async fn a_full_server_refuses_new_leases_and_still_renews() {
 async fn a_replica_refuses_writes_and_is_no_source() {
     let redis = RedisServer::start().await;
     let cluster = with_redis(&redis);
-    cluster.source.sweep().await.unwrap();
+    cluster.sources[0].sweep().await.unwrap();
     let mut operator = operator(&redis).await;
     redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
@@ -227,7 +227,7 @@ async fn a_replica_refuses_writes_and_is_no_source() {
     let refused = cluster.leases.put(&lease("member/1", 1), TTL).await.unwrap_err();
     assert!(matches!(&refused, StoreError::Refused { .. }), "{refused:?}");
     assert!(refused.to_string().contains("primary"), "{refused}");
-    let swept = cluster.source.sweep().await;
+    let swept = cluster.sources[0].sweep().await;
     assert!(matches!(swept, Err(StoreError::Refused { .. })), "{swept:?}");
 }
 
@@ -299,7 +299,7 @@ async fn what_others_write_under_a_lease_is_left_out() {
         .arg("rsf:default-2:lease:member/y")
         .arg("of another namespace");
     set.exec_async(&mut operator).await.unwrap();
-    let sweep = cluster.source.sweep().await.unwrap();
+    let sweep = cluster.sources[0].sweep().await.unwrap();
     assert_eq!(sweep.leases.len(), 1);
     assert!(
         sweep.leases[0].remaining < TTL,

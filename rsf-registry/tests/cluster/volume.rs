@@ -71,10 +71,10 @@ async fn a_sweep_sees_every_lease_among_many_other_keys() {
     );
     println!("{LEASES} acknowledgements read in {:?}", begun.elapsed());
     let begun = Instant::now();
-    assert_eq!(cluster.source.sweep().await.unwrap().leases.len(), LEASES);
+    assert_eq!(cluster.sources[0].sweep().await.unwrap().leases.len(), LEASES);
     println!("{LEASES} leases swept in {:?}", begun.elapsed());
     let ids: Vec<String> = (0..LEASES).map(|n| format!("member/{n}")).collect();
-    let read = cluster.source.read(&ids).await.unwrap();
+    let read = cluster.sources[0].read(&ids).await.unwrap();
     assert!(
         read.iter()
             .zip(&ids)

@@ -37,7 +37,10 @@ impl Fixture for RedisAndZooKeeper {
             .parse()
             .expect("url");
         let instance = Backend::open(&url, "default").expect("open");
-        let source = ControlBackend::open(&url, "default").expect("open").leases;
+        let source = ControlBackend::open(&url, "default")
+            .expect("open")
+            .lease_sources
+            .remove(0);
         RedisAndZooKeeper {
             servers: Mutex::new((redis, zookeeper)),
             url,

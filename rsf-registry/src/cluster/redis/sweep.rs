@@ -20,6 +20,10 @@ type Values = Vec<Option<Vec<u8>>>;
 
 #[async_trait]
 impl LeaseSource for RedisLeases {
+    fn name(&self) -> &str {
+        &self.address
+    }
+
     async fn sweep(&self) -> Result<Sweep, StoreError> {
         let pattern = format!("{}*", escape_glob(&self.lease_prefix()));
         // A key may come twice; a later reading replaces an earlier one.

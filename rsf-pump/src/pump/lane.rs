@@ -1,0 +1,44 @@
+//! The pump's books about one of its sources.
+
+use std::time::Duration;
+
+use crate::config::PumpConfig;
+use crate::deadlines::Deadlines;
+use crate::trust::Trust;
+
+/// What is kept for each source apart.
+pub(super) struct Lane {
+    /// The source's name.
+    pub(super) name: String,
+    pub(super) trust: Trust,
+    pub(super) deadlines: Deadlines,
+    /// When the source had told all it has for the first time.
+    pub(super) loaded: Option<Duration>,
+    /// When it last did.
+    pub(super) swept: Option<Duration>,
+    /// Since when it has not answered.
+    pub(super) silent: Option<Duration>,
+}
+
+impl Lane {
+    pub(super) fn new(name: String, config: &PumpConfig) -> Self {
+        Lane {
+            name,
+            trust: Trust::new(config.sweep, config.sweep_timeout),
+            deadlines: Deadlines::default(),
+            loaded: None,
+            swept: None,
+            silent: None,
+        }
+    }
+
+    /// Whether the source answered when it was last asked.
+    pub(super) fn is_up(&self) -> bool {
+        self.trust.loaded() && self.trust.error().is_none()
+    }
+
+    /// Whether it has told all it has, or cannot tell.
+    pub(super) fn is_asked(&self) -> bool {
+        self.trust.loaded() || self.trust.error().is_some()
+    }
+}
