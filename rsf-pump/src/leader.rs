@@ -1,11 +1,13 @@
 //! Leadership: campaigns, takes over what was published last, and notices when the term ends.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rsf_registry::record::ServiceList;
+use rsf_registry::directory::{ListOpener, SealedList};
+use rsf_registry::record::{ServiceList, ShardReference};
 use rsf_registry::{DirectoryWriter, StoreError, Term};
 use tokio::time::{Instant, sleep_until};
 
@@ -30,6 +32,8 @@ pub(crate) enum Leadership {
 pub(crate) struct Takeover {
     pub(crate) term: Term,
     pub(crate) lists: Vec<ServiceList>,
+    /// The shards of each list that stands in some.
+    pub(crate) shards: HashMap<String, Vec<ShardReference>>,
     /// This pump published lists before and the directory has none.
     pub(crate) wiped: bool,
 }
@@ -37,6 +41,7 @@ pub(crate) struct Takeover {
 /// One pump's part in the election.
 pub(crate) struct Leader {
     writer: Arc<dyn DirectoryWriter>,
+    opener: ListOpener,
     pump: String,
     state: Arc<StateFile>,
     phase: Phase,
@@ -50,9 +55,15 @@ enum Phase {
 }
 
 impl Leader {
-    pub(crate) fn new(writer: Arc<dyn DirectoryWriter>, pump: String, state: Arc<StateFile>) -> Self {
+    pub(crate) fn new(
+        writer: Arc<dyn DirectoryWriter>,
+        opener: ListOpener,
+        pump: String,
+        state: Arc<StateFile>,
+    ) -> Self {
         Leader {
             writer,
+            opener,
             pump,
             state,
             phase: Phase::Resting(Instant::now()),
@@ -134,12 +145,12 @@ impl Leader {
     /// Remembers the epoch before anything is written in it, and reads what was published last. A list of the same or
     /// a later epoch (a directory whose epoch was lost) asks for a greater epoch: versions never go back.
     fn take_over(&self, term: Term) -> BoxFuture<'static, Result<Takeover, String>> {
-        let (writer, state) = (self.writer.clone(), self.state.clone());
+        let (writer, opener, state) = (self.writer.clone(), self.opener.clone(), self.state.clone());
         async move {
             state.record_epoch(term.epoch).await;
-            let lists = loop {
-                match writer.lists().await {
-                    Ok(lists) => break lists,
+            let stored = loop {
+                match writer.stored().await {
+                    Ok(stored) => break stored,
                     Err(error) if error.is_transient() => {
                         tracing::warn!(%error, "the published lists cannot be read yet");
                         sleep_until(Instant::now() + RETRY).await;
@@ -147,8 +158,7 @@ impl Leader {
                     Err(error) => return Err(error.to_string()),
                 }
             };
-            let epoch_of = |list: &ServiceList| list.version.as_ref().map_or(0, |version| version.epoch);
-            let greatest = lists.iter().map(epoch_of).max().unwrap_or(0);
+            let greatest = stored.iter().map(|list| list.version.0).max().unwrap_or(0);
             if greatest >= term.epoch {
                 state.record_epoch(greatest).await;
                 let epoch = term.epoch;
@@ -156,11 +166,39 @@ impl Leader {
                     "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
                 ));
             }
+            let (lists, shards) = opened(stored, &opener);
             let wiped = lists.is_empty() && state.get().await.published;
-            Ok(Takeover { term, lists, wiped })
+            Ok(Takeover {
+                term,
+                lists,
+                shards,
+                wiped,
+            })
         }
         .boxed()
     }
+}
+
+/// The good ones among stored lists; what a stranger wrote is not the last known view.
+fn opened(
+    stored: Vec<SealedList>,
+    opener: &ListOpener,
+) -> (Vec<ServiceList>, HashMap<String, Vec<ShardReference>>) {
+    let (mut lists, mut shards) = (Vec::with_capacity(stored.len()), HashMap::new());
+    for sealed in stored {
+        match opener.open(&sealed) {
+            Ok(opened) => {
+                if !opened.shards.is_empty() {
+                    shards.insert(sealed.service, opened.shards);
+                }
+                lists.push(opened.list);
+            }
+            Err(error) => {
+                tracing::warn!(service = sealed.service, %error, "a stored list is refused; it will be written anew");
+            }
+        }
+    }
+    (lists, shards)
 }
 
 impl Drop for Leader {

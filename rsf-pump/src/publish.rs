@@ -1,4 +1,8 @@
-//! Publishing: writes the lists that changed, the newest content only, with a version that only rises.
+//! Publishing: writes what changed of the lists, the newest content only, with a version that only rises.
+
+mod draft;
+
+mod round;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,9 +10,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rsf_registry::record::{ListVersion, ListedInstance, ServiceList};
+use rsf_registry::directory::ListSealer;
+use rsf_registry::record::ListVersion;
 use rsf_registry::{DirectoryWriter, StoreError, Term};
-use tokio::time::timeout;
 
 use crate::coalesce::Coalesce;
 use crate::config::PumpConfig;
@@ -16,9 +20,9 @@ use crate::fold::{Fold, Moment};
 use crate::intake::poll;
 use crate::leader::Takeover;
 use crate::state::StateFile;
+use draft::{Draft, Published};
+pub(crate) use round::Outcome;
 
-/// How many lists go into one write.
-const WRITE_BATCH: usize = 256;
 /// The first and the longest pause between tries while the directory is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long a list rests that the directory refuses by itself.
@@ -27,13 +31,14 @@ const REFUSED_RETRY: Duration = Duration::from_secs(10);
 /// The lists as they are published in the current term.
 pub(crate) struct Publisher {
     writer: Arc<dyn DirectoryWriter>,
+    sealer: ListSealer,
     state: Arc<StateFile>,
     write_timeout: Duration,
     coalesce: Coalesce,
     term: Option<Term>,
     sequence: u64,
     /// What the directory is known to have; nothing where a write's outcome is unknown.
-    published: HashMap<String, Vec<ListedInstance>>,
+    published: HashMap<String, Published>,
     writing: Option<BoxFuture<'static, Outcome>>,
     in_flight: Vec<InFlight>,
     pause: Duration,
@@ -42,13 +47,6 @@ pub(crate) struct Publisher {
 struct InFlight {
     key: String,
     since: Duration,
-    instances: Vec<ListedInstance>,
-}
-
-/// What became of the lists of one round, by their place in it.
-pub(crate) struct Outcome {
-    written: Vec<usize>,
-    failed: Vec<(usize, StoreError)>,
 }
 
 /// The end of one round, for the pump's books.
@@ -65,9 +63,15 @@ pub(crate) struct Round {
 }
 
 impl Publisher {
-    pub(crate) fn new(writer: Arc<dyn DirectoryWriter>, state: Arc<StateFile>, config: &PumpConfig) -> Self {
+    pub(crate) fn new(
+        writer: Arc<dyn DirectoryWriter>,
+        sealer: ListSealer,
+        state: Arc<StateFile>,
+        config: &PumpConfig,
+    ) -> Self {
         Publisher {
             writer,
+            sealer,
             state,
             write_timeout: config.write_timeout,
             coalesce: Coalesce::new(config.coalesce, config.first_delay),
@@ -85,10 +89,12 @@ impl Publisher {
         self.end();
         self.sequence = 0;
         self.term = Some(takeover.term);
-        let published = takeover
-            .lists
-            .into_iter()
-            .map(|list| (list.service, list.instances));
+        let mut shards = takeover.shards;
+        let published = takeover.lists.into_iter().map(|list| {
+            let references = shards.remove(&list.service).unwrap_or_default();
+            let published = Published::read(&list.instances, references);
+            (list.service, published)
+        });
         self.published = published.collect();
         for service in fold.services() {
             self.touch(service.to_owned(), now);
@@ -133,36 +139,24 @@ impl Publisher {
     /// Begins a round: renders what is due as it is *now*, and leaves out what the directory already has.
     pub(crate) fn flush(&mut self, at: Moment, fold: &Fold) {
         let Some(term) = self.term.clone() else { return };
-        let mut lists = Vec::new();
+        let mut drafts = Vec::new();
         for (key, since) in self.coalesce.take(at.elapsed) {
-            let (instances, removed) = fold.list(&key);
-            let published = self.published.get(&key);
-            if published.map_or(instances.is_empty() && removed.is_empty(), |published| {
-                *published == instances
-            }) {
+            let Some(draft) = Draft::of(&key, fold.list(&key), self.published.get(&key)) else {
                 continue;
-            }
+            };
             self.sequence += 1;
-            lists.push(ServiceList {
-                service: key.clone(),
-                version: Some(ListVersion {
-                    epoch: term.epoch,
-                    sequence: self.sequence,
-                }),
-                written_unix_ms: at.unix_ms,
-                instances: instances.clone(),
-                removed,
-            });
-            self.in_flight.push(InFlight {
-                key,
-                since,
-                instances,
-            });
+            let version = ListVersion {
+                epoch: term.epoch,
+                sequence: self.sequence,
+            };
+            drafts.push(draft.at(version, at.unix_ms));
+            self.in_flight.push(InFlight { key, since });
         }
-        if !lists.is_empty() {
+        if !drafts.is_empty() {
             let (writer, limit, state) = (self.writer.clone(), self.write_timeout, self.state.clone());
+            let sealer = self.sealer.clone();
             let writing = async move {
-                let outcome = write(&*writer, &term, &lists, limit).await;
+                let outcome = round::write(&*writer, &term, drafts, &sealer, limit).await;
                 if !outcome.written.is_empty() {
                     state.record_published().await;
                 }
@@ -184,12 +178,16 @@ impl Publisher {
             .into_iter()
             .map(Some)
             .collect();
-        for index in outcome.written {
+        for (index, published) in outcome.written {
             let Some(list) = in_flight.get_mut(index).and_then(Option::take) else {
                 continue;
             };
             round.lags.push(now.saturating_sub(list.since));
-            self.published.insert(list.key, list.instances);
+            if published.is_out_of_shape() {
+                // The next round cuts it anew.
+                self.coalesce.touch(list.key.clone(), now);
+            }
+            self.published.insert(list.key, published);
         }
         let mut away = false;
         for (index, error) in outcome.failed {
@@ -198,8 +196,11 @@ impl Publisher {
             };
             round.failed += 1;
             round.fenced |= matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. });
-            self.published.remove(&list.key);
-            if error.is_transient() {
+            let known = self.published.remove(&list.key);
+            if known.is_some_and(|known| known.is_sharded()) && matches!(error, StoreError::Invalid { .. }) {
+                // A shard outgrew its limit within one window: the next round cuts the whole list anew.
+                self.coalesce.put_back(list.key, list.since, now);
+            } else if error.is_transient() {
                 away = true;
                 self.coalesce.put_back(list.key, list.since, now + self.pause);
             } else {
@@ -213,79 +214,5 @@ impl Publisher {
             RETRY.0
         };
         round
-    }
-}
-
-/// Writes lists in batches. A batch that is refused is written list by list, so that one bad list stops no other.
-async fn write(writer: &dyn DirectoryWriter, term: &Term, lists: &[ServiceList], limit: Duration) -> Outcome {
-    let mut outcome = Outcome {
-        written: Vec::new(),
-        failed: Vec::new(),
-    };
-    let indices: Vec<usize> = (0..lists.len()).collect();
-    for batch in indices.chunks(WRITE_BATCH) {
-        let (Some(&first), Some(&last)) = (batch.first(), batch.last()) else {
-            continue;
-        };
-        match write_once(writer, term, &lists[first..=last], limit).await {
-            Ok(()) => outcome.written.extend(batch),
-            Err(error) if ends_round(&error) || batch.len() == 1 => outcome.failed.push((first, error)),
-            Err(_) => {
-                for &index in batch {
-                    match write_once(writer, term, &lists[index..=index], limit).await {
-                        Ok(()) => outcome.written.push(index),
-                        Err(error) => outcome.failed.push((index, error)),
-                    }
-                }
-            }
-        }
-        if outcome.failed.iter().any(|(_, error)| ends_round(error)) {
-            break;
-        }
-    }
-    give_up_rest(&mut outcome, lists);
-    outcome
-}
-
-/// Whether trying the next list makes no sense.
-fn ends_round(error: &StoreError) -> bool {
-    error.is_transient() || matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. })
-}
-
-/// Lists that a broken-off round left behind count as failed for now.
-fn give_up_rest(outcome: &mut Outcome, lists: &[ServiceList]) {
-    let mut open = vec![true; lists.len()];
-    for &index in outcome
-        .written
-        .iter()
-        .chain(outcome.failed.iter().map(|(index, _)| index))
-    {
-        open[index] = false;
-    }
-    for (index, _) in open.into_iter().enumerate().filter(|(_, open)| *open) {
-        outcome.failed.push((
-            index,
-            unavailable("an earlier write of the same round failed".into()),
-        ));
-    }
-}
-
-async fn write_once(
-    writer: &dyn DirectoryWriter,
-    term: &Term,
-    lists: &[ServiceList],
-    limit: Duration,
-) -> Result<(), StoreError> {
-    match timeout(limit, writer.write(term, lists)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(unavailable(format!("no answer to a write within {limit:?}"))),
-    }
-}
-
-fn unavailable(reason: String) -> StoreError {
-    StoreError::Unavailable {
-        backend: "directory",
-        address: "the directory".into(),
-        reason,
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
+use rsf_registry::directory::{ListOpener, ListSealer};
 use rsf_registry::{DirectoryWriter, LeaseSource};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -31,6 +32,8 @@ pub struct Pump {
     sources: Vec<Arc<dyn LeaseSource>>,
     writer: Arc<dyn DirectoryWriter>,
     config: PumpConfig,
+    sealer: ListSealer,
+    opener: ListOpener,
     metrics: Metrics,
     status: watch::Sender<Arc<PumpStatus>>,
     commands: mpsc::Receiver<Command>,
@@ -63,11 +66,20 @@ impl Pump {
             sources,
             writer,
             config,
+            sealer: ListSealer::unsigned(),
+            opener: ListOpener::unverified(),
             metrics,
             status,
             commands,
             handle,
         })
+    }
+
+    /// Seals lists with `sealer`, and takes over only those that `opener` accepts: the own ones and, while keys are
+    /// replaced, those of the former key. Without it lists are neither signed nor verified.
+    pub fn sealing(mut self, sealer: ListSealer, opener: ListOpener) -> Self {
+        (self.sealer, self.opener) = (sealer, opener);
+        self
     }
 
     /// A handle to the status and to what a running pump can be told.
@@ -82,6 +94,8 @@ impl Pump {
             sources,
             writer,
             config,
+            sealer,
+            opener,
             metrics,
             status,
             mut commands,
@@ -91,8 +105,8 @@ impl Pump {
         drop(handle);
         let names = sources.iter().map(|source| source.name().to_owned()).collect();
         let mut intake = Intakes::new(sources, &config);
-        let mut leader = Leader::new(writer.clone(), config.pump.clone(), state.clone());
-        let publisher = Publisher::new(writer, state, &config);
+        let mut leader = Leader::new(writer.clone(), opener, config.pump.clone(), state.clone());
+        let publisher = Publisher::new(writer, sealer, state, &config);
         let mut running = Running::new(&config, names, metrics, publisher, status);
         let mut report = interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);

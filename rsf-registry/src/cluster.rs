@@ -3,10 +3,11 @@
 //! [`open`] returns at once and connects in the background; every request has a time limit; what a server refuses
 //! comes back as [`StoreError::Refused`] with what to do about it.
 
-mod codec;
 mod zookeeper;
 
 mod directory;
+mod lists;
+
 mod election;
 mod policy;
 mod redis;
@@ -17,6 +18,7 @@ pub use directory::ZooKeeperDirectory;
 pub use policy::ZooKeeperPolicies;
 pub use redis::{RedisDedup, RedisLeases};
 
+use crate::directory::ListOpener;
 use crate::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyWriter, StoreError, limits,
 };
@@ -52,10 +54,23 @@ impl std::fmt::Debug for Cluster {
 /// scheme. Neither server needs to be up. [`StoreError::Refused`] or [`StoreError::Invalid`] where an address or the
 /// namespace makes no sense.
 pub fn open(redis_url: &str, zookeeper_servers: &str, namespace: &str) -> Result<Cluster, StoreError> {
+    open_with(redis_url, zookeeper_servers, namespace, ListOpener::unverified())
+}
+
+/// The same, with the keys that lists must be signed with.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(
+    redis_url: &str,
+    zookeeper_servers: &str,
+    namespace: &str,
+    lists: ListOpener,
+) -> Result<Cluster, StoreError> {
     limits::check_namespace(namespace)?;
     let leases = Arc::new(RedisLeases::open(redis_url, namespace)?);
     let nodes = Namespace::new(Session::open(zookeeper_servers)?, namespace);
-    let directory = Arc::new(ZooKeeperDirectory::new(nodes.clone()));
+    let directory = Arc::new(ZooKeeperDirectory::new(nodes.clone(), lists));
     Ok(Cluster {
         leases: leases.clone(),
         sources: vec![leases.clone()],

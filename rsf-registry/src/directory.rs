@@ -1,7 +1,21 @@
 //! The directory: service → instances lists that the pump writes and consumers watch.
+//!
+//! A list is sealed once, by the pump ([`ListSealer`]: compressed, in shards where it is large, signed where a key is
+//! configured), stored as it is by every backend, and opened by whoever reads it ([`ListOpener`]).
+
+pub mod sealed;
+
+pub mod open;
+pub mod refusals;
+pub mod seal;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
+
+pub use open::{ListOpener, OpenedList};
+pub use refusals::{Reason, Refusal, Refusals};
+pub use seal::{ListSealer, SealedShard};
+pub use sealed::{SealedList, shard_of, slot};
 
 use crate::record::ServiceList;
 use crate::{StoreError, Watch};
@@ -10,10 +24,17 @@ use crate::{StoreError, Watch};
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
     /// Watches one list by its service key. Returns at once; the first state arrives when it has been read.
+    ///
+    /// Each state is one whole list as it was published: shards of different writes are never mixed.
     fn watch(&self, service: &str) -> Watch<ServiceList>;
 
     /// The keys of all services that have a list, sorted.
     async fn services(&self) -> Result<Vec<String>, StoreError>;
+
+    /// What this directory has refused to open; `None` where it opens nothing.
+    fn refusals(&self) -> Option<Refusals> {
+        None
+    }
 }
 
 /// Where the leading pump writes lists.
@@ -23,11 +44,39 @@ pub trait DirectoryWriter: Send + Sync + 'static {
     /// `least_epoch` and the Unix seconds. One pump has one term: leading again under the same name ends its former.
     async fn lead(&self, pump: &str, least_epoch: u64) -> Result<Term, StoreError>;
 
-    /// Every list as it is stored; invalid ones are left out and reported in the log.
-    async fn lists(&self) -> Result<Vec<ServiceList>, StoreError>;
+    /// Every list as it is stored, with all of its shards that are there; whether they are good is the opener's to say.
+    async fn stored(&self) -> Result<Vec<SealedList>, StoreError>;
 
-    /// Writes lists, each whole or not at all. [`StoreError::Fenced`] once another term has begun.
-    async fn write(&self, term: &Term, lists: &[ServiceList]) -> Result<(), StoreError>;
+    /// Stores lists, each whole or not at all: its new shards first, and the head that names them last. Shards that a
+    /// list names without bringing them are those of earlier writes. [`StoreError::Fenced`] once another term has begun.
+    async fn store(&self, term: &Term, lists: &[SealedList]) -> Result<(), StoreError>;
+
+    /// Every list that is stored and can be opened, unverified; the others are left out and reported in the log.
+    async fn lists(&self) -> Result<Vec<ServiceList>, StoreError> {
+        let opener = ListOpener::unverified();
+        let opened = self.stored().await?.into_iter().filter_map(|stored| {
+            let opened = opener.open(&stored);
+            let opened = opened.inspect_err(
+                |error| tracing::warn!(service = stored.service, %error, "left out a stored list"),
+            );
+            opened.ok().map(|opened| opened.list)
+        });
+        Ok(opened.collect())
+    }
+
+    /// Stores whole lists without a signature; for tools. The pump seals its lists itself.
+    async fn write(&self, term: &Term, lists: &[ServiceList]) -> Result<(), StoreError> {
+        let sealer = ListSealer::unsigned();
+        let (mut sealed, mut refused) = (Vec::with_capacity(lists.len()), None);
+        for list in lists {
+            match sealer.seal(list) {
+                Ok(list) => sealed.push(list),
+                Err(error) => refused = Some(error),
+            }
+        }
+        self.store(term, &sealed).await?;
+        refused.map_or(Ok(()), Err)
+    }
 }
 
 /// The time in which one pump leads.

@@ -31,6 +31,8 @@ pub mod policy;
 
 pub mod limits;
 
+mod format;
+
 mod backoff;
 
 pub mod cluster;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::StoreError;
-use crate::record::{Acknowledgement, Lease, PolicyRecord, ServiceList};
+use crate::record::{Acknowledgement, Lease, ListedInstance, PolicyRecord, ServiceList};
 
 /// The longest name: instance, application, service key, scope, zone (characters).
 pub const MAX_NAME: usize = 200;
@@ -158,8 +158,15 @@ pub fn check_list(list: &ServiceList) -> Result<(), StoreError> {
             list.instances.len()
         ));
     }
-    let mut seen = std::collections::HashSet::with_capacity(list.instances.len());
-    for listed in &list.instances {
+    check_instances(&list.service, &list.instances)?;
+    check_size(&list.service, prost::Message::encoded_len(list))
+}
+
+/// Checks some instances of one list: names, addresses, weights, and that none stands there twice.
+pub fn check_instances(service: &str, instances: &[ListedInstance]) -> Result<(), StoreError> {
+    let wrong = |reason: String| Err(invalid(service, reason));
+    let mut seen = std::collections::HashSet::with_capacity(instances.len());
+    for listed in instances {
         check_name("instance", &listed.instance)?;
         if let Err(reason) = check_address(&listed.address) {
             return wrong(format!("instance `{}`: {reason}", listed.instance));
@@ -174,7 +181,7 @@ pub fn check_list(list: &ServiceList) -> Result<(), StoreError> {
             return wrong(format!("instance `{}` is listed twice", listed.instance));
         }
     }
-    check_size(&list.service, prost::Message::encoded_len(list))
+    Ok(())
 }
 
 /// Checks a policy record as the console publishes it.

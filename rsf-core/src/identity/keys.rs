@@ -52,7 +52,14 @@ impl SigningKey {
         id(&self.0.verifying_key())
     }
 
-    pub(super) fn sign(&self, text: &[u8]) -> [u8; 64] {
+    /// The public half.
+    pub fn public_bytes(&self) -> [u8; 32] {
+        self.0.verifying_key().to_bytes()
+    }
+
+    /// The Ed25519 signature of `text`. What is signed must say for which use it is: a token is text between dots, and
+    /// everything else begins with a name that holds a zero byte.
+    pub fn sign(&self, text: &[u8]) -> [u8; 64] {
         self.0.sign(text).to_bytes()
     }
 }
@@ -102,6 +109,11 @@ impl TrustedKeys {
     /// Their short names.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(id, _)| id.as_str())
+    }
+
+    /// Whether the key called `id` made the signature of `text`.
+    pub fn verify_bytes(&self, id: &str, text: &[u8], signature: &[u8; 64]) -> bool {
+        self.verify(Some(id), text, &Signature::from_bytes(signature))
     }
 
     /// Whether the key called `id`, or any one where the token names none, made the signature.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
+use rsf_registry::directory::{ListOpener, ListSealer, SealedList};
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{Lease, LeaseState, ProvidedService, Removal, ServiceList};
 use rsf_registry::{DirectoryWriter, Hint, LeaseSource, LeaseStore, Renewal, StoreError, Sweep, Term};
@@ -196,7 +197,11 @@ pub(crate) struct Directory {
 struct DirectoryState {
     epoch: u64,
     leader: Option<(String, CancellationToken)>,
+    /// As it is stored, and opened.
+    sealed: BTreeMap<String, SealedList>,
     lists: BTreeMap<String, ServiceList>,
+    /// What each write brought, in bytes.
+    bytes: Vec<usize>,
     history: Vec<(Instant, ServiceList)>,
     away: bool,
     ambiguous: bool,
@@ -242,6 +247,7 @@ impl Directory {
         {
             let mut state = self.state.lock();
             state.lists.clear();
+            state.sealed.clear();
             state.epoch = 0;
         }
         self.depose(true);
@@ -249,7 +255,10 @@ impl Directory {
 
     /// Puts a list there that no pump here wrote.
     pub(crate) fn plant(&self, list: ServiceList) {
-        self.state.lock().lists.insert(list.service.clone(), list);
+        let sealed = ListSealer::unsigned().seal(&list).expect("a good list");
+        let mut state = self.state.lock();
+        state.sealed.insert(list.service.clone(), sealed);
+        state.lists.insert(list.service.clone(), list);
     }
 
     pub(crate) fn list(&self, service: &str) -> Option<ServiceList> {
@@ -322,16 +331,16 @@ impl DirectoryWriter for Directory {
         }
     }
 
-    async fn lists(&self) -> Result<Vec<ServiceList>, StoreError> {
+    async fn stored(&self) -> Result<Vec<SealedList>, StoreError> {
         let state = self.state.lock();
         if state.away {
             Err(unavailable("away"))
         } else {
-            Ok(state.lists.values().cloned().collect())
+            Ok(state.sealed.values().cloned().collect())
         }
     }
 
-    async fn write(&self, term: &Term, lists: &[ServiceList]) -> Result<(), StoreError> {
+    async fn store(&self, term: &Term, lists: &[SealedList]) -> Result<(), StoreError> {
         sleep(Duration::from_millis(2)).await;
         let mut state = self.state.lock();
         if state.away {
@@ -347,10 +356,15 @@ impl DirectoryWriter for Directory {
                 reason: "this list is refused".into(),
             });
         }
-        for list in lists {
-            check(list, state.lists.get(&list.service), term);
+        for sealed in lists {
+            let brought: usize = sealed.shards.values().map(|shard| shard.len()).sum();
+            let sealed = sealed.clone().over(state.sealed.get(&sealed.service));
+            let list = ListOpener::unverified().open(&sealed).expect("a good list").list;
+            check(&list, state.lists.get(&list.service), term);
+            state.bytes.push(sealed.head.len() + brought);
+            state.sealed.insert(list.service.clone(), sealed);
             state.lists.insert(list.service.clone(), list.clone());
-            state.history.push((Instant::now(), list.clone()));
+            state.history.push((Instant::now(), list));
         }
         if state.ambiguous {
             Err(unavailable("the answer was lost"))
@@ -367,10 +381,8 @@ fn check(list: &ServiceList, before: Option<&ServiceList>, term: &Term) {
     if let Some(before) = before.and_then(|before| before.version) {
         assert!(version > before.order(), "{version:?} after {before:?}");
     }
-    assert!(
-        list.instances.is_sorted_by(|a, b| a.instance < b.instance),
-        "each instance once, in order"
-    );
+    let once: HashSet<_> = list.instances.iter().map(|listed| &listed.instance).collect();
+    assert_eq!(once.len(), list.instances.len(), "each instance once");
     assert!(list.removed.len() <= 64);
     for removal in &list.removed {
         let back = |entry: &&rsf_registry::record::ListedInstance| {

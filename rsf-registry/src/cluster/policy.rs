@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use zookeeper_client::{Client, Error, MultiWriteError};
 
-use super::codec;
 use super::zookeeper::PERSISTENT;
 use super::zookeeper::namespace::{Namespace, check_node_name};
-use super::zookeeper::watched::watch_node;
+use super::zookeeper::watched::{Decode, Undecoded, watch_node};
+use crate::format;
 use crate::record::PolicyRecord;
 use crate::{PolicyStore, PolicyWriter, StoreError, Watch, limits};
 
@@ -97,11 +97,7 @@ impl PolicyStore for ZooKeeperPolicies {
         }
         let scope = scope.to_owned();
         let tail = current_tail(&scope);
-        watch_node(
-            self.namespace.clone(),
-            &tail,
-            Box::new(move |data| decode_policy(&scope, data)),
-        )
+        watch_node(self.namespace.clone(), &tail, PolicyNode { scope })
     }
 
     async fn current(&self) -> Result<Vec<PolicyRecord>, StoreError> {
@@ -142,7 +138,7 @@ impl PolicyWriter for ZooKeeperPolicies {
                 ),
             });
         }
-        let data = codec::encode(&record.scope, record)?;
+        let data = format::encode(&record.scope, record)?;
         for _ in 0..ATTEMPTS {
             if self.try_publish(record, &data).await? {
                 return Ok(());
@@ -212,8 +208,20 @@ fn stale(stored: &PolicyRecord, offered: &PolicyRecord) -> StoreError {
     }
 }
 
+/// Opens what a policy's node holds.
+struct PolicyNode {
+    scope: String,
+}
+
+#[async_trait]
+impl Decode<PolicyRecord> for PolicyNode {
+    async fn decode(&mut self, data: &[u8]) -> Result<PolicyRecord, Undecoded> {
+        decode_policy(&self.scope, data).map_err(|error| Undecoded::Refused(error.to_string()))
+    }
+}
+
 fn decode_policy(scope: &str, data: &[u8]) -> Result<PolicyRecord, StoreError> {
-    let record: PolicyRecord = codec::decode(scope, data)?;
+    let record: PolicyRecord = format::decode(scope, data)?;
     if record.scope != scope {
         return Err(StoreError::Invalid {
             key: scope.to_owned(),

@@ -1,10 +1,12 @@
 //! An instance's side of the embedded registry: the traits of the control path over gRPC.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::metadata::AsciiMetadataValue;
@@ -13,12 +15,15 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{NAMESPACE_KEY, NAMESPACES_KEY};
 use crate::backoff::Backoff;
+use crate::directory::open::Opened;
+use crate::directory::sealed::shard_names;
+use crate::directory::{ListOpener, Refusal, Refusals};
 use crate::error::REQUEST_TIMEOUT;
 use crate::record::registry_client::RegistryClient;
 use crate::record::{
     AcknowledgeRequest, Acknowledgement, Lease, ListAcknowledgementsRequest, ListEvent, ListPoliciesRequest,
-    ListServicesRequest, PolicyEvent, PolicyRecord, PutLeaseRequest, RenewLeaseRequest, ServiceList,
-    WatchListRequest, WatchPolicyRequest, list_event, policy_event,
+    ListServicesRequest, PolicyEvent, PolicyRecord, PutLeaseRequest, RenewLeaseRequest, SealedEvent,
+    ServiceList, WatchListRequest, WatchPolicyRequest, list_event, policy_event,
 };
 use crate::{
     Acknowledgements, Directory, LeaseStore, Observed, PolicyStore, Renewal, StoreError, Watch, limits,
@@ -45,6 +50,7 @@ struct Shared {
     namespace: String,
     metadata: AsciiMetadataValue,
     authorization: Option<AsciiMetadataValue>,
+    opener: ListOpener,
 }
 
 impl EmbeddedRegistry {
@@ -61,6 +67,19 @@ impl EmbeddedRegistry {
     /// # Errors
     /// As [`EmbeddedRegistry::new`], and where the token is no visible ASCII.
     pub fn with_token(address: &str, namespace: &str, token: Option<&str>) -> Result<Self, StoreError> {
+        Self::with(address, namespace, token, ListOpener::unverified())
+    }
+
+    /// The same, with the keys that lists must be signed with.
+    ///
+    /// # Errors
+    /// As [`EmbeddedRegistry::with_token`].
+    pub fn with(
+        address: &str,
+        namespace: &str,
+        token: Option<&str>,
+        opener: ListOpener,
+    ) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid {
             key: address.to_owned(),
             reason,
@@ -90,6 +109,7 @@ impl EmbeddedRegistry {
             address: address.to_owned(),
             namespace: namespace.to_owned(),
             metadata,
+            opener,
         };
         Ok(EmbeddedRegistry {
             shared: Arc::new(shared),
@@ -140,7 +160,7 @@ impl EmbeddedRegistry {
         &self,
         key: &str,
         open: impl Fn(Self, String) -> F + Send + Sync + 'static,
-        read: impl Fn(E) -> Option<Observed<T>> + Send + Sync + 'static,
+        mut read: impl FnMut(E) -> Option<Observed<T>> + Send + 'static,
     ) -> Watch<T>
     where
         E: Send + 'static,
@@ -153,7 +173,7 @@ impl EmbeddedRegistry {
             let mut backoff = Backoff::default();
             loop {
                 let ended = match open(this.clone(), key.clone()).await {
-                    Ok(stream) => this.forward(&key, stream, &sender, &read, &mut backoff).await,
+                    Ok(stream) => this.forward(&key, stream, &sender, &mut read, &mut backoff).await,
                     Err(error) => error,
                 };
                 if sender.is_closed() {
@@ -174,7 +194,7 @@ impl EmbeddedRegistry {
         key: &str,
         mut stream: Streaming<E>,
         sender: &watch::Sender<Observed<T>>,
-        read: impl Fn(E) -> Option<Observed<T>>,
+        read: &mut impl FnMut(E) -> Option<Observed<T>>,
         backoff: &mut Backoff,
     ) -> StoreError {
         loop {
@@ -275,10 +295,22 @@ impl Directory for EmbeddedRegistry {
             let call = async |mut client: RegistryClient<Channel>, request| client.watch_list(request).await;
             this.ask(&service, message, call).await
         };
-        self.follow(service, open, |event: ListEvent| match event.event? {
-            list_event::Event::List(list) => Some(Observed::Present(Arc::new(list))),
+        let (opener, mut shards) = (self.shared.opener.clone(), BTreeMap::new());
+        let key = service.to_owned();
+        self.follow(service, open, move |event: ListEvent| match event.event? {
+            list_event::Event::Sealed(sealed) => {
+                let opened = open_event(&opener, &key, sealed, &mut shards);
+                let opened = opened.inspect_err(
+                    |error| tracing::warn!(service = key, %error, "refused; keeping the last good list"),
+                );
+                opened.ok().map(|list| Observed::Present(Arc::new(list)))
+            }
             list_event::Event::Absent(_) => Some(Observed::Absent),
         })
+    }
+
+    fn refusals(&self) -> Option<Refusals> {
+        Some(self.shared.opener.refusals().clone())
     }
 
     async fn services(&self) -> Result<Vec<String>, StoreError> {
@@ -333,6 +365,28 @@ impl Acknowledgements for EmbeddedRegistry {
             async |mut client: RegistryClient<Channel>, request| client.list_acknowledgements(request).await;
         let stream = self.ask(scope, message, call).await?;
         self.collect(scope, stream).await
+    }
+}
+
+/// The list of one event, with the shards that came before; those that are no longer named are dropped.
+fn open_event(
+    opener: &ListOpener,
+    service: &str,
+    event: SealedEvent,
+    shards: &mut BTreeMap<String, Bytes>,
+) -> Result<ServiceList, Refusal> {
+    let new = event.shards.into_iter();
+    shards.extend(new.map(|(name, data)| (name, Bytes::from(data))));
+    match opener.open_head(service, &event.head)? {
+        Opened::Whole(list) => {
+            shards.clear();
+            Ok(list)
+        }
+        Opened::Head(head) => {
+            let names = shard_names(&head.shards);
+            shards.retain(|name, _| names.contains(name));
+            opener.assemble(head, shards).map(|opened| opened.list)
+        }
     }
 }
 

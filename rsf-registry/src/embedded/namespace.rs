@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::leases::{Acknowledged, Leases};
 use super::tables::Tables;
+use crate::directory::{ListOpener, SealedList};
 use crate::lease::LiveLease;
 use crate::record::{Acknowledgement, Lease, PolicyRecord, ServiceList};
 use crate::{
@@ -39,7 +40,7 @@ struct Shared {
     leases: Mutex<Leases>,
     hints: broadcast::Sender<String>,
     acknowledged: Mutex<Acknowledged>,
-    lists: Watched<ServiceList>,
+    lists: Watched<SealedList>,
     policies: Watched<PolicyRecord>,
     /// Held from a commit to the end of its publication, so that watchers see commits in their order.
     commits: Mutex<()>,
@@ -54,20 +55,20 @@ struct Leader {
 }
 
 impl EmbeddedNamespace {
+    /// Watches a list as it was sealed, for those who open it themselves.
+    pub(super) fn watch_sealed(&self, service: &str) -> Watch<SealedList> {
+        self.shared.lists.watch(service)
+    }
+
     pub(super) fn load(tables: Arc<Tables>, name: &str, source: &str) -> Result<Self, StoreError> {
         let loaded = tables.load(name)?;
-        let lists = loaded.lists.into_iter().filter(|list| {
-            limits::check_list(list)
-                .inspect_err(|error| tracing::warn!(%error, "left out a stored list that is invalid"))
-                .is_ok()
-        });
         let shared = Shared {
             name: name.to_owned(),
             source: source.to_owned(),
             leases: Mutex::new(Leases::load(loaded.leases, Instant::now())),
             hints: broadcast::Sender::new(HINTS),
             acknowledged: Mutex::default(),
-            lists: Watched::new(lists.map(|list| (list.service.clone(), list))),
+            lists: Watched::new(loaded.lists.into_iter().map(|list| (list.service.clone(), list))),
             policies: Watched::new(
                 loaded
                     .policies
@@ -191,7 +192,15 @@ impl LeaseSource for EmbeddedNamespace {
 #[async_trait]
 impl Directory for EmbeddedNamespace {
     fn watch(&self, service: &str) -> Watch<ServiceList> {
-        self.shared.lists.watch(service)
+        let mut sealed = self.shared.lists.watch(service);
+        let (sender, receiver) = watch::channel(Observed::Unknown);
+        opened(sealed.current(), &sender);
+        let task = tokio::spawn(async move {
+            while let Some(state) = sealed.changed().await {
+                opened(state, &sender);
+            }
+        });
+        Watch::new(receiver, Some(task))
     }
 
     async fn services(&self) -> Result<Vec<String>, StoreError> {
@@ -235,24 +244,21 @@ impl DirectoryWriter for EmbeddedNamespace {
         }
     }
 
-    async fn lists(&self) -> Result<Vec<ServiceList>, StoreError> {
-        Ok(self
-            .shared
-            .lists
-            .all()
-            .iter()
-            .map(|list| ServiceList::clone(list))
-            .collect())
+    async fn stored(&self) -> Result<Vec<SealedList>, StoreError> {
+        let all = self.shared.lists.all();
+        Ok(all.iter().map(|list| SealedList::clone(list)).collect())
     }
 
-    async fn write(&self, term: &Term, lists: &[ServiceList]) -> Result<(), StoreError> {
-        lists.iter().try_for_each(limits::check_list)?;
+    async fn store(&self, term: &Term, lists: &[SealedList]) -> Result<(), StoreError> {
         let (epoch, lists) = (term.epoch, lists.to_vec());
         let written = self.blocking(move |shared| {
             let _order = shared.commits.lock();
             shared.tables.write_lists(&shared.name, epoch, &lists)?;
             for list in lists {
-                shared.lists.set(list.service.clone(), list);
+                let stored = shared.lists.get(&list.service);
+                shared
+                    .lists
+                    .set(list.service.clone(), list.over(stored.as_deref()));
             }
             Ok(())
         });
@@ -346,6 +352,13 @@ impl<T> Watched<T> {
         Watch::new(receiver, None)
     }
 
+    fn get(&self, key: &str) -> Option<Arc<T>> {
+        match &*self.values.lock().get(key)?.borrow() {
+            Observed::Present(value) => Some(value.clone()),
+            Observed::Unknown | Observed::Absent => None,
+        }
+    }
+
     fn set(&self, key: String, value: T) {
         let mut values = self.values.lock();
         let sender = values
@@ -369,6 +382,21 @@ impl<T> Watched<T> {
         };
         self.values.lock().retain(|_, sender| kept(sender));
     }
+}
+
+/// Hands a list on as in-process readers want it; one that cannot be opened leaves the last good one.
+fn opened(state: Observed<SealedList>, sender: &watch::Sender<Observed<ServiceList>>) {
+    let state = match state {
+        Observed::Unknown => return,
+        Observed::Absent => Observed::Absent,
+        Observed::Present(sealed) => match ListOpener::unverified().open(&sealed) {
+            Ok(opened) => Observed::Present(Arc::new(opened.list)),
+            Err(error) => {
+                return tracing::warn!(service = sealed.service, %error, "refused; keeping the last good list");
+            }
+        },
+    };
+    sender.send_replace(state);
 }
 
 fn unix_seconds() -> u64 {

@@ -1,5 +1,6 @@
 //! The embedded registry's gRPC service, `rsf.registry.v1.Registry`, over an [`EmbeddedStore`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
 use super::{EmbeddedNamespace, EmbeddedStore, NAMESPACE_KEY, NAMESPACES_KEY};
+use crate::directory::SealedList;
 use crate::record::registry_server::{Registry, RegistryServer};
 use crate::record::{
     AcknowledgeRequest, AcknowledgeResponse, Acknowledgement, ListAcknowledgementsRequest, ListEvent,
     ListPoliciesRequest, ListServicesRequest, ListServicesResponse, PolicyEvent, PolicyRecord,
-    PutLeaseRequest, PutLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, WatchListRequest,
+    PutLeaseRequest, PutLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, SealedEvent, WatchListRequest,
     WatchPolicyRequest, list_event, policy_event,
 };
 use crate::{
@@ -161,7 +163,7 @@ impl Service {
     fn events<T: Send + Sync + 'static, E: Send + 'static>(
         &self,
         watch: Watch<T>,
-        event: impl Fn(Option<&T>) -> E + Send + 'static,
+        mut event: impl FnMut(Option<&T>) -> E + Send + 'static,
     ) -> Response<BoxStream<'static, Result<E, Status>>> {
         let states = stream::unfold(
             watch,
@@ -221,13 +223,7 @@ impl Registry for Service {
         let namespace = self.namespace(request.metadata())?;
         let service = request.into_inner().service;
         limits::check_name("service", &service).map_err(|error| status(&error))?;
-        let event = |list: Option<&crate::record::ServiceList>| ListEvent {
-            event: Some(
-                list.cloned()
-                    .map_or(list_event::Event::Absent(true), list_event::Event::List),
-            ),
-        };
-        Ok(self.events(Directory::watch(&namespace, &service), event))
+        Ok(self.events(namespace.watch_sealed(&service), sealed_events()))
     }
 
     async fn list_services(
@@ -298,6 +294,31 @@ impl Registry for Service {
                 .await
                 .map_err(|error| status(&error))?,
         ))
+    }
+}
+
+/// What one stream tells of a list: each shard once.
+fn sealed_events() -> impl FnMut(Option<&SealedList>) -> ListEvent + Send {
+    let mut sent = HashSet::new();
+    move |list| {
+        let Some(list) = list else {
+            return ListEvent {
+                event: Some(list_event::Event::Absent(true)),
+            };
+        };
+        sent.retain(|name| list.shards.contains_key(name));
+        let new = list
+            .shards
+            .iter()
+            .filter(|(name, _)| sent.insert((*name).clone()));
+        let shards = new.map(|(name, data)| (name.clone(), data.to_vec())).collect();
+        let sealed = SealedEvent {
+            head: list.head.to_vec(),
+            shards,
+        };
+        ListEvent {
+            event: Some(list_event::Event::Sealed(sealed)),
+        }
     }
 }
 

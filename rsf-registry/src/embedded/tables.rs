@@ -4,18 +4,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use prost::Message;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::StoreError;
-use crate::record::{Lease, PolicyRecord, ServiceList};
+use crate::directory::open::Opened;
+use crate::directory::sealed::shard_names;
+use crate::directory::{ListOpener, SealedList};
+use crate::record::{Lease, PolicyRecord};
 
 /// (namespace, key) → record, all of them.
 type Records = TableDefinition<'static, (&'static str, &'static str), &'static [u8]>;
 
 const LEASES: TableDefinition<'static, (&str, &str), (u64, &[u8])> = TableDefinition::new("leases");
-const LISTS: Records = TableDefinition::new("lists");
+/// Sealed heads, in place of the unsealed lists of older files.
+const HEADS: Records = TableDefinition::new("heads");
+/// (namespace, service@shard) → sealed shard.
+const SHARDS: Records = TableDefinition::new("shards");
 const POLICIES: Records = TableDefinition::new("policies");
 const EPOCHS: TableDefinition<'static, &str, u64> = TableDefinition::new("epochs");
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
@@ -35,7 +42,7 @@ pub(crate) struct Tables {
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub(crate) leases: Vec<(Lease, Duration)>,
-    pub(crate) lists: Vec<ServiceList>,
+    pub(crate) lists: Vec<SealedList>,
     pub(crate) policies: Vec<PolicyRecord>,
 }
 
@@ -118,11 +125,18 @@ impl Tables {
                     .leases
                     .extend(lease.map(|lease| (lease, Duration::from_millis(ttl_ms))));
             }
-            let tables = (transaction.open_table(LISTS)?, transaction.open_table(POLICIES)?);
-            each(&tables.0, namespace, |key, bytes| {
-                loaded.lists.extend(decode("list", key, bytes))
+            let (heads, shards) = (transaction.open_table(HEADS)?, transaction.open_table(SHARDS)?);
+            each(&heads, namespace, |service, bytes| {
+                loaded.lists.extend(unsealed(service, bytes))
             })?;
-            each(&tables.1, namespace, |key, bytes| {
+            for list in &mut loaded.lists {
+                for name in &list.names {
+                    let shard = shards.get((namespace, shard_key(&list.service, name).as_str()))?;
+                    let shard = shard.map(|bytes| Bytes::copy_from_slice(bytes.value()));
+                    list.shards.extend(shard.map(|shard| (name.clone(), shard)));
+                }
+            }
+            each(&transaction.open_table(POLICIES)?, namespace, |key, bytes| {
                 loaded.policies.extend(decode("policy", key, bytes))
             })?;
             Ok(loaded)
@@ -140,12 +154,12 @@ impl Tables {
         })
     }
 
-    /// Writes lists under a term's epoch; all of them or none.
+    /// Writes lists under a term's epoch; all of them or none. Shards that a list no longer names go.
     pub(crate) fn write_lists(
         &self,
         namespace: &str,
         epoch: u64,
-        lists: &[ServiceList],
+        lists: &[SealedList],
     ) -> Result<(), StoreError> {
         self.change(|transaction| {
             let stored = transaction
@@ -155,22 +169,31 @@ impl Tables {
             if stored != epoch {
                 return Err(StoreError::Fenced { epoch }.into());
             }
-            let mut table = transaction.open_table(LISTS)?;
+            let mut heads = transaction.open_table(HEADS)?;
+            let mut shards = transaction.open_table(SHARDS)?;
             for list in lists {
                 let key = (namespace, list.service.as_str());
-                let stored = table
-                    .get(key)?
-                    .and_then(|bytes| decode::<ServiceList>("list", key.1, bytes.value()));
-                let (stored, offered) = (stored.map_or((0, 0), |list| order(&list)), order(list));
-                if offered < stored || offered.0 > epoch {
-                    let reason = format!("{stored:?} is stored in epoch {epoch}, {offered:?} was offered");
+                let stored = heads.get(key)?.and_then(|bytes| unsealed(key.1, bytes.value()));
+                let order = stored.as_ref().map_or((0, 0), |stored| stored.version);
+                if list.version < order || list.version.0 > epoch {
+                    let reason = format!(
+                        "{order:?} is stored in epoch {epoch}, {:?} was offered",
+                        list.version
+                    );
                     return Err(StoreError::Stale {
                         key: list.service.clone(),
                         reason,
                     }
                     .into());
                 }
-                table.insert(key, list.encode_to_vec().as_slice())?;
+                for (name, shard) in &list.shards {
+                    shards.insert((namespace, shard_key(key.1, name).as_str()), &shard[..])?;
+                }
+                let former = stored.map(|stored| stored.names).unwrap_or_default();
+                for gone in former.iter().filter(|name| !list.names.contains(name)) {
+                    shards.remove((namespace, shard_key(key.1, gone).as_str()))?;
+                }
+                heads.insert(key, &list.head[..])?;
             }
             Ok(())
         })
@@ -233,7 +256,8 @@ impl Tables {
     fn prepare(&self) -> Result<u64, StoreError> {
         self.change(|transaction| {
             transaction.open_table(LEASES)?;
-            transaction.open_table(LISTS)?;
+            transaction.open_table(HEADS)?;
+            transaction.open_table(SHARDS)?;
             transaction.open_table(POLICIES)?;
             transaction.open_table(EPOCHS)?;
             let mut meta = transaction.open_table(META)?;
@@ -318,8 +342,27 @@ fn each(
     Ok(())
 }
 
-fn order(list: &ServiceList) -> (u64, u64) {
-    list.version.as_ref().map_or((0, 0), |version| version.order())
+fn shard_key(service: &str, name: &str) -> String {
+    format!("{service}@{name}")
+}
+
+/// A stored list without its shards. One that cannot be opened is left out.
+fn unsealed(service: &str, head: &[u8]) -> Option<SealedList> {
+    let opened = ListOpener::unverified().open_head(service, head);
+    let opened = opened
+        .inspect_err(|error| tracing::warn!(service, %error, "left out a stored list that cannot be read"))
+        .ok()?;
+    let (version, names) = match opened {
+        Opened::Head(head) => (head.version, shard_names(&head.shards)),
+        Opened::Whole(list) => (list.version, Vec::new()),
+    };
+    Some(SealedList {
+        service: service.to_owned(),
+        version: version.unwrap_or_default().order(),
+        head: Bytes::copy_from_slice(head),
+        names,
+        ..SealedList::default()
+    })
 }
 
 fn decode<M: Message + Default>(what: &str, key: &str, bytes: &[u8]) -> Option<M> {

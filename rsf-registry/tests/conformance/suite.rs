@@ -6,6 +6,7 @@ pub(crate) mod leases;
 pub(crate) mod namespaces;
 pub(crate) mod outages;
 pub(crate) mod policies;
+pub(crate) mod shards;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -29,6 +30,8 @@ macro_rules! conformance {
                 changes_are_hinted, bad_leases_are_refused;
             directory: list_round_trip, watch_sees_absent_present_changed, older_list_is_refused,
                 second_term_fences_the_first, epoch_rises_to_the_least, services_are_listed, watches_are_apart;
+            shards: a_change_brings_one_shard, no_half_written_list_is_ever_seen, a_list_shrinks_out_of_its_shards,
+                a_fenced_shard_is_refused;
             policies: publish_and_watch, stale_revision_is_refused, publishing_twice_is_no_error,
                 deletion_is_an_empty_document, document_and_revision_go_together;
             acknowledgements: by_scope, last_one_counts, run_out;

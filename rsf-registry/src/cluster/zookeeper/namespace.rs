@@ -33,8 +33,9 @@ impl Namespace {
 
     /// Creates the nodes that everything else hangs under; those that exist are left alone.
     pub(crate) async fn create(&self) -> Result<(), StoreError> {
-        const BRANCHES: [&str; 6] = [
+        const BRANCHES: [&str; 7] = [
             "directory",
+            "shards",
             "pump/election",
             "policy/current/application",
             "policy/current/service",

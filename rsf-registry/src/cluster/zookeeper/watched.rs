@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 use zookeeper_client::{Client, Error, OneshotWatcher, Stat};
 
@@ -20,13 +21,26 @@ const INSURANCE: Duration = Duration::from_secs(30);
 /// changed meanwhile is known earlier: the server resets one-shot watches and fires those that missed something.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// Turns what a node holds into the watched value, or says what is wrong with it.
-pub(crate) type Decode<T> = Box<dyn Fn(&[u8]) -> Result<T, StoreError> + Send + Sync>;
+/// Turns what a node holds into the watched value.
+#[async_trait]
+pub(crate) trait Decode<T>: Send + 'static {
+    /// The value, or what is wrong with it.
+    async fn decode(&mut self, data: &[u8]) -> Result<T, Undecoded>;
+}
+
+/// Why there is no value.
+pub(crate) enum Undecoded {
+    /// It is refused; the last good value stays.
+    Refused(String),
+    /// What it needs beside is not there, or no longer: read it again.
+    Again(String),
+}
 
 /// Watches the node at `tail`. Returns at once; what cannot be decoded is logged and leaves the last good value.
-pub(crate) fn watch_node<T>(namespace: Arc<Namespace>, tail: &str, decode: Decode<T>) -> Watch<T>
+pub(crate) fn watch_node<T, D>(namespace: Arc<Namespace>, tail: &str, decode: D) -> Watch<T>
 where
     T: Send + Sync + 'static,
+    D: Decode<T>,
 {
     let (sender, receiver) = watch::channel(Observed::Unknown);
     let watched = Watched {
@@ -40,10 +54,10 @@ where
     Watch::new(receiver, Some(tokio::spawn(watched.keep())))
 }
 
-struct Watched<T> {
+struct Watched<T, D> {
     namespace: Arc<Namespace>,
     path: String,
-    decode: Decode<T>,
+    decode: D,
     sender: watch::Sender<Observed<T>>,
     /// What was read last, so that reading it again wakes nobody.
     last: Option<Option<Print>>,
@@ -60,7 +74,7 @@ struct Print {
     checksum: u32,
 }
 
-impl<T: Send + Sync + 'static> Watched<T> {
+impl<T: Send + Sync + 'static, D: Decode<T>> Watched<T, D> {
     async fn keep(mut self) {
         let mut backoff = Backoff::default();
         let session = self.namespace.session.clone();
@@ -68,8 +82,16 @@ impl<T: Send + Sync + 'static> Watched<T> {
             let Connection { client, number } = session.connected().await;
             match tokio::time::timeout(REQUEST_TIMEOUT, read_and_watch(&client, &self.path)).await {
                 Ok(Ok((data, watcher))) => {
+                    if let Err(reason) = self.publish(data).await {
+                        tracing::debug!(
+                            path = self.path,
+                            reason,
+                            "the watched value is not whole; reading it again"
+                        );
+                        tokio::time::sleep(backoff.next()).await;
+                        continue;
+                    }
                     backoff.reset();
-                    self.publish(data).await;
                     tokio::select! {
                         _ = watcher.changed() => {}
                         () = reconnected(&session, number) => {}
@@ -88,7 +110,8 @@ impl<T: Send + Sync + 'static> Watched<T> {
         }
     }
 
-    async fn publish(&mut self, data: Option<(Vec<u8>, Stat)>) {
+    /// Hands a new value on; what is to be read again is an error.
+    async fn publish(&mut self, data: Option<(Vec<u8>, Stat)>) -> Result<(), String> {
         let print = data.as_ref().map(|(data, stat)| Print {
             created: stat.czxid,
             modified: stat.mzxid,
@@ -96,19 +119,23 @@ impl<T: Send + Sync + 'static> Watched<T> {
             checksum: crc32fast::hash(data),
         });
         if self.last.as_ref() == Some(&print) {
-            return;
+            return Ok(());
         }
-        self.last = Some(print);
         match data {
             None => {
                 self.sender.send_replace(Observed::Absent);
                 self.report_unknown_namespace().await;
             }
-            Some((data, _)) => match (self.decode)(&data) {
+            Some((data, _)) => match self.decode.decode(&data).await {
                 Ok(value) => drop(self.sender.send_replace(Observed::Present(Arc::new(value)))),
-                Err(error) => tracing::warn!(path = self.path, %error, "keeping the last good value"),
+                Err(Undecoded::Refused(reason)) => {
+                    tracing::warn!(path = self.path, reason, "refused; keeping the last good value");
+                }
+                Err(Undecoded::Again(reason)) => return Err(reason),
             },
         }
+        self.last = Some(print);
+        Ok(())
     }
 
     async fn report_unknown_namespace(&mut self) {

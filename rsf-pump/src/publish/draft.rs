@@ -1,0 +1,292 @@
+//! What of a list is to be written: compares it, shard by shard, with what the directory is known to have, and seals
+//! what differs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rsf_registry::StoreError;
+use rsf_registry::directory::seal::{GROWN, SHRUNK};
+use rsf_registry::directory::{ListSealer, SealedList, shard_of, slot};
+use rsf_registry::record::{ListHead, ListVersion, ListedInstance, Removal, ServiceList, ShardReference};
+
+/// What the directory is known to have of one list. It keeps no instances: a fleet's lists are large.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Published {
+    /// A digest of each shard's instances; one for a list that is stored whole.
+    digests: Vec<u64>,
+    /// What its head says of the shards; nothing where it is stored whole.
+    references: Vec<ShardReference>,
+}
+
+impl Published {
+    /// A list as it was read back.
+    pub(crate) fn read(instances: &[ListedInstance], references: Vec<ShardReference>) -> Self {
+        let parts = parts(instances.to_vec(), references.len().max(1));
+        Published {
+            digests: parts.iter().map(|part| digest(part)).collect(),
+            references,
+        }
+    }
+
+    /// Whether it is stored in shards.
+    pub(crate) fn is_sharded(&self) -> bool {
+        !self.references.is_empty()
+    }
+
+    /// Whether its shards have grown too large or too small, and it is to be cut anew. Between the two lies a factor of
+    /// six, so that a list that goes up and down a little is not cut again and again.
+    pub(crate) fn is_out_of_shape(&self) -> bool {
+        let sizes = self.references.iter().map(|shard| shard.bytes as usize);
+        let (total, most) = sizes.fold((0, 0), |(total, most), size| (total + size, size.max(most)));
+        most > GROWN || (!self.references.is_empty() && total < SHRUNK * self.references.len())
+    }
+}
+
+/// A list that is to be written in one round.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    key: String,
+    version: ListVersion,
+    written_unix_ms: u64,
+    removed: Vec<Removal>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// All of it, in as many shards as its size asks for.
+    Whole(Vec<ListedInstance>),
+    /// The shards that changed, and what is known of all of them.
+    Shards(Vec<(usize, Vec<ListedInstance>)>, Published),
+}
+
+impl Draft {
+    /// What is to be written of a list that has `instances` now; nothing where the directory has them already.
+    pub(crate) fn of(
+        key: &str,
+        (instances, removed): (Vec<ListedInstance>, Vec<Removal>),
+        published: Option<&Published>,
+    ) -> Option<Draft> {
+        let content = match published {
+            None if instances.is_empty() && removed.is_empty() => return None,
+            None => Content::Whole(instances),
+            Some(published) if published.is_out_of_shape() => Content::Whole(instances),
+            Some(published) if !published.is_sharded() => {
+                if published.digests == [digest(&instances)] {
+                    return None;
+                }
+                Content::Whole(instances)
+            }
+            Some(published) => {
+                let parts = parts(instances, published.digests.len()).into_iter();
+                let known = published.digests.iter();
+                let changed: Vec<_> = parts
+                    .zip(known)
+                    .enumerate()
+                    .filter(|(_, (part, known))| digest(part) != **known)
+                    .map(|(index, (part, _))| (index, part))
+                    .collect();
+                if changed.is_empty() {
+                    return None;
+                }
+                Content::Shards(changed, published.clone())
+            }
+        };
+        Some(Draft {
+            key: key.to_owned(),
+            version: ListVersion::default(),
+            written_unix_ms: 0,
+            removed,
+            content,
+        })
+    }
+
+    /// Sets what every write has anew.
+    pub(crate) fn at(mut self, version: ListVersion, written_unix_ms: u64) -> Self {
+        (self.version, self.written_unix_ms) = (version, written_unix_ms);
+        self
+    }
+
+    /// Seals it; `Published` is what the directory has once it is written.
+    pub(crate) fn seal(self, sealer: &ListSealer) -> Result<(SealedList, Published), StoreError> {
+        match self.content {
+            Content::Whole(instances) => {
+                let list = ServiceList {
+                    service: self.key,
+                    version: Some(self.version),
+                    written_unix_ms: self.written_unix_ms,
+                    instances,
+                    removed: self.removed,
+                };
+                let (sealed, references) = sealer.seal_with_references(&list)?;
+                let published = Published::read(&list.instances, references);
+                Ok((sealed, published))
+            }
+            Content::Shards(changed, mut published) => {
+                let mut new = Vec::with_capacity(changed.len());
+                for (index, instances) in changed {
+                    published.digests[index] = digest(&instances);
+                    let shard = sealer.shard(&self.key, index, self.version, instances)?;
+                    published.references[index] = shard.reference.clone();
+                    new.push(shard);
+                }
+                let head = ListHead {
+                    service: self.key,
+                    version: Some(self.version),
+                    written_unix_ms: self.written_unix_ms,
+                    removed: self.removed,
+                    shards: published.references.clone(),
+                };
+                Ok((sealer.head(&head, new)?, published))
+            }
+        }
+    }
+}
+
+/// The instances of each shard, in their order.
+fn parts(instances: Vec<ListedInstance>, shards: usize) -> Vec<Vec<ListedInstance>> {
+    if shards <= 1 {
+        return vec![instances];
+    }
+    let mut parts = vec![Vec::new(); shards];
+    for listed in instances {
+        parts[shard_of(slot(&listed.instance), shards)].push(listed);
+    }
+    parts
+}
+
+/// Tells contents apart within this process; tags have no order.
+fn digest(instances: &[ListedInstance]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for listed in instances {
+        let mut tags: Vec<_> = listed.tags.iter().collect();
+        tags.sort_unstable();
+        let names = (
+            &listed.instance,
+            &listed.application,
+            &listed.address,
+            &listed.admin_address,
+            &listed.zone,
+            &listed.schema_hash,
+        );
+        (names, listed.incarnation, listed.weight, listed.state, tags).hash(&mut hasher);
+    }
+    instances.len().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use rsf_registry::directory::ListOpener;
+    use rsf_registry::directory::seal::AIM;
+
+    use super::*;
+
+    /// Instances whose addresses do not compress.
+    fn instances(count: usize) -> Vec<ListedInstance> {
+        let mut random = 1u64;
+        let mut next = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random >> 16
+        };
+        let mut instance = |n: usize| ListedInstance {
+            instance: format!("member/{n:05}"),
+            incarnation: next(),
+            address: format!("h{:x}{:x}{:x}:1", next(), next(), next()),
+            weight: 100,
+            tags: HashMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]),
+            ..ListedInstance::default()
+        };
+        (0..count).map(&mut instance).collect()
+    }
+
+    fn version(sequence: u64) -> ListVersion {
+        ListVersion { epoch: 1, sequence }
+    }
+
+    fn draft(
+        instances: &[ListedInstance],
+        published: Option<&Published>,
+        sequence: u64,
+    ) -> Option<(SealedList, Published)> {
+        let draft = Draft::of("s", (instances.to_vec(), Vec::new()), published)?;
+        let sealed = draft.at(version(sequence), 1).seal(&ListSealer::unsigned());
+        Some(sealed.expect("good instances"))
+    }
+
+    #[test]
+    fn a_small_list_is_written_whole_and_only_when_it_differs() {
+        let mut small = instances(50);
+        let (sealed, published) = draft(&small, None, 1).expect("new");
+        assert!(sealed.names.is_empty() && !published.is_out_of_shape());
+        assert!(draft(&small, Some(&published), 2).is_none(), "the same");
+        small[7].tags = HashMap::from([("b".into(), "2".into()), ("a".into(), "1".into())]);
+        assert!(draft(&small, Some(&published), 2).is_none(), "tags have no order");
+        small[7].tags.insert("c".into(), String::new());
+        assert!(draft(&small, Some(&published), 2).is_some());
+        assert!(draft(&[], None, 1).is_none(), "nothing where nothing was");
+        assert!(draft(&[], Some(&published), 2).is_some(), "emptied");
+    }
+
+    #[test]
+    fn a_change_of_one_in_twenty_thousand_writes_one_shard() {
+        let mut many = instances(20_000);
+        let (first, published) = draft(&many, None, 1).expect("new");
+        let shards = first.names.len();
+        assert!(
+            shards >= 2 && first.shards.values().all(|shard| shard.len() <= GROWN),
+            "{shards}"
+        );
+        let read = ListOpener::unverified().open(&first).expect("whole");
+        assert_eq!(
+            Published::read(&many, read.shards),
+            published,
+            "a new leader goes on where the former ended"
+        );
+
+        many[123].weight = 50;
+        many.remove(4_000);
+        let (second, published) = draft(&many, Some(&published), 2).expect("changed");
+        assert!((1..=2).contains(&second.shards.len()) && second.names.len() == shards);
+        let opened = ListOpener::unverified().open(&second.over(Some(&first)));
+        let mut opened = opened.expect("whole").list.instances;
+        opened.sort_by(|a, b| a.instance.cmp(&b.instance));
+        assert!(opened == many);
+        assert!(draft(&many, Some(&published), 3).is_none());
+    }
+
+    #[test]
+    fn a_list_is_cut_anew_where_it_outgrew_or_underfilled_its_shards() {
+        let many = instances(20_000);
+        let (sealed, mut published) = draft(&many, None, 1).expect("new");
+        let shards = sealed.names.len();
+        // Down to a half it keeps its shards, shard by shard.
+        let half: Vec<_> = many.iter().step_by(2).cloned().collect();
+        let (sealed, kept) = draft(&half, Some(&published), 2).expect("changed");
+        assert_eq!((sealed.names.len(), sealed.shards.len()), (shards, shards));
+        assert!(!kept.is_out_of_shape());
+        // Far below it says so, and the next write is whole.
+        let few: Vec<_> = half.iter().step_by(20).cloned().collect();
+        let (sealed, tiny) = draft(&few, Some(&kept), 3).expect("changed");
+        assert!(sealed.names.len() == shards && tiny.is_out_of_shape());
+        let (sealed, whole) = draft(&few, Some(&tiny), 4).expect("out of shape");
+        assert!(sealed.names.is_empty() && !whole.is_out_of_shape());
+
+        published.references[0].bytes = GROWN as u32 + 1;
+        assert!(published.is_out_of_shape());
+        let (sealed, _) = draft(&many, Some(&published), 5).expect("out of shape");
+        assert_eq!(sealed.shards.len(), sealed.names.len(), "all of them anew");
+        let mean = sealed.shards.values().map(|shard| shard.len()).sum::<usize>() / shards;
+        assert!((AIM / 3..=GROWN).contains(&mean), "{mean} bytes a shard");
+    }
+
+    #[test]
+    fn more_instances_than_are_served_are_refused_by_name() {
+        let many = instances(20_001);
+        let draft = Draft::of("s", (many, Vec::new()), None).expect("new");
+        let error = draft.at(version(1), 1).seal(&ListSealer::unsigned());
+        let error = error.expect_err("too many").to_string();
+        assert!(error.contains("20001 instances"), "{error}");
+    }
+}

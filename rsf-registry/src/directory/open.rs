@@ -1,0 +1,203 @@
+//! Opens sealed lists: checks signature, sizes and rules, and puts shards together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use rsf_core::identity::TrustedKeys;
+use sha2::{Digest, Sha256};
+
+use super::refusals::{Reason, Refusal, Refusals};
+use super::sealed::{MAX_SHARDS, SealedList, shard_names};
+use crate::format::{Envelope, Kind, MAX_RECORD};
+use crate::limits;
+use crate::record::{ListHead, ListShard, ServiceList, ShardReference};
+
+/// Opens lists of one namespace and counts those that it refuses; clones share the counts.
+#[derive(Debug, Clone, Default)]
+pub struct ListOpener {
+    trust: Option<Arc<Trust>>,
+    refusals: Refusals,
+}
+
+#[derive(Debug)]
+struct Trust {
+    namespace: String,
+    keys: TrustedKeys,
+}
+
+/// A list that was opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenedList {
+    /// The whole list, its instances in the order of their shards.
+    pub list: ServiceList,
+    /// The shards that it stood in; none where it was stored whole.
+    pub shards: Vec<ShardReference>,
+}
+
+/// What a list's node holds.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Whole(ServiceList),
+    Head(ListHead),
+}
+
+impl ListOpener {
+    /// Checks no signatures.
+    pub fn unverified() -> Self {
+        Self::default()
+    }
+
+    /// Refuses every list that none of `keys` signed for `namespace`. Several keys, so that one can take another's place:
+    /// trust the new one everywhere, sign with it, then drop the old one.
+    pub fn trusting(namespace: &str, keys: TrustedKeys) -> Self {
+        let namespace = namespace.to_owned();
+        ListOpener {
+            trust: Some(Arc::new(Trust { namespace, keys })),
+            refusals: Refusals::new(),
+        }
+    }
+
+    /// What was refused so far.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// The list that `stored` holds.
+    ///
+    /// # Errors
+    /// Why it is refused; that is counted.
+    pub fn open(&self, stored: &SealedList) -> Result<OpenedList, Refusal> {
+        match self.open_head(&stored.service, &stored.head)? {
+            Opened::Whole(list) => Ok(OpenedList {
+                list,
+                shards: Vec::new(),
+            }),
+            Opened::Head(head) => self.assemble(head, &stored.shards),
+        }
+    }
+
+    /// Opens what stands in the place of `service`.
+    pub(crate) fn open_head(&self, service: &str, stored: &[u8]) -> Result<Opened, Refusal> {
+        self.counted(self.head(service, stored))
+    }
+
+    /// Puts a list together from `shards`, all those that the head names.
+    pub(crate) fn assemble(
+        &self,
+        head: ListHead,
+        shards: &BTreeMap<String, Bytes>,
+    ) -> Result<OpenedList, Refusal> {
+        self.counted(assemble(head, shards))
+    }
+
+    fn head(&self, service: &str, stored: &[u8]) -> Result<Opened, Refusal> {
+        let envelope = Envelope::open(stored)?;
+        if let Some(trust) = &self.trust {
+            envelope.verify(&trust.namespace, &trust.keys)?;
+        }
+        let opened = match envelope.kind {
+            Kind::Whole => {
+                let list: ServiceList = envelope.record(MAX_RECORD)?;
+                check_service(service, &list.service)?;
+                check(&list)?;
+                Opened::Whole(list)
+            }
+            Kind::Head => {
+                let head: ListHead = envelope.record(MAX_RECORD)?;
+                check_service(service, &head.service)?;
+                check_head(&head)?;
+                Opened::Head(head)
+            }
+            Kind::Shard => return Err(invalid("a shard stands in a list's place".to_owned())),
+        };
+        Ok(opened)
+    }
+
+    fn counted<T>(&self, opened: Result<T, Refusal>) -> Result<T, Refusal> {
+        opened.inspect_err(|refusal| self.refusals.count(refusal.reason()))
+    }
+}
+
+fn invalid(text: String) -> Refusal {
+    Refusal::new(Reason::Invalid, text)
+}
+
+fn oversized(text: String) -> Refusal {
+    Refusal::new(Reason::Oversized, text)
+}
+
+fn check_service(wanted: &str, found: &str) -> Result<(), Refusal> {
+    if wanted == found {
+        return Ok(());
+    }
+    Err(invalid(format!("it is of service `{found}`, not of `{wanted}`")))
+}
+
+/// The limits' word on a list, told apart by kind.
+pub(crate) fn check(list: &ServiceList) -> Result<(), Refusal> {
+    let instances = list.instances.len();
+    limits::check_list(list).map_err(|error| match instances > limits::MAX_INSTANCES {
+        true => oversized(error.to_string()),
+        false => invalid(error.to_string()),
+    })
+}
+
+fn check_head(head: &ListHead) -> Result<(), Refusal> {
+    let shards = head.shards.len();
+    if !(2..=MAX_SHARDS).contains(&shards) || !shards.is_power_of_two() {
+        return Err(invalid(format!(
+            "it names {shards} shards, not a power of two up to {MAX_SHARDS}"
+        )));
+    }
+    let instances: u64 = head.shards.iter().map(|shard| u64::from(shard.instances)).sum();
+    if instances > limits::MAX_INSTANCES as u64 {
+        return Err(oversized(format!(
+            "its shards have {instances} instances; at most {} are served",
+            limits::MAX_INSTANCES
+        )));
+    }
+    Ok(())
+}
+
+fn assemble(head: ListHead, shards: &BTreeMap<String, Bytes>) -> Result<OpenedList, Refusal> {
+    let mut budget = MAX_RECORD;
+    let mut instances = Vec::new();
+    for (index, (name, reference)) in shard_names(&head.shards)
+        .into_iter()
+        .zip(&head.shards)
+        .enumerate()
+    {
+        let stored = shards
+            .get(&name)
+            .ok_or_else(|| Refusal::new(Reason::Damaged, format!("its shard {name} is missing")))?;
+        if Sha256::digest(stored)[..] != reference.sha256[..] {
+            let text = format!("its shard {name} is not the one that its head names");
+            return Err(Refusal::new(Reason::Damaged, text));
+        }
+        let envelope = Envelope::open(stored)?;
+        if envelope.kind != Kind::Shard {
+            return Err(invalid(format!("its shard {name} is no shard")));
+        }
+        let shard: ListShard = envelope.record(budget)?;
+        check_service(&head.service, &shard.service)?;
+        if shard.index as usize != index {
+            return Err(invalid(format!("its shard {name} is shard {}", shard.index)));
+        }
+        budget = budget.saturating_sub(shard.encoded_len());
+        instances.extend(shard.instances);
+    }
+    let list = ServiceList {
+        service: head.service,
+        version: head.version,
+        written_unix_ms: head.written_unix_ms,
+        instances,
+        removed: head.removed,
+    };
+    check(&list)?;
+    Ok(OpenedList {
+        list,
+        shards: head.shards,
+    })
+}
