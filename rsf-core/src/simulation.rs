@@ -83,7 +83,7 @@ impl Nowhere {
 }
 
 impl Connection for Nowhere {
-    fn send(&self, _: UnaryRequest) -> Slot {
+    fn send(&self, _: &UnaryRequest<'_>) -> Slot {
         Slot(0)
     }
 

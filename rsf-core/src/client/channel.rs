@@ -7,7 +7,6 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -269,13 +268,13 @@ impl Channel {
             metadata: options.metadata,
             parent: options.parent,
             trace: None,
+            now: begun,
             deadline: begun,
             pool: 0,
             key: None,
             routing_key: options.routing_key,
             own,
             one_way: options.one_way,
-            given_up: Mutex::default(),
             log: options.log,
             channel: self.0.clone(),
         };

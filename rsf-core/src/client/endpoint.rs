@@ -97,15 +97,6 @@ struct Link {
     failure: Option<ConnectError>,
 }
 
-/// A call's place among the pending ones.
-pub(super) struct PendingPlace(Arc<Endpoint>);
-
-impl Drop for PendingPlace {
-    fn drop(&mut self) {
-        self.0.vitals.leave();
-    }
-}
-
 impl Endpoint {
     pub(super) fn new(shared: &Arc<Shared>, instance: Instance, group: &EndpointGroup) -> Arc<Self> {
         // Static lists name no incarnation: whoever answers there is meant.
@@ -135,13 +126,17 @@ impl Endpoint {
             && self.instance.address == instance.address
     }
 
-    pub(super) fn enter(self: &Arc<Self>) -> PendingPlace {
+    /// Counts a call among the pending ones, until [`Endpoint::leave`].
+    pub(super) fn enter(&self) {
         // Mostly set already, and a word that nobody writes is cheap to read.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::SeqCst);
         }
         self.vitals.enter();
-        PendingPlace(self.clone())
+    }
+
+    pub(super) fn leave(&self) {
+        self.vitals.leave();
     }
 
     pub(super) fn pending(&self) -> u32 {
@@ -238,11 +233,11 @@ impl Endpoint {
     }
 
     /// `namespace/instance`, until the peer of that connection has proven to be it.
-    pub(super) fn target_to_verify(&self, linked: &Linked) -> Option<HeaderValue> {
+    pub(super) fn target_to_verify(&self, linked: &Linked) -> Option<&HeaderValue> {
         if linked.verified.load(Ordering::Relaxed) {
             None
         } else {
-            self.target.clone()
+            self.target.as_ref()
         }
     }
 

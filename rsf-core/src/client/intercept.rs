@@ -180,6 +180,8 @@ trait Path: Send + Sync {
 
 impl<S: Stage> Path for S {
     fn run<'a>(&'a self, call: &'a mut OutboundCall) -> BoxFuture<'a, Result<UnaryReply, RpcError>> {
+        // What went before may have taken time.
+        call.now = Instant::now();
         Box::pin(self.call(call))
     }
 }
@@ -209,6 +211,7 @@ impl<S: Stage> Stage for Intercept<S> {
         let result = AssertUnwindSafe(next.run(&mut ClientCall(call)))
             .catch_unwind()
             .await;
+        call.now = Instant::now();
         match result {
             Ok(result) => result.map(|response| {
                 let (message, metadata) = response.into_parts();

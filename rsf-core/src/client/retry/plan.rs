@@ -21,7 +21,7 @@ pub(super) enum Next {
 impl Flight<'_> {
     /// Plans what follows a failure: nothing, a further attempt after a pause, or, where it was not the `newest` attempt that
     /// failed, what was planned already.
-    pub(super) fn plan(&mut self, error: &RpcError, newest: bool) {
+    pub(super) fn plan(&mut self, error: &RpcError, newest: bool, now: Instant) {
         let pushback = error.status().pushback();
         let final_ = error.reason().outcome().retry == Again::Never;
         if pushback == Some(Pushback::Never) {
@@ -31,7 +31,6 @@ impl Flight<'_> {
             self.closed = true;
             self.next = None;
         }
-        let now = Instant::now();
         match (&self.next, pushback) {
             (Some(Next::Retry(..)), _) => return,
             (Some(Next::Hedge(at)), Some(Pushback::After(pause))) if !newest => {
@@ -75,7 +74,7 @@ impl Flight<'_> {
     }
 
     /// When a hedge of the newest attempt is due.
-    pub(super) fn hedge_time(&self) -> Option<Instant> {
+    pub(super) fn hedge_time(&self, now: Instant) -> Option<Instant> {
         let policy = self.call.policy();
         let retry = &policy.call.retry;
         if retry.hedge_delay_ms.is_none() && retry.hedge_percentile.is_none() {
@@ -89,7 +88,7 @@ impl Flight<'_> {
             latency.percentile(percentile)
         });
         let delay = measured.or_else(|| retry.hedge_delay_ms.map(Duration::from_millis))?;
-        let at = Instant::now() + delay;
+        let at = now + delay;
         (at < self.call.deadline).then_some(at)
     }
 
