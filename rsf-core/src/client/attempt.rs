@@ -12,6 +12,7 @@ use super::endpoint::{Connecting, Endpoint, Linked};
 use super::snapshot::ServiceSnapshot;
 use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
 use crate::wire::headers::REPLAYED;
@@ -69,7 +70,7 @@ impl Attempt {
         tried: &[Arc<Endpoint>],
         may_have_run: bool,
         hedge: bool,
-        now: Instant,
+        now: Moment,
     ) -> Result<Attempt, RpcError> {
         let pool = &snapshot.pools[call.pool];
         let Some(endpoint) = pool.pick(call.key, tried, now) else {
@@ -79,13 +80,14 @@ impl Attempt {
         endpoint.enter();
         let policy = call.policy();
         let mut attempt = Attempt {
-            admission: endpoint.breaker.admit(now),
+            admission: endpoint.breaker.admit(now.instant()),
             phase: Phase::Over,
             previous,
             hedge,
             repeated: may_have_run && policy.dedup,
-            begun: now,
-            time_out: (policy.call.attempt_timeout_ms).map(|limit| now + Duration::from_millis(limit)),
+            begun: now.instant(),
+            time_out: (policy.call.attempt_timeout_ms)
+                .map(|limit| now.instant() + Duration::from_millis(limit)),
             endpoint,
         };
         attempt.phase = match attempt.endpoint.connection() {
@@ -96,12 +98,12 @@ impl Attempt {
     }
 
     /// Sends, with the time that connecting has left.
-    fn send(&self, linked: Arc<Linked>, call: &OutboundCall, now: Instant) -> Phase {
+    fn send(&self, linked: Arc<Linked>, call: &OutboundCall, now: Moment) -> Phase {
         let shared = &call.channel.shared;
         let slot = linked.connection.send(&UnaryRequest {
             path: &call.method().path,
             frame: &call.frame,
-            timeout: Some(call.deadline.saturating_duration_since(now)),
+            timeout: Some(call.deadline.saturating_duration_since(now.instant())),
             previous_attempts: self.previous,
             repeated: self.repeated,
             request_id: &call.request_id,
@@ -129,25 +131,25 @@ impl Attempt {
     }
 
     /// Counts the attempt's timeout against its instance, once; it may still win.
-    pub(super) fn count_timeout(&mut self, now: Instant) {
+    pub(super) fn count_timeout(&mut self, now: Moment) {
         self.time_out = None;
         let breaker = &self.endpoint.breaker;
-        breaker.failed(&mut self.admission, Failure::Timeout, now);
-        self.endpoint.observe(now, now - self.begun, Observed::Failed);
+        breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
+        self.endpoint.observe(now, self.elapsed(now), Observed::Failed);
     }
 
     /// The call's time is over. Silence is a failure of the instance where it had a `fair` time to answer.
-    pub(super) fn ends_in_silence(&mut self, now: Instant, fair: Duration) {
+    pub(super) fn ends_in_silence(&mut self, now: Moment, fair: Duration) {
         if !self.admission.is_settled() && self.elapsed(now) >= fair {
             let breaker = &self.endpoint.breaker;
-            breaker.failed(&mut self.admission, Failure::Timeout, now);
+            breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
             self.endpoint.observe(now, self.elapsed(now), Observed::Failed);
         }
     }
 
     /// Another attempt of the call has succeeded, within `took`. Without this a hung instance would look idle and fast for
     /// as long as hedges cover for it.
-    pub(super) fn overtaken(&mut self, now: Instant, took: Duration, fair: Duration) {
+    pub(super) fn overtaken(&mut self, now: Moment, took: Duration, fair: Duration) {
         let elapsed = self.elapsed(now);
         // Settled: its own time was over, and that has been counted.
         if self.admission.is_settled() || elapsed <= took {
@@ -155,16 +157,16 @@ impl Attempt {
         }
         let breaker = &self.endpoint.breaker;
         if elapsed >= fair && elapsed >= took.saturating_mul(OVERTAKEN_RATIO) {
-            breaker.failed(&mut self.admission, Failure::Timeout, now);
+            breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
         } else {
-            breaker.refused(&mut self.admission, now);
+            breaker.refused(&mut self.admission, now.instant());
         }
         self.endpoint.observe(now, elapsed, Observed::Overtaken);
     }
 
     /// How long it has been under way.
-    pub(super) fn elapsed(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun)
+    pub(super) fn elapsed(&self, now: Moment) -> Duration {
+        now.since(self.begun)
     }
 
     /// Whether the request has been handed to a connection.
@@ -173,7 +175,7 @@ impl Attempt {
     }
 
     /// What became of it, in a call that began at `call_begun`.
-    pub(super) fn record(&self, call_begun: Instant, now: Instant, end: End) -> AttemptRecord {
+    pub(super) fn record(&self, call_begun: Instant, now: Moment, end: End) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
             hedge: self.hedge,
@@ -192,7 +194,7 @@ impl Attempt {
         &mut self,
         call: &OutboundCall,
         cx: &mut Context<'_>,
-    ) -> Poll<(Result<UnaryReply, RpcError>, Instant)> {
+    ) -> Poll<(Result<UnaryReply, RpcError>, Moment)> {
         loop {
             match &mut self.phase {
                 Phase::Exchanging(linked, slot) => {
@@ -201,19 +203,21 @@ impl Attempt {
                         linked.verify();
                     }
                     self.phase = Phase::Over;
-                    let now = Instant::now();
+                    let now = Moment::now();
                     return Poll::Ready((self.conclude(outcome, call, now), now));
                 }
                 Phase::Connecting(connecting) => {
                     let connected = ready!(connecting.as_mut().poll(cx));
-                    let now = Instant::now();
+                    let now = Moment::now();
                     match connected {
                         Ok(linked) => self.phase = self.send(linked, call, now),
                         Err(error) => {
                             self.phase = Phase::Over;
                             let endpoint = &self.endpoint;
-                            endpoint.breaker.failed(&mut self.admission, Failure::Error, now);
-                            endpoint.observe(now, now - self.begun, Observed::Failed);
+                            endpoint
+                                .breaker
+                                .failed(&mut self.admission, Failure::Error, now.instant());
+                            endpoint.observe(now, self.elapsed(now), Observed::Failed);
                             let error = RpcError::new(Reason::Connect, false, error.to_string());
                             return Poll::Ready((Err(error.at(&endpoint.instance.id)), now));
                         }
@@ -228,7 +232,7 @@ impl Attempt {
         &mut self,
         outcome: Result<UnaryReply, WireError>,
         call: &OutboundCall,
-        now: Instant,
+        now: Moment,
     ) -> Result<UnaryReply, RpcError> {
         let took = self.elapsed(now);
         let error = match outcome {
@@ -240,13 +244,21 @@ impl Attempt {
                         self.endpoint.observe(now, took, Observed::Answered);
                         return Ok(reply);
                     }
-                    Err(status) => answered(status, now >= call.deadline).with_headers(&reply.metadata),
+                    Err(status) => {
+                        answered(status, now.instant() >= call.deadline).with_headers(&reply.metadata)
+                    }
                 }
             }
             Err(error) => unanswered(error),
         };
         let fair = took >= call.fair_time();
-        let observed = settle(&self.endpoint, &mut self.admission, Some(&error), fair, now);
+        let observed = settle(
+            &self.endpoint,
+            &mut self.admission,
+            Some(&error),
+            fair,
+            now.instant(),
+        );
         if let Some(observed) = observed {
             self.endpoint.observe(now, took, observed);
         }
@@ -254,7 +266,7 @@ impl Attempt {
     }
 
     /// Passes the instance's report of its load on, where the reply has one.
-    fn read_load(&self, reply: &UnaryReply, now: Instant) {
+    fn read_load(&self, reply: &UnaryReply, now: Moment) {
         let headers = match &reply.result {
             Ok(_) => reply.metadata.raw(),
             Err(status) => status.metadata().raw(),

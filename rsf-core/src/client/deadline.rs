@@ -25,7 +25,7 @@ impl<S> Deadline<S> {
 impl<S: Stage> Stage for Deadline<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
         call.deadline = due(call).at;
-        if call.deadline <= call.now && !call.pool().is_empty() {
+        if call.deadline <= call.now.instant() && !call.pool().is_empty() {
             // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
             // routing says so, which tells more than that waiting for the first list took all the time.)
             return Err(over(call, false));

@@ -8,13 +8,12 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use self::circuit::{Circuit, Ending, Refusal, Trial};
 use self::window::Verdict;
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
 use crate::metrics::MethodBreakerMetrics;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::policy::{MethodBreakerRules, MethodPolicy};
 use crate::wire::UnaryReply;
@@ -123,7 +122,7 @@ impl Breaker {
     /// What an error says about the method. The handler's own errors do not count unless policy names their codes, and
     /// silence does not where the caller left no fair time for an answer.
     fn ending(&self, call: &OutboundCall, error: Option<&RpcError>) -> Ending {
-        let took = call.now.saturating_duration_since(call.begun);
+        let took = call.now.since(call.begun);
         let slow = (self.rules.slow_call_ms).is_some_and(|limit| took >= Duration::from_millis(limit));
         let Some(error) = error else {
             return Ending::Ran(Verdict { error: false, slow });
@@ -160,7 +159,9 @@ impl Drop for OnTrial {
     fn drop(&mut self) {
         if let Some(trial) = self.trial.take() {
             let breaker = &self.breaker;
-            breaker.circuit.settle(&breaker.rules, Some(trial), Ending::Neutral, Instant::now());
+            breaker
+                .circuit
+                .settle(&breaker.rules, Some(trial), Ending::Neutral, Moment::now());
         }
     }
 }

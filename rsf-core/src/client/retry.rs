@@ -12,9 +12,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use self::plan::Next;
@@ -25,6 +24,7 @@ use super::endpoint::Endpoint;
 use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Stage};
 use crate::error::{AttemptRecord, RpcError};
+use crate::moment::Moment;
 use crate::outcome::{Reason, Retry as Again};
 use crate::timer::Timer;
 use crate::wire::UnaryReply;
@@ -47,9 +47,115 @@ impl Stage for Retry {
         if inherited {
             call.own.push((RETRIED, YES));
         }
-        let (result, now) = Flight::begin(call, inherited).await;
+        let (result, now) = Start::new(call, inherited).await;
         call.now = now;
         result
+    }
+}
+
+/// The first attempt, which is all that most calls need. What goes beyond it is a [`Flight`].
+struct Start<'a> {
+    call: &'a OutboundCall,
+    attempt: Option<Attempt>,
+    /// When the attempt is overdue, a hedge is due or the call's time is over.
+    due: Instant,
+    timer: Option<Timer>,
+    flight: Option<Box<Flight<'a>>>,
+    inherited: bool,
+}
+
+impl<'a> Start<'a> {
+    fn new(call: &'a OutboundCall, inherited: bool) -> Self {
+        let mut start = Start {
+            call,
+            attempt: None,
+            due: call.deadline,
+            timer: None,
+            flight: None,
+            inherited,
+        };
+        match Attempt::start(call, &call.snapshot, 0, &[], false, false, call.now) {
+            Ok(attempt) => {
+                start.due = attempt.time_out().map_or(start.due, |end| end.min(start.due));
+                if call.policy().call.retry.hedges() {
+                    let mut flight = Flight::new(call, inherited, Some(attempt));
+                    flight.plan_hedge(call.now);
+                    start.flight = Some(Box::new(flight));
+                } else {
+                    start.attempt = Some(attempt);
+                }
+            }
+            Err(error) => {
+                let mut flight = Flight::new(call, inherited, None);
+                flight.closed = true;
+                flight.failure = Some(error);
+                start.flight = Some(Box::new(flight));
+            }
+        }
+        start
+    }
+
+    /// Goes on with whatever a call can come to.
+    fn take_off(&mut self, attempt: Attempt) -> &mut Flight<'a> {
+        let mut flight = Flight::new(self.call, self.inherited, Some(attempt));
+        flight.timer = self.timer.take();
+        self.flight.insert(Box::new(flight))
+    }
+}
+
+impl Future for Start<'_> {
+    type Output = (Result<UnaryReply, RpcError>, Moment);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let start = self.get_mut();
+        if let Some(attempt) = &mut start.attempt {
+            let outcome = attempt.poll(start.call, cx);
+            match outcome {
+                Poll::Ready((Ok(reply), now)) if start.call.log.is_none() => {
+                    hand_over(start.call, true);
+                    start.attempt = None;
+                    return Poll::Ready((Ok(reply), now));
+                }
+                Poll::Ready(_) => {}
+                Poll::Pending => {
+                    hand_over(start.call, attempt.is_sent());
+                    let timers = start.call.channel.shared.runtime.timers();
+                    ready!(start.timer.get_or_insert_with(|| timers.at(start.due)).poll(cx));
+                }
+            }
+            if let Some(attempt) = start.attempt.take() {
+                let flight = start.take_off(attempt);
+                if let Poll::Ready((result, now)) = outcome
+                    && let Some(result) = flight.take_in(0, result, now)
+                {
+                    return Poll::Ready((result, now));
+                }
+            }
+        }
+        match &mut start.flight {
+            Some(flight) => flight.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Start<'_> {
+    fn drop(&mut self) {
+        // Nobody waits for the call any more.
+        if let (Some(_), Some(attempt)) = (&self.call.log, self.attempt.take()) {
+            // Its end fills the log.
+            self.take_off(attempt);
+        }
+    }
+}
+
+/// Tells the caller of a one-way call that a connection has taken the request.
+fn hand_over(call: &OutboundCall, taken: bool) {
+    if let Some(caller) = &call.one_way
+        && taken
+        && caller.done()
+    {
+        call.channel.shared.metrics.one_way.inc();
     }
 }
 
@@ -57,12 +163,14 @@ impl Stage for Retry {
 struct Flight<'a> {
     call: &'a OutboundCall,
     /// Oldest first.
-    under_way: SmallVec<[Attempt; 1]>,
+    under_way: Vec<Attempt>,
     ended: Vec<AttemptRecord>,
     /// Instances that this round of attempts has been to; empty before the second attempt.
     tried: Vec<Arc<Endpoint>>,
     /// Attempts so far.
     made: u32,
+    /// The moment of its last event.
+    now: Moment,
     next: Option<Next>,
     timer: Option<Timer>,
     /// Pauses so far, since the provider set one.
@@ -79,13 +187,14 @@ struct Flight<'a> {
 }
 
 impl<'a> Flight<'a> {
-    fn begin(call: &'a OutboundCall, inherited: bool) -> Self {
-        let mut flight = Flight {
+    fn new(call: &'a OutboundCall, inherited: bool, first: Option<Attempt>) -> Self {
+        Flight {
             call,
-            under_way: SmallVec::new(),
+            made: first.is_some().into(),
+            under_way: first.into_iter().collect(),
             ended: Vec::new(),
             tried: Vec::new(),
-            made: 0,
+            now: call.now,
             next: None,
             timer: None,
             pauses: 0,
@@ -94,13 +203,38 @@ impl<'a> Flight<'a> {
             spent: false,
             failure: None,
             reached: false,
-        };
-        flight.start(&call.snapshot, None, false, call.now);
-        flight
+        }
+    }
+
+    fn plan_hedge(&mut self, now: Moment) {
+        self.next = self.hedge_time(now).map(Next::Hedge);
+    }
+
+    /// Takes in the outcome of the attempt at `place`; returns it where it is the call's.
+    fn take_in(
+        &mut self,
+        place: usize,
+        result: Result<UnaryReply, RpcError>,
+        now: Moment,
+    ) -> Option<Result<UnaryReply, RpcError>> {
+        self.now = now;
+        match result {
+            Ok(reply) => {
+                hand_over(self.call, true);
+                self.succeed(place, now);
+                Some(Ok(reply))
+            }
+            Err(error) => {
+                let unseen = matches!(error.reason(), Reason::Connect | Reason::Refused);
+                hand_over(self.call, !unseen);
+                self.settle(place, error, now);
+                None
+            }
+        }
     }
 
     /// Starts an attempt. The credit goes back where there is no instance for it.
-    fn start(&mut self, snapshot: &ServiceSnapshot, credit: Option<Credit>, hedge: bool, now: Instant) {
+    fn start(&mut self, snapshot: &ServiceSnapshot, credit: Option<Credit>, hedge: bool, now: Moment) {
         let (call, may_have_run) = (self.call, self.may_have_run());
         match Attempt::start(call, snapshot, self.made, &self.tried, may_have_run, hedge, now) {
             Ok(attempt) => {
@@ -115,7 +249,7 @@ impl<'a> Flight<'a> {
                     self.spent = true;
                 }
                 self.under_way.push(attempt);
-                self.next = self.hedge_time(now).map(Next::Hedge);
+                self.plan_hedge(now);
             }
             Err(error) => {
                 self.closed = true;
@@ -125,7 +259,7 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn start_further(&mut self, credit: Option<Credit>, hedge: bool, now: Instant) {
+    fn start_further(&mut self, credit: Option<Credit>, hedge: bool, now: Moment) {
         if let (true, Some(first)) = (self.tried.is_empty(), self.under_way.first()) {
             self.tried.push(first.endpoint().clone());
         }
@@ -145,7 +279,7 @@ impl<'a> Flight<'a> {
         self.tried.push(endpoint.clone());
     }
 
-    fn settle(&mut self, place: usize, error: RpcError, now: Instant) {
+    fn settle(&mut self, place: usize, error: RpcError, now: Moment) {
         let attempt = self.under_way.remove(place);
         if self.tried.is_empty() {
             self.tried.push(attempt.endpoint().clone());
@@ -173,18 +307,18 @@ impl<'a> Flight<'a> {
         due
     }
 
-    fn fire(&mut self, now: Instant) {
+    fn fire(&mut self, now: Moment) {
         let mut newest_is_over = false;
         for attempt in &mut self.under_way {
             // An older one has its successor already.
-            newest_is_over = attempt.time_out().is_some_and(|end| end <= now);
+            newest_is_over = attempt.time_out().is_some_and(|end| end <= now.instant());
             if newest_is_over {
                 attempt.count_timeout(now);
             }
         }
         match self.next.take() {
-            Some(Next::Retry(at, credit)) if at <= now => self.start_further(credit, false, now),
-            Some(Next::Hedge(at)) if at <= now => {
+            Some(Next::Retry(at, credit)) if at <= now.instant() => self.start_further(credit, false, now),
+            Some(Next::Hedge(at)) if at <= now.instant() => {
                 if let Some(credit) = self.credit(now) {
                     self.start_further(Some(credit), true, now);
                 }
@@ -201,16 +335,6 @@ impl<'a> Flight<'a> {
                     self.start_further(Some(credit), false, now);
                 }
             }
-        }
-    }
-
-    /// Tells the caller of a one-way call that a connection has taken the request.
-    fn hand_over(&self, taken: bool) {
-        if let Some(caller) = &self.call.one_way
-            && taken
-            && caller.done()
-        {
-            self.call.channel.shared.metrics.one_way.inc();
         }
     }
 
@@ -232,7 +356,7 @@ impl<'a> Flight<'a> {
         timer.poll(cx)
     }
 
-    fn succeed(&mut self, place: usize, now: Instant) {
+    fn succeed(&mut self, place: usize, now: Moment) {
         self.note_latency(now);
         if self.under_way.len() > 1 || self.call.log.is_some() {
             self.settle_losers(place, now);
@@ -241,21 +365,22 @@ impl<'a> Flight<'a> {
         self.ended.clear();
     }
 
-    fn settle_losers(&mut self, winner: usize, now: Instant) {
+    fn settle_losers(&mut self, winner: usize, now: Moment) {
         let winner = self.under_way.remove(winner);
         let (took, fair) = (winner.elapsed(now), self.call.fair_time());
         for loser in &mut self.under_way {
             loser.overtaken(now, took, fair);
         }
         if let Some(log) = &self.call.log {
-            self.ended.push(winner.record(self.call.begun, now, End::Succeeded));
+            self.ended
+                .push(winner.record(self.call.begun, now, End::Succeeded));
             log.fill(self.take_records(now));
         }
     }
 
     /// How long the first attempt took, or has taken so far where another one was faster: without those, the percentile would
     /// sink with each hedge.
-    fn note_latency(&self, now: Instant) {
+    fn note_latency(&self, now: Moment) {
         if self.call.policy().call.retry.hedge_percentile.is_some()
             && let Some(first) = self.under_way.first().filter(|attempt| attempt.is_first())
         {
@@ -264,7 +389,7 @@ impl<'a> Flight<'a> {
     }
 
     /// Every attempt, first to last.
-    fn take_records(&mut self, now: Instant) -> Vec<AttemptRecord> {
+    fn take_records(&mut self, now: Moment) -> Vec<AttemptRecord> {
         let mut records = std::mem::take(&mut self.ended);
         let left = self.under_way.iter();
         records.extend(left.map(|attempt| attempt.record(self.call.begun, now, End::UnderWay)));
@@ -278,7 +403,7 @@ impl<'a> Flight<'a> {
     }
 
     /// The call's time is over: whoever is silent is given up, and what has failed before is told.
-    fn end_in_silence(&mut self, now: Instant) -> RpcError {
+    fn end_in_silence(&mut self, now: Moment) -> RpcError {
         self.note_latency(now);
         self.tell_parent();
         let fair = self.call.fair_time();
@@ -298,7 +423,7 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn give_up(&mut self, now: Instant) -> RpcError {
+    fn give_up(&mut self, now: Moment) -> RpcError {
         let failure = self.failure.take();
         let error =
             failure.unwrap_or_else(|| RpcError::new(Reason::NoInstance, false, "no attempt could be made"));
@@ -324,50 +449,42 @@ impl<'a> Flight<'a> {
     }
 }
 
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        // Nobody waits for the call any more.
-        if let (Some(log), false) = (&self.call.log, self.under_way.is_empty() && self.ended.is_empty()) {
-            log.fill(self.take_records(Instant::now()));
-        }
-    }
-}
-
-impl Future for Flight<'_> {
-    type Output = (Result<UnaryReply, RpcError>, Instant);
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let flight = self.get_mut();
-        let mut now = flight.call.now;
+impl Flight<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Result<UnaryReply, RpcError>, Moment)> {
         loop {
             let mut place = 0;
-            while let Some(attempt) = flight.under_way.get_mut(place) {
-                match attempt.poll(flight.call, cx) {
-                    Poll::Ready((Ok(reply), ended)) => {
-                        flight.hand_over(true);
-                        flight.succeed(place, ended);
-                        return Poll::Ready((Ok(reply), ended));
-                    }
-                    Poll::Ready((Err(error), ended)) => {
-                        now = ended;
-                        flight.hand_over(!matches!(error.reason(), Reason::Connect | Reason::Refused));
-                        flight.settle(place, error, now);
+            while let Some(attempt) = self.under_way.get_mut(place) {
+                match attempt.poll(self.call, cx) {
+                    Poll::Ready((result, now)) => {
+                        if let Some(result) = self.take_in(place, result, now) {
+                            return Poll::Ready((result, now));
+                        }
                     }
                     Poll::Pending => {
-                        flight.hand_over(flight.under_way[place].is_sent());
+                        hand_over(self.call, attempt.is_sent());
                         place += 1;
                     }
                 }
             }
-            if flight.under_way.is_empty() && flight.next.is_none() {
-                return Poll::Ready((Err(flight.give_up(now)), now));
+            let now = self.now;
+            if self.under_way.is_empty() && self.next.is_none() {
+                return Poll::Ready((Err(self.give_up(now)), now));
             }
-            std::task::ready!(flight.poll_due(cx));
-            now = Instant::now();
-            if now >= flight.call.deadline {
-                return Poll::Ready((Err(flight.end_in_silence(now)), now));
+            ready!(self.poll_due(cx));
+            self.now = Moment::now();
+            if self.now.instant() >= self.call.deadline {
+                return Poll::Ready((Err(self.end_in_silence(self.now)), self.now));
             }
-            flight.fire(now);
+            self.fire(self.now);
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        // Nobody waits for the call any more.
+        if let (Some(log), false) = (&self.call.log, self.under_way.is_empty() && self.ended.is_empty()) {
+            log.fill(self.take_records(Moment::now()));
         }
     }
 }

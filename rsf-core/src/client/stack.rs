@@ -22,6 +22,7 @@ use crate::call::HandOver;
 use crate::context::Context;
 use crate::error::{AttemptLog, RpcError};
 use crate::metadata::Metadata;
+use crate::moment::Moment;
 use crate::policy::MethodPolicy;
 use crate::wire::{Frame, OwnHeaders, RequestId, TraceParent, UnaryReply};
 
@@ -44,7 +45,7 @@ pub(crate) struct OutboundCall {
     pub(crate) parent: Option<Arc<Context>>,
     pub(crate) begun: Instant,
     /// Read from the clock when the call began, and again after whatever took time: one clock read serves all stages.
-    pub(crate) now: Instant,
+    pub(crate) now: Moment,
     /// Set by [`Trace`].
     pub(crate) trace: Option<TraceParent>,
     /// Set by [`Deadline`].

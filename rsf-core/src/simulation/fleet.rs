@@ -115,9 +115,9 @@ impl<'a> Fleet<'a> {
             _ => servers.len(),
         };
         let consumer = |_| {
-            let endpoints = endpoints(servers.len(), begin);
+            let endpoints = endpoints(servers.len());
             Consumer {
-                pool: pool(members(&endpoints[..listed], &servers), &scenario.rules, begin),
+                pool: pool(members(&endpoints[..listed], &servers), &scenario.rules),
                 places: endpoints.iter().map(Arc::as_ptr).zip(0..).collect(),
                 endpoints,
                 heard: vec![Duration::ZERO; servers.len()],
@@ -262,7 +262,7 @@ impl<'a> Fleet<'a> {
             let last = last.expect("no pool has it before it joins");
             last.vitals.begin_warm_up_at(now);
             let members = members(&consumer.endpoints, &self.servers);
-            consumer.pool = pool(members, &self.scenario.rules, now);
+            consumer.pool = pool(members, &self.scenario.rules);
         }
     }
 

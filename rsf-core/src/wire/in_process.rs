@@ -303,11 +303,7 @@ fn received(reply: InboundReply, load: Option<HeaderValue>) -> UnaryReply {
 }
 
 /// A method that is not RSF's to handle: a hosted tonic service, or unknown.
-async fn foreign(
-    dispatch: &dyn Dispatch,
-    reporter: &Reporter,
-    request: Sent,
-) -> UnaryReply {
+async fn foreign(dispatch: &dyn Dispatch, reporter: &Reporter, request: Sent) -> UnaryReply {
     let body = tonic::body::Body::new(http_body_util::Full::new(request.frame.bytes().clone()));
     let mut message = http::Request::new(body);
     *message.method_mut() = http::Method::POST;

@@ -14,7 +14,8 @@ use rsf_core::metadata::Metadata;
 use rsf_core::outcome::Reason;
 use rsf_core::status::Status;
 use rsf_core::wire::{
-    Connection, Exchange, Frame, OwnHeaders, RequestId, Target, TraceParent, UnaryReply, UnaryRequest, WireError,
+    Connection, Exchange, Frame, OwnHeaders, RequestId, Target, TraceParent, UnaryReply, UnaryRequest,
+    WireError,
 };
 
 use crate::support::{Echo, Fleet, Kind, Node, Note, SOON, note};
