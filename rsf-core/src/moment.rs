@@ -32,6 +32,12 @@ impl Moment {
         self.millis
     }
 
+    /// The beginning of its millisecond, for simulations: two runs then count alike.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn whole(self) -> Instant {
+        *EPOCH + Duration::from_millis(self.millis)
+    }
+
     /// The time since `earlier`; nothing where that is later.
     pub(crate) fn since(self, earlier: Instant) -> Duration {
         self.instant.saturating_duration_since(earlier)

@@ -255,6 +255,11 @@ impl Endpoint {
         });
     }
 
+    fn disconnected(&self) {
+        self.vitals.set_connected(false);
+        self.connection.store(None);
+    }
+
     fn failed(&self, error: ConnectError) {
         self.link.send_modify(|link| {
             link.tries += 1;

@@ -12,6 +12,7 @@ use super::endpoints;
 use super::report::{Outcome, Record};
 use super::scenario::{Scenario, Trouble};
 use crate::client::simulated::{Endpoint, Observed, Pool, pool};
+use crate::moment::Moment;
 
 /// Tries of one call.
 const ATTEMPTS: usize = 3;
@@ -88,7 +89,7 @@ struct Call {
 
 impl<'a> Fleet<'a> {
     fn new(scenario: &'a Scenario, seed: u64) -> Self {
-        let begin = Instant::now();
+        let begin = Moment::now().whole();
         let servers = scenario.weights.iter().map(|weight| Server {
             weight: *weight,
             workers: (scenario.workers * *weight as usize / 100).max(1),
