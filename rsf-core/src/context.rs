@@ -105,8 +105,7 @@ impl Context {
 
     /// The priority that came with the call, as far as it holds here; none where nobody in the chain has set one.
     pub(crate) fn carried_priority(&self) -> Option<Priority> {
-        let headers = self.metadata.raw();
-        let said = headers.and_then(|headers| priority::read(headers.get(PRIORITY)?));
+        let said = self.metadata.header(&PRIORITY).and_then(priority::read);
         match said {
             None if self.max_priority >= Priority::default() => None,
             said => Some(said.unwrap_or_default().min(self.max_priority)),
@@ -182,16 +181,16 @@ impl Context {
 
     /// What a call made inside this one sends of it. `own` is the call's own metadata, which wins.
     pub(crate) fn inherited(&self, own: Option<&HeaderMap>) -> OwnHeaders {
-        let Some(headers) = self.metadata.raw() else {
-            return OwnHeaders::new();
-        };
         let mut inherited = OwnHeaders::new();
         for name in INHERITED {
-            let Some(value) = headers.get(&name) else { continue };
-            let overruled = own.is_some_and(|own| own.contains_key(&name));
-            if !overruled && value.len() <= MAX_BAGGAGE {
+            let Some(value) = self.metadata.header(&name) else {
+                continue;
+            };
+            if own.is_none_or(|own| !own.contains_key(&name))
+                && value.len() <= MAX_BAGGAGE
+                && let Ok(mut value) = HeaderValue::from_bytes(value)
+            {
                 // It says nothing about the next call: no place in a header table for it.
-                let mut value: HeaderValue = value.clone();
                 value.set_sensitive(true);
                 inherited.push((name, value));
             }
@@ -223,11 +222,8 @@ impl Context {
     /// Whether somebody above has spent retry credit on this call: it is a further attempt, or made within one. Calls made
     /// inside inherit that no credit is left.
     pub(crate) fn is_retried(&self) -> bool {
-        let Some(headers) = self.metadata.raw() else {
-            return false;
-        };
-        let further = headers.get(PREVIOUS_ATTEMPTS).is_some_and(|number| number != "0");
-        further || headers.contains_key(RETRIED)
+        let further = self.metadata.header(&PREVIOUS_ATTEMPTS);
+        further.is_some_and(|number| number != b"0") || self.metadata.header(&RETRIED).is_some()
     }
 
     /// Notes that a call made inside has spent its retries and failed.

@@ -36,7 +36,6 @@ pub mod server;
 pub mod wire;
 
 pub mod metrics;
-mod moment;
 mod permits;
 pub mod runtime;
 mod timer;

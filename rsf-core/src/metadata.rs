@@ -1,7 +1,7 @@
 //! Metadata of a call: gRPC's custom headers, kept as they came and read only when somebody asks.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -23,7 +23,76 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Empty metadata costs no allocation, and clones share the pairs until one of them is changed.
 #[derive(Clone, Default)]
 pub struct Metadata {
-    headers: Option<Arc<HeaderMap>>,
+    pairs: Option<Arc<Pairs>>,
+}
+
+#[derive(Clone)]
+enum Pairs {
+    Map(HeaderMap),
+    /// As a wire read them. Few ask for them all: one value is found faster by a look at each.
+    #[cfg_attr(
+        not(feature = "engine-spike"),
+        allow(dead_code, reason = "hyper reads into maps, the engine into fields")
+    )]
+    Fields(Fields, OnceLock<Box<HeaderMap>>),
+}
+
+/// What a wire of its own reads headers into.
+#[cfg(feature = "engine-spike")]
+type Fields = crate::wire::engine::Fields;
+#[cfg(not(feature = "engine-spike"))]
+type Fields = std::convert::Infallible;
+
+/// Headers that are no map yet.
+pub(crate) trait Unmapped {
+    /// The first value of `key`.
+    fn value(&self, key: &str) -> Option<&[u8]>;
+    /// Whether there is nothing but HTTP's own.
+    fn is_empty(&self) -> bool;
+    /// All of them, HTTP's own apart.
+    fn to_map(&self) -> HeaderMap;
+}
+
+#[cfg(not(feature = "engine-spike"))]
+impl Unmapped for std::convert::Infallible {
+    fn value(&self, _: &str) -> Option<&[u8]> {
+        match *self {}
+    }
+
+    fn is_empty(&self) -> bool {
+        match *self {}
+    }
+
+    fn to_map(&self) -> HeaderMap {
+        match *self {}
+    }
+}
+
+impl Pairs {
+    fn map(&self) -> &HeaderMap {
+        match self {
+            Pairs::Map(map) => map,
+            Pairs::Fields(fields, map) => map.get_or_init(|| Box::new(fields.to_map())),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Pairs::Map(map) => map.is_empty(),
+            Pairs::Fields(fields, _) => fields.is_empty(),
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut HeaderMap)) {
+        match self {
+            Pairs::Map(map) => change(map),
+            Pairs::Fields(..) => {
+                let mut map = self.map().clone();
+                change(&mut map);
+                *self = Pairs::Map(map);
+            }
+        }
+    }
 }
 
 /// A key or value that gRPC does not allow.
@@ -42,12 +111,17 @@ impl Metadata {
 
     /// The first text value of `key`; `None` where there is none, or it is no visible ASCII.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.headers.as_ref()?.get(key)?.to_str().ok()
+        let value = self.value(key)?;
+        let visible = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
+        value
+            .iter()
+            .all(visible)
+            .then(|| std::str::from_utf8(value).ok())?
     }
 
     /// The bytes of a `-bin` key, decoded from base64 with or without padding.
     pub fn get_bin(&self, key: &str) -> Option<Vec<u8>> {
-        BASE64.decode(self.headers.as_ref()?.get(key)?.as_bytes()).ok()
+        BASE64.decode(self.value(key)?).ok()
     }
 
     /// Adds a text pair, replacing earlier ones of the key.
@@ -83,32 +157,58 @@ impl Metadata {
 
     /// Whether there is no pair.
     pub fn is_empty(&self) -> bool {
-        self.headers.as_ref().is_none_or(|headers| headers.is_empty())
+        self.pairs.as_ref().is_none_or(|pairs| pairs.is_empty())
     }
 
     /// All text pairs that are the application's own: neither gRPC's nor RSF's nor HTTP's.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers
-            .iter()
-            .flat_map(|headers| headers.iter())
+        self.all()
             .filter(|(name, _)| !is_reserved(name.as_str()))
             .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
     }
 
     pub(crate) fn from_headers(headers: HeaderMap) -> Self {
         Metadata {
-            headers: (!headers.is_empty()).then(|| Arc::new(headers)),
+            pairs: (!headers.is_empty()).then(|| Arc::new(Pairs::Map(headers))),
         }
     }
 
-    /// Everything, reserved keys included: for the layers that read RSF's own.
+    /// What a wire has read, to be put in order when somebody asks for more than a value.
+    #[cfg(feature = "engine-spike")]
+    pub(crate) fn from_fields(fields: Fields) -> Self {
+        Metadata {
+            pairs: Some(Arc::new(Pairs::Fields(fields, OnceLock::new()))),
+        }
+    }
+
+    /// The first value of `name`, reserved ones included: for the layers that read RSF's own.
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&[u8]> {
+        match &**self.pairs.as_ref()? {
+            Pairs::Map(map) => map.get(name).map(HeaderValue::as_bytes),
+            Pairs::Fields(fields, _) => fields.value(name.as_str()),
+        }
+    }
+
+    /// The same by a name as text, which a map finds more slowly.
+    pub(crate) fn value(&self, key: &str) -> Option<&[u8]> {
+        match &**self.pairs.as_ref()? {
+            Pairs::Map(map) => map.get(key).map(HeaderValue::as_bytes),
+            Pairs::Fields(fields, _) => fields.value(key),
+        }
+    }
+
+    /// Everything, reserved keys included. Dear where a wire has read it and nobody has asked before.
     pub(crate) fn raw(&self) -> Option<&HeaderMap> {
-        self.headers.as_deref()
+        self.pairs.as_ref().map(|pairs| pairs.map())
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.raw().into_iter().flat_map(|headers| headers.iter())
     }
 
     /// Copies the application's own pairs, and that an answer is a replay.
     pub(crate) fn write_to(&self, to: &mut HeaderMap) {
-        for (name, value) in self.headers.iter().flat_map(|headers| headers.iter()) {
+        for (name, value) in self.all() {
             if !is_reserved(name.as_str()) || name == REPLAYED {
                 to.append(name.clone(), value.clone());
             }
@@ -117,16 +217,14 @@ impl Metadata {
 
     /// Adds the application's own pairs of `other` whose keys are not there yet.
     pub(crate) fn complete(&mut self, other: &Metadata) {
-        let mut new: Vec<_> = other.headers.iter().flat_map(|headers| headers.iter()).collect();
-        new.retain(|(name, _)| {
-            let known = self.headers.as_ref().is_some_and(|own| own.contains_key(*name));
-            !known && !is_reserved(name.as_str())
-        });
+        let mut new: Vec<_> = other.all().collect();
+        new.retain(|(name, _)| self.header(name).is_none() && !is_reserved(name.as_str()));
         if !new.is_empty() {
-            let own = Arc::make_mut(self.headers.get_or_insert_default());
-            for (name, value) in new {
-                own.append(name.clone(), value.clone());
-            }
+            self.change(|own| {
+                for (name, value) in new {
+                    own.append(name.clone(), value.clone());
+                }
+            });
         }
     }
 
@@ -135,21 +233,24 @@ impl Metadata {
     }
 
     pub(crate) fn remove_reserved(&mut self, key: &'static str) {
-        if let Some(headers) = &mut self.headers
-            && headers.contains_key(key)
-        {
-            Arc::make_mut(headers).remove(key);
+        if self.value(key).is_some() {
+            self.change(|headers| drop(headers.remove(key)));
         }
     }
 
     fn put(&mut self, name: HeaderName, value: HeaderValue) {
-        Arc::make_mut(self.headers.get_or_insert_default()).insert(name, value);
+        self.change(|headers| drop(headers.insert(name, value)));
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut HeaderMap)) {
+        let empty = || Arc::new(Pairs::Map(HeaderMap::new()));
+        Arc::make_mut(self.pairs.get_or_insert_with(empty)).change(change);
     }
 }
 
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.headers {
+        match self.raw() {
             Some(headers) => headers.fmt(f),
             None => f.write_str("{}"),
         }

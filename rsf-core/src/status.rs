@@ -110,9 +110,14 @@ impl fmt::Display for Code {
 }
 
 /// How a handler ended, when not with a reply.
+///
+/// One pointer wide: it stands in the outcome of every call, of which few fail.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct Status {
+#[error("{}: {}", .0.code, .0.message)]
+pub struct Status(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     code: Code,
     message: String,
     details: Bytes,
@@ -133,12 +138,12 @@ macro_rules! constructors {
 impl Status {
     /// A status of any code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Status {
+        Status(Box::new(Parts {
             code,
             message: message.into(),
             details: Bytes::new(),
             metadata: Metadata::new(),
-        }
+        }))
     }
 
     constructors! {
@@ -162,13 +167,13 @@ impl Status {
 
     /// Adds details: an encoded `google.rpc.Status`, sent as `grpc-status-details-bin`.
     pub fn with_details(mut self, details: impl Into<Bytes>) -> Self {
-        self.details = details.into();
+        self.0.details = details.into();
         self
     }
 
     /// Adds metadata, sent with the trailers.
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
-        self.metadata = metadata;
+        self.0.metadata = metadata;
         self
     }
 
@@ -177,21 +182,22 @@ impl Status {
     /// own clients only what ended `UNAVAILABLE`, and only where the method is idempotent.
     pub fn retry_after(mut self, pause: Duration) -> Self {
         let pause = HeaderValue::from(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-        self.metadata.set_reserved(PUSHBACK, pause);
+        self.0.metadata.set_reserved(PUSHBACK, pause);
         self
     }
 
     /// Asks the caller to attempt the call no further (`grpc-retry-pushback-ms: -1`): another instance would fail the same
     /// way.
     pub fn without_retry(mut self) -> Self {
-        self.metadata
+        self.0
+            .metadata
             .set_reserved(PUSHBACK, HeaderValue::from_static("-1"));
         self
     }
 
     /// What the provider wants of further attempts, where it says so.
     pub(crate) fn pushback(&self) -> Option<Pushback> {
-        let text = self.metadata.raw()?.get(PUSHBACK)?.to_str().unwrap_or_default();
+        let text = std::str::from_utf8(self.0.metadata.value(PUSHBACK)?).unwrap_or_default();
         // gRFC A6: what is negative or no number asks for no further attempt.
         let pause = text.parse().map(Duration::from_millis);
         Some(pause.map_or(Pushback::Never, Pushback::After))
@@ -199,26 +205,26 @@ impl Status {
 
     /// Its code.
     pub fn code(&self) -> Code {
-        self.code
+        self.0.code
     }
 
     /// For people.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// An encoded `google.rpc.Status`; empty where there is none.
     pub fn details(&self) -> &[u8] {
-        &self.details
+        &self.0.details
     }
 
     /// The metadata that came with it.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        &self.0.metadata
     }
 
     pub(crate) fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
+        &mut self.0.metadata
     }
 }
 
@@ -236,17 +242,18 @@ pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl From<tonic::Status> for Status {
     fn from(status: tonic::Status) -> Self {
-        Status {
+        Status(Box::new(Parts {
             code: Code::from_number(status.code() as u32),
             message: status.message().to_owned(),
             details: Bytes::copy_from_slice(status.details()),
             metadata: Metadata::from_headers(status.metadata().clone().into_headers()),
-        }
+        }))
     }
 }
 
 impl From<Status> for tonic::Status {
     fn from(status: Status) -> Self {
+        let status = *status.0;
         let mut headers = http::HeaderMap::new();
         status.metadata.write_to(&mut headers);
         tonic::Status::with_details_and_metadata(

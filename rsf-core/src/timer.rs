@@ -159,10 +159,11 @@ pub(crate) async fn at_or_never(time: Option<Instant>) {
 /// The future's outcome, or nothing where `at` comes first. Where both are there, the outcome wins.
 pub(crate) async fn until<F: Future>(timers: &Timers, at: Instant, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
-    let mut timer = timers.at(at);
+    // Only where it is needed: most handlers are done when they are first polled.
+    let mut timer = None;
     std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        Poll::Pending => timer.poll(cx).map(|()| None),
+        Poll::Pending => timer.get_or_insert_with(|| timers.at(at)).poll(cx).map(|()| None),
     })
     .await
 }

@@ -89,7 +89,7 @@ pub struct ConnectError {
 /// A connection that carries many calls at once.
 pub trait Connection: Send + Sync + 'static {
     /// Hands a unary request over. The outcome, refusal included, is polled out of the slot.
-    fn send(&self, request: &UnaryRequest<'_>) -> Slot;
+    fn send(&self, request: UnaryRequest) -> Slot;
 
     /// Asks for the outcome of a slot; a finished slot is free again and must not be polled any more.
     fn poll(&self, slot: Slot, cx: &mut Context<'_>) -> Poll<Result<UnaryReply, WireError>>;
@@ -125,34 +125,31 @@ pub enum ConnectionState {
     Closed,
 }
 
-/// A unary request, ready for the wire. Borrowed: all attempts of a call share what it is made of, and a wire that
-/// writes at once copies nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct UnaryRequest<'a> {
+/// A unary request, ready for the wire.
+#[derive(Debug, Clone)]
+pub struct UnaryRequest {
     /// The gRPC path.
-    pub path: &'a http::uri::PathAndQuery,
+    pub path: http::uri::PathAndQuery,
     /// The length-prefixed message.
-    pub frame: &'a Frame,
+    pub frame: Frame,
     /// The logical call's remaining time.
     pub timeout: Option<Duration>,
     /// Attempts before this one.
     pub previous_attempts: u32,
-    /// An earlier attempt may have run: a provider that deduplicates and knows nothing of it must not run it.
-    pub repeated: bool,
     /// Identifies the logical call to dedup and logs.
-    pub request_id: &'a RequestId,
+    pub request_id: RequestId,
     /// W3C `traceparent`.
     pub trace: Option<TraceParent>,
     /// The calling application.
-    pub caller: Option<&'a http::HeaderValue>,
+    pub caller: Option<http::HeaderValue>,
     /// `namespace/instance` that must be the one to answer; absent once the connection is verified.
-    pub target: Option<&'a http::HeaderValue>,
+    pub target: Option<http::HeaderValue>,
     /// The implementation; absent for the default.
-    pub implementation: Option<&'a http::HeaderValue>,
+    pub implementation: Option<http::HeaderValue>,
     /// RSF's own headers that most calls do not have.
-    pub own: &'a [(http::HeaderName, http::HeaderValue)],
+    pub own: OwnHeaders,
     /// The application's own.
-    pub metadata: &'a Metadata,
+    pub metadata: Metadata,
 }
 
 /// RSF's own headers that most calls do not have, such as a token; the others are fields of [`UnaryRequest`]. Values that
@@ -300,7 +297,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Sends a request over a connection.
-    pub fn start(connection: Arc<dyn Connection>, request: &UnaryRequest<'_>) -> Exchange {
+    pub fn start(connection: Arc<dyn Connection>, request: UnaryRequest) -> Exchange {
         let slot = connection.send(request);
         Exchange {
             connection,

@@ -209,8 +209,8 @@ impl Owner {
     }
 
     /// Reads what [`Owner::header`] wrote.
-    pub(crate) fn from_header(value: &HeaderValue) -> Option<Owner> {
-        let text = std::str::from_utf8(value.as_bytes()).ok()?;
+    pub(crate) fn from_header(value: &[u8]) -> Option<Owner> {
+        let text = std::str::from_utf8(value).ok()?;
         if let Some(zone) = text.strip_prefix("zone:") {
             return Some(Owner::Zone(zone.to_owned()));
         }

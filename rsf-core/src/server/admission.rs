@@ -1,8 +1,7 @@
 //! Whether a call may come in at all: meant for this instance, whole, and in time.
 
+use std::pin::pin;
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::stack::{AdmitRules, InboundCall, Stage};
 use crate::error::framework_status;
@@ -30,8 +29,8 @@ impl<S> Admit<S> {
 const GRACE: Duration = Duration::from_millis(5);
 
 impl<S: Stage> Stage for Admit<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        let target = call.context.metadata().get(TARGET.as_str());
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+        let target = call.context.metadata().header(&TARGET);
         check_target(self.rules.identity.as_deref(), target)?;
         if let Err(status) = &call.message {
             return Err(status.clone());
@@ -39,29 +38,33 @@ impl<S: Stage> Stage for Admit<S> {
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };
-        let method = call.method.clone();
-        let expired = |where_| {
-            framework_status(
-                Reason::Deadline,
-                format!("{}: the deadline passed {where_}", method.path),
-            )
+        if deadline <= call.arrived {
+            return Err(expired(call, "before the call was admitted"));
+        }
+        let handled = {
+            // Pinned here: passed by value, it would take its room twice.
+            let handled = pin!(self.inner.call(call));
+            until(&self.rules.timers, deadline + GRACE, handled).await
         };
-        if deadline <= Instant::now() {
-            return Err(expired("before the call was admitted"));
-        }
-        match until(&self.rules.timers, deadline + GRACE, self.inner.call(call)).await {
-            Some(result) => result,
-            None => Err(expired("while the call waited or was handled")),
-        }
+        handled.unwrap_or_else(|| Err(expired(call, "while the call waited or was handled")))
     }
 }
 
+fn expired(call: &InboundCall, when: &str) -> Status {
+    framework_status(
+        Reason::Deadline,
+        format!("{}: the deadline passed {when}", call.method.path),
+    )
+}
+
 /// Refuses what is meant for another instance or namespace.
-pub(super) fn check_target(identity: Option<&str>, target: Option<&str>) -> Result<(), Status> {
+pub(super) fn check_target(identity: Option<&str>, target: Option<&[u8]>) -> Result<(), Status> {
     match (identity, target) {
-        (Some(identity), Some(target)) if identity != target => {
-            let problem =
-                format!("this is instance `{identity}`, the call is for `{target}`; the list is out of date");
+        (Some(identity), Some(target)) if identity.as_bytes() != target => {
+            let problem = format!(
+                "this is instance `{identity}`, the call is for `{}`; the list is out of date",
+                target.escape_ascii()
+            );
             Err(framework_status(Reason::WrongInstance, problem))
         }
         _ => Ok(()),

@@ -37,12 +37,12 @@ impl<S> Authorize<S> {
 }
 
 impl<S: Stage> Stage for Authorize<S> {
-    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         if self.verifier.is_none() && call.peer.is_none() && call.method.door.is_open() {
             return self.inner.call(call).await;
         }
         let door = call.method.door.clone();
-        let identified = identify(&mut call, self.verifier.as_deref());
+        let identified = identify(call, self.verifier.as_deref());
         identified.inspect_err(|_| door.unauthenticated.inc())?;
         let context = &call.context;
         let proven = context.identity().is_proven();

@@ -120,7 +120,7 @@ impl<S> Dedup<S> {
 }
 
 impl<S: Stage> Stage for Dedup<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         match &call.method.dedup {
             None => self.inner.call(call).await,
             // Apart, so that the other methods' futures stay small.
@@ -130,8 +130,8 @@ impl<S: Stage> Stage for Dedup<S> {
 }
 
 impl<S: Stage> Dedup<S> {
-    async fn once(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        let Some(once) = Once::of(&call, &self.shared) else {
+    async fn once(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+        let Some(once) = Once::of(call, &self.shared) else {
             // Without an id, as calls of other makes come, nothing can be told apart.
             return self.inner.call(call).await;
         };
@@ -140,7 +140,7 @@ impl<S: Stage> Dedup<S> {
         // A task of its own: a caller that goes away, or an attempt that lost, must not leave an outcome unknown.
         self.shared
             .owners
-            .spawn(owner.claim_and_run(self.inner.clone(), call));
+            .spawn(owner.claim_and_run(self.inner.clone(), call.for_handler()));
         match begun.await {
             Ok(Begun::Ended(answer)) => answer,
             // The call itself went back to the pool: a duplicate takes no place in it.

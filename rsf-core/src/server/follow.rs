@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
@@ -59,7 +60,9 @@ impl Followers {
         let shards = hosted.and_then(|method| ShardRules::compile(method.service.descriptor(), resolution));
         let shards = shards.map(Arc::new);
         for method in self.methods.iter().filter(|method| method.key == service) {
+            // First the rules: whoever sees the mark finds them.
             method.shards.store(shards.clone());
+            method.sharded.store(shards.is_some(), Ordering::Release);
             method.watched.set(rules.watchdog_ms);
             method.rules.store(rules.clone());
             if let Some(dedup) = &method.dedup {

@@ -158,8 +158,8 @@ trait Path: Send + Sync {
 }
 
 impl<S: Stage> Path for S {
-    fn run(&self, call: InboundCall) -> BoxFuture<'_, Result<Response<Frame>, Status>> {
-        Box::pin(self.call(call))
+    fn run(&self, mut call: InboundCall) -> BoxFuture<'_, Result<Response<Frame>, Status>> {
+        Box::pin(async move { self.call(&mut call).await })
     }
 }
 
@@ -176,7 +176,7 @@ impl<S> Intercept<S> {
 }
 
 impl<S: Stage> Stage for Intercept<S> {
-    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         if self.interceptors.0.is_empty() {
             return self.inner.call(call).await;
         }
@@ -185,7 +185,7 @@ impl<S: Stage> Stage for Intercept<S> {
             rest: &self.interceptors.0,
             handler: &self.inner,
         };
-        let mut call = ServerCall(&mut call);
+        let mut call = ServerCall(call);
         context.scope(next.run(&mut call)).await.map_err(own)
     }
 }

@@ -3,7 +3,6 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
 
 use super::stack::{InboundCall, Stage};
 use crate::error::{REASON, framework_status};
@@ -24,9 +23,9 @@ impl<S> Measure<S> {
 }
 
 impl<S: Stage> Stage for Measure<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         let method = call.method.clone();
-        let begun = Instant::now();
+        let begun = call.arrived;
         let underway = method.metrics.begin();
         let result = self.inner.call(call).await;
         let error = result.as_ref().err().map(|status| {
@@ -51,18 +50,17 @@ impl<S> Catch<S> {
 }
 
 impl<S: Stage> Stage for Catch<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        let method = call.method.clone();
-        // Nothing of ours is left half-changed: the call is consumed, and the stages hold no state of their own.
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+        // Nothing of ours is left half-changed: nobody looks at what is left of the call, and the stages hold no state of
+        // their own.
         match AssertUnwindSafe(self.inner.call(call)).catch_unwind().await {
             Ok(result) => result,
             Err(_) => {
                 self.panics.inc();
-                tracing::error!(method = method.path, "a handler panicked");
-                Err(framework_status(
-                    Reason::Panic,
-                    format!("the handler of {} panicked; see the provider's log", method.path),
-                ))
+                let path = &call.method.path;
+                tracing::error!(method = path, "a handler panicked");
+                let problem = format!("the handler of {path} panicked; see the provider's log");
+                Err(framework_status(Reason::Panic, problem))
             }
         }
     }

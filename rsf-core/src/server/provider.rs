@@ -4,7 +4,9 @@ mod build;
 mod dispatch;
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,6 +20,7 @@ use super::load::LoadMeter;
 use super::service::Service;
 use super::shard::{Place, ShardRules};
 use super::stack::ServerStack;
+use crate::client::key::{STEP, mix};
 use crate::identity::TokenVerifier;
 use crate::metrics::MethodMetrics;
 use crate::policy::ProviderRules;
@@ -33,8 +36,7 @@ pub struct Provider {
     end: CancellationToken,
     drain: Drain,
     methods: Vec<Arc<HostedMethod>>,
-    /// Path → (implementation, place in `methods`), the default implementation's first.
-    paths: HashMap<String, Vec<(String, usize)>>,
+    paths: Paths,
     stack: Arc<ServerStack>,
     dedup: Arc<dedup::Shared>,
     load: LoadMeter,
@@ -75,7 +77,31 @@ pub(super) struct HostedMethod {
     pub(super) dedup: Option<MethodDedup>,
     /// Which keys of the service are this instance's; empty where policy has no shards.
     pub(super) shards: ArcSwapOption<ShardRules>,
+    /// Whether there are any: what most calls ask, and all that they ask.
+    pub(super) sharded: AtomicBool,
     pub(super) metrics: MethodMetrics,
+}
+
+/// Path → (implementation, place in [`Provider::methods`]), the default implementation's first.
+type Paths = HashMap<String, Vec<(String, usize)>, BuildHasherDefault<PathHasher>>;
+
+/// A few instructions a word. What is in the map is the process's own: no stranger can fill it with collisions.
+#[derive(Default)]
+struct PathHasher(u64);
+
+impl Hasher for PathHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        for word in words.iter().chain([&last]) {
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(STEP);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
 }
 
 /// A service as the lease names it.

@@ -5,8 +5,7 @@
 //! owner by the policy that this process holds, computed from the request itself?
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use http::header::HeaderMap;
+use std::sync::atomic::Ordering;
 
 use super::stack::{InboundCall, Stage};
 use crate::error::framework_status;
@@ -35,8 +34,8 @@ impl<S> OwnShard<S> {
 }
 
 impl<S: Stage> Stage for OwnShard<S> {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        check(&self.place, &call)?;
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+        check(&self.place, call)?;
         self.inner.call(call).await
     }
 }
@@ -114,8 +113,8 @@ fn rule(service: &ServiceDescriptor, routing: &RoutingRules) -> Option<ShardRule
 }
 
 /// Refuses a call whose consumer meant another owner.
-pub(super) fn check_meant(place: &Place, headers: Option<&HeaderMap>) -> Result<(), Status> {
-    let Some(meant) = headers.and_then(|headers| headers.get(&SHARD)) else {
+pub(super) fn check_meant(place: &Place, meant: Option<&[u8]>) -> Result<(), Status> {
+    let Some(meant) = meant else {
         return Ok(());
     };
     match Owner::from_header(meant) {
@@ -129,13 +128,17 @@ pub(super) fn check_meant(place: &Place, headers: Option<&HeaderMap>) -> Result<
 
 /// Refuses a call whose key is another's, by what its consumer meant or by this process's own policy.
 fn check(place: &Place, call: &InboundCall) -> Result<(), Status> {
-    let headers = call.context.metadata().raw();
-    check_meant(place, headers)?;
-    let rules = call.method.shards.load();
+    let metadata = call.context.metadata();
+    check_meant(place, metadata.header(&SHARD))?;
+    let method = &call.method;
+    if !method.sharded.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let rules = method.shards.load();
     let Some(rule) = rules.as_ref().and_then(|rules| rules.of(call.context.caller())) else {
         return Ok(());
     };
-    let method = &call.method;
+    let headers = metadata.raw();
     let named = headers.and_then(|headers| headers.get(&ROUTING_KEY));
     let facts = Facts {
         method: Some(method.place),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Context as TaskContext;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::admission::Admit;
 use super::authorize::Authorize;
@@ -25,14 +26,17 @@ use crate::timer::Timers;
 use crate::wire::Frame;
 use crate::wire::headers::REPLAYED;
 
-/// One stage of the path; it wraps the stages behind it.
+/// One stage of the path; it wraps the stages behind it. The call stays where it is and is lent from stage to stage: a
+/// copy of it in each of their futures would cost more than what most of them do.
 pub(super) trait Stage: Send + Sync + 'static {
-    fn call(&self, call: InboundCall) -> impl Future<Output = Result<Response<Frame>, Status>> + Send;
+    fn call(&self, call: &mut InboundCall) -> impl Future<Output = Result<Response<Frame>, Status>> + Send;
 }
 
 /// A call on its way to its handler.
 pub(super) struct InboundCall {
     pub(super) method: Arc<HostedMethod>,
+    /// When it came. The one look at the clock for all stages that a call passes without waiting.
+    pub(super) arrived: Instant,
     pub(super) message: Result<Bytes, Status>,
     pub(super) context: Arc<Context>,
     /// Who the wire has proven to be at the other end.
@@ -46,6 +50,7 @@ impl InboundCall {
     pub(super) fn for_handler(&mut self) -> InboundCall {
         InboundCall {
             method: self.method.clone(),
+            arrived: self.arrived,
             message: self.message.clone(),
             context: self.context.clone(),
             peer: self.peer.clone(),
@@ -104,28 +109,27 @@ pub(super) struct AdmitRules {
 pub(super) struct Handler {}
 
 impl Stage for Handler {
-    async fn call(&self, call: InboundCall) -> Result<Response<Frame>, Status> {
-        let InboundCall {
-            method,
-            message,
-            context,
-            mut places,
-            ..
-        } = call;
-        let request = Request::from_parts(message?, context.metadata().clone());
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+        let (method, context) = (&call.method, &call.context);
+        // Taken, so that they are free as soon as the handler has ended, whatever stages do behind it.
+        let mut places = std::mem::take(&mut call.places);
+        let message = std::mem::replace(&mut call.message, Ok(Bytes::new()))?;
+        let request = Request::from_parts(message, context.metadata().clone());
         let (service, place) = (method.service.clone(), method.place);
         let handled = context
             .clone()
             .scope(async move { service.call(place, request).await });
         if method.blocking || method.watched.blocks() {
-            let result = on_thread(handled, places).await;
-            return concluded(&context, result);
+            // Apart, so that the other methods' futures stay small.
+            let result = Box::pin(on_thread(handled, places)).await;
+            return concluded(context, result);
         }
         let mut handled = pin!(handled);
         let polled = |cx: &mut TaskContext<'_>| method.watched.poll(|| handled.as_mut().poll(cx));
         let result = std::future::poll_fn(polled).await;
         places.finished();
-        concluded(&context, result)
+        drop(places);
+        concluded(context, result)
     }
 }
 

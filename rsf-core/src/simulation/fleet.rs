@@ -12,7 +12,6 @@ use super::endpoints;
 use super::report::{Outcome, Record};
 use super::scenario::{Scenario, Trouble};
 use crate::client::simulated::{Endpoint, Observed, Pool, pool};
-use crate::moment::Moment;
 
 /// Tries of one call.
 const ATTEMPTS: usize = 3;
@@ -89,7 +88,7 @@ struct Call {
 
 impl<'a> Fleet<'a> {
     fn new(scenario: &'a Scenario, seed: u64) -> Self {
-        let begin = Moment::now().whole();
+        let begin = Instant::now();
         let servers = scenario.weights.iter().map(|weight| Server {
             weight: *weight,
             workers: (scenario.workers * *weight as usize / 100).max(1),
@@ -116,9 +115,9 @@ impl<'a> Fleet<'a> {
             _ => servers.len(),
         };
         let consumer = |_| {
-            let endpoints = endpoints(servers.len());
+            let endpoints = endpoints(servers.len(), begin);
             Consumer {
-                pool: pool(members(&endpoints[..listed], &servers), &scenario.rules),
+                pool: pool(members(&endpoints[..listed], &servers), &scenario.rules, begin),
                 places: endpoints.iter().map(Arc::as_ptr).zip(0..).collect(),
                 endpoints,
                 heard: vec![Duration::ZERO; servers.len()],
@@ -263,7 +262,7 @@ impl<'a> Fleet<'a> {
             let last = last.expect("no pool has it before it joins");
             last.vitals.begin_warm_up_at(now);
             let members = members(&consumer.endpoints, &self.servers);
-            consumer.pool = pool(members, &self.scenario.rules);
+            consumer.pool = pool(members, &self.scenario.rules, now);
         }
     }
 

@@ -12,4 +12,5 @@ mod fields;
 mod server;
 
 pub use client::EngineWire;
+pub(crate) use rsf_wire::Headers as Fields;
 pub use server::serve;

@@ -5,8 +5,8 @@ use http::HeaderValue;
 use crate::policy::Priority;
 
 /// Unknown words, perhaps of a later version, count as none.
-pub(crate) fn read(value: &HeaderValue) -> Option<Priority> {
-    match value.as_bytes() {
+pub(crate) fn read(value: &[u8]) -> Option<Priority> {
+    match value {
         b"high" => Some(Priority::High),
         b"normal" => Some(Priority::Normal),
         b"low" => Some(Priority::Low),
@@ -38,9 +38,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for priority in [Priority::Low, Priority::Normal, Priority::High] {
-            assert_eq!(read(&write(priority)), Some(priority));
+            assert_eq!(read(write(priority).as_bytes()), Some(priority));
         }
-        assert_eq!(read(&HeaderValue::from_static("urgent")), None);
+        assert_eq!(read(b"urgent"), None);
     }
 
     #[test]

@@ -102,27 +102,32 @@ pub(crate) fn write_timeout(timeout: Duration) -> HeaderValue {
 
 /// Reads `grpc-timeout`; `Err` where it is malformed.
 pub(crate) fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get(GRPC_TIMEOUT) else {
-        return Ok(None);
-    };
+    headers
+        .get(GRPC_TIMEOUT)
+        .map(|value| parse_timeout(value.as_bytes()))
+        .transpose()
+}
+
+/// The value of `grpc-timeout`; `Err` where it is malformed.
+pub(crate) fn parse_timeout(value: &[u8]) -> Result<Duration, Status> {
     let parse = || {
-        let text = value.to_str().ok()?;
-        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        let (unit, digits) = value.split_last()?;
+        if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
             return None;
         }
-        let amount: u64 = digits.parse().ok()?;
+        let add = |amount: u64, digit: &u8| amount * 10 + u64::from(digit - b'0');
+        let amount = digits.iter().fold(0, add);
         Some(match unit {
-            "H" => Duration::from_secs(amount * 3600),
-            "M" => Duration::from_secs(amount * 60),
-            "S" => Duration::from_secs(amount),
-            "m" => Duration::from_millis(amount),
-            "u" => Duration::from_micros(amount),
-            "n" => Duration::from_nanos(amount),
+            b'H' => Duration::from_secs(amount * 3600),
+            b'M' => Duration::from_secs(amount * 60),
+            b'S' => Duration::from_secs(amount),
+            b'm' => Duration::from_millis(amount),
+            b'u' => Duration::from_micros(amount),
+            b'n' => Duration::from_nanos(amount),
             _ => return None,
         })
     };
-    parse().map(Some).ok_or_else(|| {
+    parse().ok_or_else(|| {
         Status::invalid_argument("grpc-timeout must be at most eight digits and one of H, M, S, m, u, n")
     })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::filter::Filter;
 use super::rules::Does;
@@ -14,7 +15,6 @@ use crate::client::channel::ChannelState;
 use crate::client::snapshot::ServiceSnapshot;
 use crate::context::Context;
 use crate::metadata::Metadata;
-use crate::moment::Moment;
 use crate::routing::key::Facts;
 
 /// Why a call may go where it may go.
@@ -234,10 +234,10 @@ pub(in crate::client) fn explain_call(
     let parent = Context::current();
     let colour = super::colour(snapshot, &facts, parent.as_deref());
     let question = Question {
-        facts: &facts,
+        facts,
         colour: colour.and_then(|colour| colour.to_str().ok()),
         key,
-        now: Moment::now(),
+        now: Instant::now(),
     };
     let (route, pool) = explained(snapshot, routes, &question);
     Some(ExplainedCall { route, pool, key })

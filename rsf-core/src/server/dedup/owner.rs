@@ -113,7 +113,7 @@ impl Once {
     async fn run<S: Stage>(
         self,
         inner: Arc<S>,
-        call: InboundCall,
+        mut call: InboundCall,
         answer: oneshot::Sender<Begun>,
         may_stand: bool,
     ) {
@@ -134,7 +134,7 @@ impl Once {
             let last = end.checked_add(finish);
             tokio::select! {
                 biased;
-                result = inner.call(call) => Some(result),
+                result = inner.call(&mut call) => Some(result),
                 never = self.renew(&taken) => match never {},
                 () = at_or_never(last) => None,
             }

@@ -141,7 +141,8 @@ impl PoolLimits {
         }
         match self.join(method, entering())? {
             Ok(place) => Ok(place),
-            Err(waiting) => waiting.granted().await,
+            // Apart, so that the futures of all calls need no room for it.
+            Err(waiting) => Box::pin(waiting.granted()).await,
         }
     }
 
@@ -349,7 +350,7 @@ impl<S> Pool<S> {
 }
 
 impl<S: Stage> Stage for Pool<S> {
-    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         let context = &call.context;
         let entering = self.limits.enter(&call.method.limits, || Entering::of(context));
         let place = entering.await?;

@@ -109,7 +109,7 @@ impl<S> Threshold<S> {
 }
 
 impl<S: Stage> Stage for Threshold<S> {
-    async fn call(&self, mut call: InboundCall) -> Result<Response<Frame>, Status> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         call.places.threshold = Some(ThresholdPlace::take(&call.method.limits)?);
         self.inner.call(call).await
     }

@@ -1,13 +1,13 @@
 //! Puts a process's services together, and refuses those that cannot stand side by side.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 
-use super::{HostedMethod, ProvidedService, Provider, ProviderIdentity};
+use super::{HostedMethod, Paths, ProvidedService, Provider, ProviderIdentity};
 use crate::identity::TokenVerifier;
 use crate::method::service_key;
 use crate::metrics::Metrics;
@@ -208,7 +208,7 @@ fn check_names(services: &[(String, Arc<dyn Service>)], tonic: &[&'static str]) 
     Ok(())
 }
 
-type Hosted = (Vec<Arc<HostedMethod>>, HashMap<String, Vec<(String, usize)>>);
+type Hosted = (Vec<Arc<HostedMethod>>, Paths);
 
 fn host(
     services: &[(String, Arc<dyn Service>)],
@@ -216,7 +216,7 @@ fn host(
     required: bool,
 ) -> Result<Hosted, ProviderError> {
     let mut methods = Vec::new();
-    let mut paths: HashMap<String, Vec<(String, usize)>> = HashMap::new();
+    let mut paths = Paths::default();
     for (implementation, service) in services {
         let descriptor = service.descriptor();
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -249,6 +249,7 @@ fn host(
                     .dedup
                     .then(|| MethodDedup::new(metrics.dedup(&descriptor.name, &method.name))),
                 shards: ArcSwapOption::empty(),
+                sharded: AtomicBool::new(false),
                 metrics: metrics.server_method(&descriptor.name, &method.name),
             }));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::Provider;
@@ -19,7 +20,7 @@ use crate::server::limits::{HostedLimits, Places};
 use crate::server::shard::check_meant;
 use crate::server::stack::{InboundCall, Stage};
 use crate::status::Status;
-use crate::wire::headers::{CALLER, GRPC, TARGET, TOKEN, without_reason};
+use crate::wire::headers::{CALLER, GRPC, SHARD, TARGET, TOKEN, without_reason};
 use crate::wire::status_header::{read_timeout, write_status};
 use crate::wire::{BodyPlace, Dispatch, InboundReply, InboundRequest};
 
@@ -46,23 +47,21 @@ impl Dispatch for Provider {
                 metadata: Metadata::new(),
             }));
         };
-        let deadline = request
-            .timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let arrived = Instant::now();
+        let deadline = request.timeout.and_then(|timeout| arrived.checked_add(timeout));
         let context = Context::new(deadline, request.metadata);
         let context = Arc::new(context.capped(method.limits.max_priority()));
         let stack = self.stack.clone();
         Box::pin(async move {
-            match stack
-                .call(InboundCall {
-                    method,
-                    message: request.message,
-                    context,
-                    peer: request.peer,
-                    places: Places::default(),
-                })
-                .await
-            {
+            let mut call = InboundCall {
+                method,
+                arrived,
+                message: request.message,
+                context,
+                peer: request.peer,
+                places: Places::default(),
+            };
+            match stack.call(&mut call).await {
                 Ok(response) => {
                     let (frame, metadata) = response.into_parts();
                     InboundReply {
@@ -100,16 +99,16 @@ impl Dispatch for Provider {
             let status = framework_status(Reason::Unimplemented, self.unknown(path, implementation));
             return Box::pin(std::future::ready(refusal(&status)));
         }
-        let target = request
-            .headers()
-            .get(TARGET)
-            .and_then(|target| target.to_str().ok());
+        let target = request.headers().get(TARGET).map(HeaderValue::as_bytes);
         let admitted = check_target(self.identity.as_deref(), target);
         let mut request = request;
         let admitted = admitted
             .and_then(|()| self.check_tonic(&mut request))
             // Behind authorization, because it says where the instance is.
-            .and_then(|proven| check_meant(&self.place, Some(request.headers())).map(|()| proven));
+            .and_then(|proven| {
+                let meant = request.headers().get(SHARD).map(HeaderValue::as_bytes);
+                check_meant(&self.place, meant).map(|()| proven)
+            });
         let proven = match admitted {
             Ok(proven) => proven,
             Err(status) => return Box::pin(std::future::ready(refusal(&status))),

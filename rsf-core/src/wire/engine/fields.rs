@@ -3,21 +3,40 @@
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use rsf_wire::{Headers, Literals};
 
-use crate::metadata::Metadata;
-use crate::wire::headers::{REPEATED, REQUEST_ID, TRACEPARENT, YES, hex, traceparent};
+use crate::metadata::{Metadata, Unmapped};
+use crate::wire::headers::{REQUEST_ID, TRACEPARENT, hex, traceparent};
 use crate::wire::status_header::{GRPC_STATUS, GRPC_TIMEOUT, PREVIOUS_ATTEMPTS, write_timeout};
 use crate::wire::{RequestId, UnaryRequest};
 
-/// All fields but HTTP's own (pseudo-headers, content type, `te`), and without `skip`.
+/// Whether a field is HTTP's own: a pseudo-header, the content type, or `te`.
+fn is_http(name: &[u8]) -> bool {
+    name.starts_with(b":") || name == CONTENT_TYPE.as_str().as_bytes() || name == TE.as_str().as_bytes()
+}
+
+impl Unmapped for Headers {
+    fn value(&self, key: &str) -> Option<&[u8]> {
+        self.get(key).filter(|_| !is_http(key.as_bytes()))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.iter().all(|field| is_http(&field.name))
+    }
+
+    fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(12);
+        copy(self, None, &mut map);
+        map
+    }
+}
+
+/// All fields but HTTP's own, and without `skip`.
 pub(super) fn copy(headers: &Headers, skip: Option<&HeaderName>, map: &mut HeaderMap) {
     for field in headers.iter() {
-        if field.name.starts_with(b":") || skip.is_some_and(|skip| field.name == skip.as_str()) {
+        if is_http(&field.name) || skip.is_some_and(|skip| field.name == skip.as_str()) {
             continue;
         }
         // The engine refuses what is no header; what `http` refuses beyond that is nobody's.
         if let Ok(name) = HeaderName::from_bytes(&field.name)
-            && name != CONTENT_TYPE
-            && name != TE
             && let Ok(value) = HeaderValue::from_maybe_shared(field.value.clone())
         {
             map.append(name, value);
@@ -47,12 +66,12 @@ pub(super) fn literals(map: &HeaderMap) -> Literals {
 }
 
 /// What varies from call to call.
-pub(super) fn varying(request: &UnaryRequest<'_>) -> Literals {
+pub(super) fn varying(request: &UnaryRequest) -> Literals {
     let mut literals = Literals::with_capacity(192);
     if let Some(timeout) = request.timeout {
         push(&mut literals, &GRPC_TIMEOUT, write_timeout(timeout).as_bytes());
     }
-    match request.request_id {
+    match &request.request_id {
         RequestId::Number(number) => push(&mut literals, &REQUEST_ID, &hex::<16>(*number)),
         RequestId::Text(text) => push(&mut literals, &REQUEST_ID, text.as_bytes()),
     }
@@ -63,11 +82,8 @@ pub(super) fn varying(request: &UnaryRequest<'_>) -> Literals {
         let attempts = request.previous_attempts.to_string();
         push(&mut literals, &PREVIOUS_ATTEMPTS, attempts.as_bytes());
     }
-    for (name, value) in request.own {
+    for (name, value) in &request.own {
         push(&mut literals, name, value.as_bytes());
-    }
-    if request.repeated {
-        push(&mut literals, &REPEATED, YES.as_bytes());
     }
     if !request.metadata.is_empty() {
         let mut map = HeaderMap::new();

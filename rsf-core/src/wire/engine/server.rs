@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http_body_util::BodyExt as _;
 use rsf_wire::message::{MessageError, unframe};
 use rsf_wire::server::Handling;
-use rsf_wire::{Call, Handler, Limits, Literals, Response};
+use rsf_wire::{Call, Handler, Headers, Limits, Literals, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +17,13 @@ use tokio_util::task::TaskTracker;
 use super::client::bad_message;
 use super::fields;
 use crate::error::framework_status;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Unmapped as _};
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
-use crate::wire::headers::{GRPC, implementation};
+use crate::wire::headers::{GRPC, IMPLEMENTATION};
 use crate::wire::http2::ServerOptions;
 use crate::wire::load_report::{LOAD_METRICS, Reporter};
-use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
+use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, GRPC_TIMEOUT, parse_timeout, write_status};
 use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
 
 /// Serves as [`crate::wire::http2::serve`] does; keepalive is not there yet.
@@ -91,19 +91,22 @@ struct Dispatching {
 
 impl Handler for Dispatching {
     fn call(&self, call: Call) -> Option<Handling> {
-        let mut headers = HeaderMap::with_capacity(12);
-        fields::copy(&call.headers, None, &mut headers);
-        let Some(method) = self.dispatch.method(call.path(), implementation(&headers)) else {
-            return Some(Box::pin(foreign(self.dispatch.clone(), call, headers)));
+        let Some(method) = self.dispatch.method(call.path(), implementation(&call.headers)) else {
+            return Some(Box::pin(foreign(self.dispatch.clone(), call)));
         };
-        let timeout = match read_timeout(&headers) {
+        let timeout = match call
+            .headers
+            .get(GRPC_TIMEOUT.as_str())
+            .map(parse_timeout)
+            .transpose()
+        {
             Ok(timeout) => timeout,
             Err(status) => return Some(Box::pin(std::future::ready(refusal(&status)))),
         };
         let request = InboundRequest {
             message: message(call.body),
             timeout,
-            metadata: Metadata::from_headers(headers),
+            metadata: Metadata::from_fields(call.headers),
             peer: None,
         };
         let handled = self.dispatch.unary(method, request);
@@ -117,6 +120,12 @@ impl Handler for Dispatching {
     fn max_message_bytes(&self) -> usize {
         self.dispatch.max_message_bytes()
     }
+}
+
+/// The implementation that the call asks for; empty for the default.
+fn implementation(headers: &Headers) -> &str {
+    let name = headers.get(IMPLEMENTATION.as_str()).unwrap_or_default();
+    std::str::from_utf8(name).unwrap_or_default()
 }
 
 fn message(body: Result<Bytes, MessageError>) -> Result<Bytes, Status> {
@@ -170,7 +179,8 @@ fn refusal_with(status: &Status, load: Option<HeaderValue>) -> Response {
 }
 
 /// A request that is not RSF's to handle: a hosted tonic service, or unknown. Answered whole.
-async fn foreign(dispatch: Arc<dyn Dispatch>, call: Call, mut headers: HeaderMap) -> Response {
+async fn foreign(dispatch: Arc<dyn Dispatch>, call: Call) -> Response {
+    let mut headers = call.headers.to_map();
     headers.insert(CONTENT_TYPE, GRPC);
     let path = call.path().parse::<http::Uri>();
     let (body, path) = match (call.body, path) {
