@@ -213,8 +213,8 @@ impl<R: Reply> IntoFuture for Call<R> {
             options,
             ..
         } = self;
-        let run: Pin<Box<dyn Future<Output = _> + Send>> = match frame {
-            Ok(frame) => Box::pin(channel.run(method, frame, options)),
+        let run = match frame {
+            Ok(frame) => channel.run(method, frame, options),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         };
         CallFuture {

@@ -36,6 +36,7 @@ pub mod server;
 pub mod wire;
 
 pub mod metrics;
+mod moment;
 mod permits;
 pub mod runtime;
 mod timer;

@@ -23,7 +23,6 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::PolicyBook;
 use crate::client::simulated::{Endpoint, endpoint};
@@ -39,8 +38,8 @@ pub use picker::Picker;
 pub use report::{Outcome, markdown};
 pub use scenario::{Scenario, Trouble};
 
-/// Endpoints of `count` instances, each connected to nothing, as if they had all been made at `now`.
-fn endpoints(count: usize, now: Instant) -> Vec<Arc<Endpoint>> {
+/// Endpoints of `count` instances, each connected to nothing, for whoever drives the balancer alone.
+fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
     let metrics =
         Metrics::register(&prometheus::Registry::new()).expect("an empty registry takes all metrics");
     let runtime = IoRuntime::start(1).expect("a thread starts");
@@ -62,7 +61,7 @@ fn endpoints(count: usize, now: Instant) -> Vec<Arc<Endpoint>> {
     // They outlive their consumer, and so never begin to connect.
     let instance = |place: usize| Instance::at("simulated", &format!("{place}:1"));
     (0..count)
-        .map(|place| endpoint(&consumer, instance(place), Arc::new(Nowhere::new()), now))
+        .map(|place| endpoint(&consumer, instance(place), Arc::new(Nowhere::new())))
         .collect()
 }
 
@@ -83,7 +82,7 @@ impl Nowhere {
 }
 
 impl Connection for Nowhere {
-    fn send(&self, _: UnaryRequest) -> Slot {
+    fn send(&self, _: &UnaryRequest<'_>) -> Slot {
         Slot(0)
     }
 

@@ -89,7 +89,7 @@ pub struct ConnectError {
 /// A connection that carries many calls at once.
 pub trait Connection: Send + Sync + 'static {
     /// Hands a unary request over. The outcome, refusal included, is polled out of the slot.
-    fn send(&self, request: UnaryRequest) -> Slot;
+    fn send(&self, request: &UnaryRequest<'_>) -> Slot;
 
     /// Asks for the outcome of a slot; a finished slot is free again and must not be polled any more.
     fn poll(&self, slot: Slot, cx: &mut Context<'_>) -> Poll<Result<UnaryReply, WireError>>;
@@ -125,31 +125,34 @@ pub enum ConnectionState {
     Closed,
 }
 
-/// A unary request, ready for the wire.
-#[derive(Debug, Clone)]
-pub struct UnaryRequest {
+/// A unary request, ready for the wire. Borrowed: all attempts of a call share what it is made of, and a wire that
+/// writes at once copies nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct UnaryRequest<'a> {
     /// The gRPC path.
-    pub path: http::uri::PathAndQuery,
+    pub path: &'a http::uri::PathAndQuery,
     /// The length-prefixed message.
-    pub frame: Frame,
+    pub frame: &'a Frame,
     /// The logical call's remaining time.
     pub timeout: Option<Duration>,
     /// Attempts before this one.
     pub previous_attempts: u32,
+    /// An earlier attempt may have run: a provider that deduplicates and knows nothing of it must not run it.
+    pub repeated: bool,
     /// Identifies the logical call to dedup and logs.
-    pub request_id: RequestId,
+    pub request_id: &'a RequestId,
     /// W3C `traceparent`.
     pub trace: Option<TraceParent>,
     /// The calling application.
-    pub caller: Option<http::HeaderValue>,
+    pub caller: Option<&'a http::HeaderValue>,
     /// `namespace/instance` that must be the one to answer; absent once the connection is verified.
-    pub target: Option<http::HeaderValue>,
+    pub target: Option<&'a http::HeaderValue>,
     /// The implementation; absent for the default.
-    pub implementation: Option<http::HeaderValue>,
+    pub implementation: Option<&'a http::HeaderValue>,
     /// RSF's own headers that most calls do not have.
-    pub own: OwnHeaders,
+    pub own: &'a [(http::HeaderName, http::HeaderValue)],
     /// The application's own.
-    pub metadata: Metadata,
+    pub metadata: &'a Metadata,
 }
 
 /// RSF's own headers that most calls do not have, such as a token; the others are fields of [`UnaryRequest`]. Values that
@@ -297,7 +300,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Sends a request over a connection.
-    pub fn start(connection: Arc<dyn Connection>, request: UnaryRequest) -> Exchange {
+    pub fn start(connection: Arc<dyn Connection>, request: &UnaryRequest<'_>) -> Exchange {
         let slot = connection.send(request);
         Exchange {
             connection,

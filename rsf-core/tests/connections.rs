@@ -521,7 +521,7 @@ async fn nobody_who_comes_with_the_drain_is_left_in_doubt() {
                     return None;
                 };
                 let request = line::request("Get", &note("just in time?"));
-                Some(rsf_core::wire::Exchange::start(connection, request).await)
+                Some(request.over(&connection).await)
             })
         });
         let calls: Vec<_> = calls.collect();

@@ -110,7 +110,7 @@ fn calls_inherit_on_tasks_and_threads_and_down_the_chain() {
                         .own
                         .push((HeaderName::from_static(name), HeaderValue::from_static(value)));
                 }
-                let sent = rsf_core::wire::Exchange::start(connection.clone(), outer);
+                let sent = outer.over(&connection);
                 read(&soon(sent).await.unwrap());
                 let seen: Seen = std::mem::take(&mut *seen.lock());
                 let baggage = match way {

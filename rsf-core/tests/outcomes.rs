@@ -546,7 +546,7 @@ mod named {
     }
 
     impl Connection for Named {
-        fn send(&self, _: UnaryRequest) -> Slot {
+        fn send(&self, _: &UnaryRequest<'_>) -> Slot {
             Slot(0)
         }
 

@@ -20,13 +20,13 @@ use rsf_core::control::Instance;
 use rsf_core::message::Response;
 use rsf_core::outcome::Reason;
 use rsf_core::status::Code;
-use rsf_core::wire::{ConnectError, Connection, Exchange, Target, UnaryRequest, Wire};
+use rsf_core::wire::{ConnectError, Connection, Target, Wire};
 use serde_json::{Value, json};
 use support::{ECHO, Echo, Fleet, Node, Note, Peer, eventually, note, number};
 
 #[path = "support/line.rs"]
 mod line;
-use line::{connect, reason, refused, request};
+use line::{Sent, connect, reason, refused, request};
 
 fn shard(from: &str, to: &str) -> Value {
     // The keys below 100 are `from`'s, those from 100 on are `to`'s.
@@ -49,9 +49,9 @@ async fn eastern(fleet: &Fleet) -> (Node, Arc<dyn Connection>) {
 
 async fn send(
     connection: &Arc<dyn Connection>,
-    request: UnaryRequest,
+    request: Sent,
 ) -> Result<Note, (Code, Option<Reason>, String)> {
-    let reply = Exchange::start(connection.clone(), request).await;
+    let reply = request.over(connection).await;
     match &reply {
         Ok(answer) if answer.result.is_ok() => Ok(line::read(reply.as_ref().unwrap())),
         _ => {
@@ -61,12 +61,12 @@ async fn send(
     }
 }
 
-fn meant(message: &Note, owner: &'static str) -> UnaryRequest {
+fn meant(message: &Note, owner: &'static str) -> Sent {
     let own = vec![(
         HeaderName::from_static("rsf-shard"),
         HeaderValue::from_static(owner),
     )];
-    UnaryRequest {
+    Sent {
         own,
         ..request("Get", message)
     }
@@ -126,7 +126,7 @@ async fn a_provider_checks_the_key_itself() {
     named.as_object_mut().unwrap().remove("key");
     fleet.service_policy(2, &policy(&named));
     applied(&fleet, 2).await;
-    let with_key = |key: &'static str| UnaryRequest {
+    let with_key = |key: &'static str| Sent {
         own: vec![(
             HeaderName::from_static("rsf-routing-key"),
             HeaderValue::from_static(key),

@@ -24,10 +24,10 @@ use rsf_core::client::{RoutingKey, TonicChannel};
 use rsf_core::message::{Request, Response};
 use rsf_core::server::Provider;
 use rsf_core::status::Status;
-use rsf_core::wire::{Exchange, UnaryRequest};
+
 use tokio::time::Instant;
 
-use line::{connect, read, request, soon};
+use line::{Sent, connect, read, request, soon};
 use support::{Echo, Fleet, Kind, Node, Note, Peer, eventually, note};
 
 const COUNTER: &str = "test.v1.Counter";
@@ -97,14 +97,14 @@ impl Chain {
     }
 
     /// Makes the call around it.
-    async fn call(&self, outer: UnaryRequest) -> Result<Seen, tonic::Status> {
+    async fn call(&self, outer: Sent) -> Result<Seen, tonic::Status> {
         let connection = connect(&self.fleet, &self.node).await;
-        read(&soon(Exchange::start(connection, outer)).await.unwrap());
+        read(&soon(outer.over(&connection)).await.unwrap());
         self.arrived.lock().take().expect("the handler has called")
     }
 }
 
-fn outer() -> UnaryRequest {
+fn outer() -> Sent {
     let mut outer = request("Get", &note(""));
     outer.timeout = Some(Duration::from_millis(5000));
     outer.trace =
@@ -163,7 +163,7 @@ async fn they_end_with_the_call_around_them(kind: Kind) {
     let connection = connect(&chain.fleet, &chain.node).await;
     let begun = Instant::now();
     // Whichever of the two notices first.
-    let _ = soon(Exchange::start(connection, short)).await;
+    let _ = soon(short.over(&connection)).await;
     eventually("the inner call has ended", || chain.arrived.lock().is_some()).await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");

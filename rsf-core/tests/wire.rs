@@ -23,7 +23,7 @@ use rsf_core::metadata::Metadata;
 use rsf_core::outcome::Reason;
 use rsf_core::server::Provider;
 use rsf_core::status::{Code, Status};
-use rsf_core::wire::{ConnectionState, Exchange, Fate, Frame, MAX_MESSAGE_BYTES, RequestId, Target};
+use rsf_core::wire::{ConnectionState, Fate, Frame, MAX_MESSAGE_BYTES, RequestId, Target};
 use support::{Echo, Fleet, Kind, Note, note, number};
 
 async fn a_message_comes_back(kind: Kind) {
@@ -352,7 +352,7 @@ async fn implementations_stand_side_by_side(kind: Kind) {
     for (implementation, text) in [(None, "plain"), (Some("gold"), "gold")] {
         let mut request = request("Get", &note(""));
         request.implementation = implementation.map(|name| name.parse().unwrap());
-        let reply = soon(Exchange::start(connection.clone(), request)).await.unwrap();
+        let reply = soon(request.over(&connection)).await.unwrap();
         assert_eq!(read(&reply).text, text);
     }
 }

@@ -77,6 +77,7 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
     Ok(Calls {
         connections,
         path: http::uri::PathAndQuery::from_static(PATH),
+        caller: http::HeaderValue::from_static("bench"),
         payload: super::payload(),
         next: 0,
     })
@@ -87,6 +88,7 @@ struct Calls {
     /// Called in turn.
     connections: Vec<Arc<dyn Connection>>,
     path: http::uri::PathAndQuery,
+    caller: http::HeaderValue,
     payload: Vec<u8>,
     /// What differs from call to call is made of it.
     next: u64,
@@ -98,26 +100,27 @@ impl Caller for Calls {
         let payload = self.payload.clone();
         let frame = Frame::encode(&Message { payload }).map_err(|size| format!("{size} bytes"))?;
         let request = UnaryRequest {
-            path: self.path.clone(),
-            frame,
+            path: &self.path,
+            frame: &frame,
             timeout: Some(std::time::Duration::from_nanos(
                 1_000_000_000 - self.next % 100_000_000,
             )),
             previous_attempts: 0,
-            request_id: RequestId::Number(self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            repeated: false,
+            request_id: &RequestId::Number(self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             trace: Some(TraceParent {
                 trace_id: u128::from(self.next) << 64 | u128::from(self.next.wrapping_mul(0x9e37_79b9)),
                 span_id: self.next,
                 sampled: false,
             }),
-            caller: Some(http::HeaderValue::from_static("bench")),
+            caller: Some(&self.caller),
             target: None,
             implementation: None,
-            own: Vec::new(),
-            metadata: Metadata::new(),
+            own: &[],
+            metadata: &Metadata::new(),
         };
         let connection = &self.connections[self.next as usize % self.connections.len()];
-        let reply = Exchange::start(connection.clone(), request).await?;
+        let reply = Exchange::start(connection.clone(), &request).await?;
         let message = reply.result.map_err(|status| status.message().to_owned())?;
         super::check(&Message::decode(message)?.payload)
     }

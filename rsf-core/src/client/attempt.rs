@@ -1,27 +1,25 @@
 //! One try of a call at one endpoint: balance → node breaker → endpoint → wire.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::balance::Observed;
 use super::breaker::{Admission, Failure};
-use super::endpoint::{Connecting, Endpoint, Linked, PendingPlace};
+use super::endpoint::{Connecting, Endpoint, Linked};
 use super::snapshot::ServiceSnapshot;
 use super::stack::OutboundCall;
 use crate::error::{AttemptRecord, REASON, RpcError};
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
-use crate::wire::headers::{REPEATED, REPLAYED};
+use crate::wire::headers::REPLAYED;
 use crate::wire::load_report::reported;
-use crate::wire::{Exchange, Fate, UnaryReply, UnaryRequest, WireError};
+use crate::wire::{Fate, Slot, UnaryReply, UnaryRequest, WireError};
 
-/// An attempt under way. Dropped, it is cancelled at the provider and counts neither way, but for silence until the
-/// deadline.
+/// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
 pub(super) struct Attempt {
     endpoint: Arc<Endpoint>,
     phase: Phase,
@@ -30,12 +28,11 @@ pub(super) struct Attempt {
     previous: u32,
     /// Whether it went out beside one that had not answered.
     hedge: bool,
+    /// Whether an earlier one may have run. For a provider that should remember the call and does not.
+    repeated: bool,
     begun: Instant,
     /// When its own time is over; `None` where it has none, or it is over already.
     time_out: Option<Instant>,
-    deadline: Instant,
-    fair_time: Duration,
-    _pending: PendingPlace,
 }
 
 /// How an attempt stood when it was put down.
@@ -46,13 +43,19 @@ pub(super) enum End {
 }
 
 enum Phase {
-    Connecting(Connecting, Box<UnaryRequest>),
-    Exchanging(Exchange, Arc<Linked>),
+    Connecting(Connecting),
+    Exchanging(Arc<Linked>, Slot),
+    Over,
 }
 
 /// Silence until the logical deadline counts against an instance only if the instance had this long to answer, or
 /// half of what policy grants: a caller that leaves a millisecond learns nothing about the provider.
-pub(super) const FAIR_TIME: Duration = Duration::from_millis(100);
+const FAIR_TIME: Duration = Duration::from_millis(100);
+
+/// The time that a service is to have for an answer where `policy` grants it so much for a call.
+pub(super) fn fair_time(policy: Duration) -> Duration {
+    FAIR_TIME.min(policy / 2)
+}
 
 /// An attempt that another one overtook was silent for too long from this multiple of the other one's time on.
 const OVERTAKEN_RATIO: u32 = 5;
@@ -67,36 +70,51 @@ impl Attempt {
         tried: &[Arc<Endpoint>],
         may_have_run: bool,
         hedge: bool,
+        now: Moment,
     ) -> Result<Attempt, RpcError> {
-        let now = Instant::now();
         let pool = &snapshot.pools[call.pool];
         let Some(endpoint) = pool.pick(call.key, tried, now) else {
             let problem = snapshot.explain_empty(&call.channel.key);
             return Err(RpcError::new(Reason::NoInstance, false, problem));
         };
-        let admission = endpoint.breaker.admit(now);
-        let pending = endpoint.enter();
-        let request = request(call, previous, may_have_run);
-        let phase = match endpoint.connection() {
-            Some(linked) => exchange(linked, &endpoint, request, call.deadline),
-            None => Phase::Connecting(endpoint.connecting(), Box::new(request)),
-        };
-        let policy = &call.policy().call;
-        let time_out = policy
-            .attempt_timeout_ms
-            .map(|limit| now + Duration::from_millis(limit));
-        Ok(Attempt {
-            endpoint,
-            phase,
-            admission,
+        endpoint.enter();
+        let policy = call.policy();
+        let mut attempt = Attempt {
+            admission: endpoint.breaker.admit(now.instant()),
+            phase: Phase::Over,
             previous,
             hedge,
-            begun: now,
-            time_out,
-            deadline: call.deadline,
-            fair_time: FAIR_TIME.min(Duration::from_millis(policy.timeout_ms) / 2),
-            _pending: pending,
-        })
+            repeated: may_have_run && policy.dedup,
+            begun: now.instant(),
+            time_out: (policy.call.attempt_timeout_ms)
+                .map(|limit| now.instant() + Duration::from_millis(limit)),
+            endpoint,
+        };
+        attempt.phase = match attempt.endpoint.connection() {
+            Some(linked) => attempt.send(linked, call, now),
+            None => Phase::Connecting(attempt.endpoint.connecting()),
+        };
+        Ok(attempt)
+    }
+
+    /// Sends, with the time that connecting has left.
+    fn send(&self, linked: Arc<Linked>, call: &OutboundCall, now: Moment) -> Phase {
+        let shared = &call.channel.shared;
+        let slot = linked.connection.send(&UnaryRequest {
+            path: &call.method().path,
+            frame: &call.frame,
+            timeout: Some(call.deadline.saturating_duration_since(now.instant())),
+            previous_attempts: self.previous,
+            repeated: self.repeated,
+            request_id: &call.request_id,
+            trace: call.trace,
+            caller: shared.caller.as_ref(),
+            target: self.endpoint.target_to_verify(&linked),
+            implementation: call.channel.implementation.as_ref(),
+            own: &call.own,
+            metadata: &call.metadata,
+        });
+        Phase::Exchanging(linked, slot)
     }
 
     pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -107,39 +125,48 @@ impl Attempt {
         self.previous == 0
     }
 
-    /// When its own time will be over, where that is before the call's.
+    /// When its own time will be over.
     pub(super) fn time_out(&self) -> Option<Instant> {
-        self.time_out.filter(|end| *end < self.deadline)
+        self.time_out
     }
 
     /// Counts the attempt's timeout against its instance, once; it may still win.
-    pub(super) fn count_timeout(&mut self, now: Instant) {
+    pub(super) fn count_timeout(&mut self, now: Moment) {
         self.time_out = None;
         let breaker = &self.endpoint.breaker;
-        breaker.failed(&mut self.admission, Failure::Timeout, now);
-        self.endpoint.observe(now, now - self.begun, Observed::Failed);
+        breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
+        self.endpoint.observe(now, self.elapsed(now), Observed::Failed);
+    }
+
+    /// The call's time is over. Silence is a failure of the instance where it had a `fair` time to answer.
+    pub(super) fn ends_in_silence(&mut self, now: Moment, fair: Duration) {
+        if !self.admission.is_settled() && self.elapsed(now) >= fair {
+            let breaker = &self.endpoint.breaker;
+            breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
+            self.endpoint.observe(now, self.elapsed(now), Observed::Failed);
+        }
     }
 
     /// Another attempt of the call has succeeded, within `took`. Without this a hung instance would look idle and fast for
     /// as long as hedges cover for it.
-    pub(super) fn overtaken(&mut self, now: Instant, took: Duration) {
-        let elapsed = now - self.begun;
+    pub(super) fn overtaken(&mut self, now: Moment, took: Duration, fair: Duration) {
+        let elapsed = self.elapsed(now);
         // Settled: its own time was over, and that has been counted.
         if self.admission.is_settled() || elapsed <= took {
             return;
         }
         let breaker = &self.endpoint.breaker;
-        if elapsed >= self.fair_time && elapsed >= took.saturating_mul(OVERTAKEN_RATIO) {
-            breaker.failed(&mut self.admission, Failure::Timeout, now);
+        if elapsed >= fair && elapsed >= took.saturating_mul(OVERTAKEN_RATIO) {
+            breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
         } else {
-            breaker.refused(&mut self.admission, now);
+            breaker.refused(&mut self.admission, now.instant());
         }
         self.endpoint.observe(now, elapsed, Observed::Overtaken);
     }
 
     /// How long it has been under way.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
+    pub(super) fn elapsed(&self, now: Moment) -> Duration {
+        now.since(self.begun)
     }
 
     /// Whether the request has been handed to a connection.
@@ -148,12 +175,12 @@ impl Attempt {
     }
 
     /// What became of it, in a call that began at `call_begun`.
-    pub(super) fn record(&self, call_begun: Instant, end: End) -> AttemptRecord {
+    pub(super) fn record(&self, call_begun: Instant, now: Moment, end: End) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
             hedge: self.hedge,
             begun: self.begun.saturating_duration_since(call_begun),
-            elapsed: self.begun.elapsed(),
+            elapsed: self.elapsed(now),
             succeeded: matches!(end, End::Succeeded),
             reason: match end {
                 End::Failed(reason) => Some(reason),
@@ -162,8 +189,84 @@ impl Attempt {
         }
     }
 
+    /// Its outcome, with the time when it came.
+    pub(super) fn poll(
+        &mut self,
+        call: &OutboundCall,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Result<UnaryReply, RpcError>, Moment)> {
+        loop {
+            match &mut self.phase {
+                Phase::Exchanging(linked, slot) => {
+                    let outcome = ready!(linked.connection.poll(*slot, cx));
+                    if matches!(&outcome, Ok(reply) if reply.result.is_ok()) {
+                        linked.verify();
+                    }
+                    self.phase = Phase::Over;
+                    let now = Moment::now();
+                    return Poll::Ready((self.conclude(outcome, call, now), now));
+                }
+                Phase::Connecting(connecting) => {
+                    let connected = ready!(connecting.as_mut().poll(cx));
+                    let now = Moment::now();
+                    match connected {
+                        Ok(linked) => self.phase = self.send(linked, call, now),
+                        Err(error) => {
+                            self.phase = Phase::Over;
+                            let endpoint = &self.endpoint;
+                            endpoint
+                                .breaker
+                                .failed(&mut self.admission, Failure::Error, now.instant());
+                            endpoint.observe(now, self.elapsed(now), Observed::Failed);
+                            let error = RpcError::new(Reason::Connect, false, error.to_string());
+                            return Poll::Ready((Err(error.at(&endpoint.instance.id)), now));
+                        }
+                    }
+                }
+                Phase::Over => return Poll::Pending,
+            }
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        outcome: Result<UnaryReply, WireError>,
+        call: &OutboundCall,
+        now: Moment,
+    ) -> Result<UnaryReply, RpcError> {
+        let took = self.elapsed(now);
+        let error = match outcome {
+            Ok(reply) => {
+                self.read_load(&reply, now);
+                match reply.result {
+                    Ok(_) => {
+                        self.endpoint.breaker.succeeded(&mut self.admission);
+                        self.endpoint.observe(now, took, Observed::Answered);
+                        return Ok(reply);
+                    }
+                    Err(status) => {
+                        answered(status, now.instant() >= call.deadline).with_headers(&reply.metadata)
+                    }
+                }
+            }
+            Err(error) => unanswered(error),
+        };
+        let fair = took >= call.fair_time();
+        let observed = settle(
+            &self.endpoint,
+            &mut self.admission,
+            Some(&error),
+            fair,
+            now.instant(),
+        );
+        if let Some(observed) = observed {
+            self.endpoint.observe(now, took, observed);
+        }
+        Err(error.at(&self.endpoint.instance.id))
+    }
+
     /// Passes the instance's report of its load on, where the reply has one.
-    fn read_load(&self, reply: &UnaryReply, now: Instant) {
+    fn read_load(&self, reply: &UnaryReply, now: Moment) {
         let headers = match &reply.result {
             Ok(_) => reply.metadata.raw(),
             Err(status) => status.metadata().raw(),
@@ -172,111 +275,15 @@ impl Attempt {
             self.endpoint.vitals.report_load(now, load);
         }
     }
-
-    fn conclude(&mut self, outcome: Result<UnaryReply, WireError>) -> Result<UnaryReply, RpcError> {
-        let now = Instant::now();
-        if let Ok(reply) = &outcome {
-            self.read_load(reply, now);
-        }
-        let result = match outcome {
-            Ok(reply) => match reply.result {
-                Ok(message) => {
-                    if let Phase::Exchanging(_, linked) = &self.phase {
-                        linked.verify();
-                    }
-                    Ok(UnaryReply {
-                        result: Ok(message),
-                        metadata: reply.metadata,
-                    })
-                }
-                Err(status) => Err(answered(status, now >= self.deadline).with_headers(&reply.metadata)),
-            },
-            Err(error) => Err(unanswered(error)),
-        };
-        let fair = now - self.begun >= self.fair_time;
-        let observed = settle(&self.endpoint, &mut self.admission, result.as_ref().err(), fair);
-        if let Some(observed) = observed {
-            self.endpoint.observe(now, now - self.begun, observed);
-        }
-        result.map_err(|error| error.at(&self.endpoint.instance.id))
-    }
-}
-
-impl Future for Attempt {
-    type Output = Result<UnaryReply, RpcError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let attempt = &mut *self;
-        loop {
-            match &mut attempt.phase {
-                Phase::Exchanging(exchange, _) => {
-                    let outcome = std::task::ready!(Pin::new(exchange).poll(cx));
-                    return Poll::Ready(attempt.conclude(outcome));
-                }
-                Phase::Connecting(connecting, request) => {
-                    match std::task::ready!(connecting.as_mut().poll(cx)) {
-                        Ok(linked) => {
-                            let request = (**request).clone();
-                            attempt.phase = exchange(linked, &attempt.endpoint, request, attempt.deadline);
-                        }
-                        Err(error) => {
-                            let (endpoint, now) = (&attempt.endpoint, Instant::now());
-                            endpoint
-                                .breaker
-                                .failed(&mut attempt.admission, Failure::Error, now);
-                            endpoint.observe(now, now - attempt.begun, Observed::Failed);
-                            let error = RpcError::new(Reason::Connect, false, error.to_string());
-                            return Poll::Ready(Err(error.at(&attempt.endpoint.instance.id)));
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // Ended by the logical deadline: silence is a failure of the instance. A caller that goes away says nothing.
-        if !self.admission.is_settled() {
-            let now = Instant::now();
-            if now >= self.deadline && now - self.begun >= self.fair_time {
-                let breaker = &self.endpoint.breaker;
-                breaker.failed(&mut self.admission, Failure::Timeout, now);
-                self.endpoint.observe(now, now - self.begun, Observed::Failed);
-            } else {
-                self.endpoint.breaker.release(&mut self.admission);
-            }
+        if let Phase::Exchanging(linked, slot) = &self.phase {
+            linked.connection.cancel(*slot);
         }
-    }
-}
-
-/// Sends, with what is known only now: whom to verify, and the time that connecting has left.
-fn exchange(linked: Arc<Linked>, endpoint: &Endpoint, mut request: UnaryRequest, deadline: Instant) -> Phase {
-    request.target = endpoint.target_to_verify(&linked);
-    request.timeout = Some(deadline.saturating_duration_since(Instant::now()));
-    Phase::Exchanging(Exchange::start(linked.connection.clone(), request), linked)
-}
-
-/// The request, but for what [`exchange`] adds.
-fn request(call: &OutboundCall, previous: u32, may_have_run: bool) -> UnaryRequest {
-    let mut own = call.own.clone();
-    // For a provider that should remember the call and does not. Nobody else asks.
-    if may_have_run && call.policy().dedup {
-        own.push((REPEATED, HeaderValue::from_static("1")));
-    }
-    UnaryRequest {
-        path: call.method().path.clone(),
-        frame: call.frame.clone(),
-        timeout: None,
-        previous_attempts: previous,
-        request_id: call.request_id.clone(),
-        trace: call.trace,
-        caller: call.channel.shared.caller.clone(),
-        target: None,
-        implementation: call.channel.implementation.clone(),
-        own,
-        metadata: call.metadata.clone(),
+        self.endpoint.breaker.release(&mut self.admission);
+        self.endpoint.leave();
     }
 }
 
@@ -295,6 +302,7 @@ pub(super) fn settle(
     admission: &mut Admission,
     error: Option<&RpcError>,
     fair: bool,
+    now: Instant,
 ) -> Option<Observed> {
     let breaker = &endpoint.breaker;
     Some(match error {
@@ -304,20 +312,20 @@ pub(super) fn settle(
                 breaker.release(admission);
                 return None;
             }
-            breaker.failed(admission, Failure::Timeout, Instant::now());
+            breaker.failed(admission, Failure::Timeout, now);
             Observed::Failed
         }
         Some(error) if error.reason().outcome().node_breaker => {
-            breaker.failed(admission, Failure::Error, Instant::now());
+            breaker.failed(admission, Failure::Error, now);
             Observed::Failed
         }
         Some(error) if is_busy(error.reason()) => {
-            breaker.failed(admission, Failure::Busy, Instant::now());
+            breaker.failed(admission, Failure::Busy, now);
             Observed::Refused
         }
         // Refused before the handler: says nothing about the instance's health either way.
         Some(error) if !error.may_have_run() => {
-            breaker.refused(admission, Instant::now());
+            breaker.refused(admission, now);
             Observed::Refused
         }
         _ => {

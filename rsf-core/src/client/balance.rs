@@ -23,10 +23,9 @@ mod score;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::breaker::Standing;
 use super::endpoint::Endpoint;
+use crate::moment::Moment;
 use crate::policy::{Balance, CallRules};
 
 pub use custom::{Balancer, Balancers, Candidates};
@@ -37,7 +36,7 @@ use alias::Alias;
 use candidates::{Drawn, is_tried};
 use consistent_hash::Ring;
 use round_robin::Stride;
-use score::{Measure, Median, Score};
+use score::{Measure, Median, Score, slow_from};
 
 /// From this many endpoints on, two candidates are drawn instead of looking at all.
 const SCAN_BELOW: usize = 16;
@@ -102,15 +101,6 @@ impl Pool {
     /// A pool that is balanced as `rules` say. A balancer that `balancers` does not have is replaced by `least_pending`;
     /// who builds the snapshot says so (see [`unregistered`]).
     pub(super) fn new(members: Vec<Member>, rules: &CallRules, balancers: &Balancers) -> Self {
-        Pool::new_at(members, rules, balancers, Instant::now())
-    }
-
-    pub(super) fn new_at(
-        members: Vec<Member>,
-        rules: &CallRules,
-        balancers: &Balancers,
-        now: Instant,
-    ) -> Self {
         let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
         let chooser = match &rules.balance {
             Balance::LeastPending => Chooser::LeastPending,
@@ -127,7 +117,7 @@ impl Pool {
             alias: Alias::new(&weights),
             members,
             chooser,
-            median: Median::new(now),
+            median: Median::default(),
             warm_up: Duration::from_millis(rules.warm_up.duration_ms),
             bounded_load_percent: rules.hash.bounded_load_percent,
             avoids: !rules.node_breaker.enabled,
@@ -147,12 +137,13 @@ impl Pool {
         &self,
         key: Option<u64>,
         tried: &[Arc<Endpoint>],
-        now: Instant,
+        now: impl Into<Moment>,
     ) -> Option<Arc<Endpoint>> {
         if self.members.is_empty() {
             return None;
         }
-        let measure = self.measure(now);
+        let measure = self.measure(now.into());
+        let now = measure.now;
         let chosen = match &self.chooser {
             Chooser::LeastPending => self.least_pending(tried, &measure),
             Chooser::Random => self.random(tried, &measure),
@@ -244,10 +235,12 @@ impl Pool {
         !measure.is_failing(vitals) && (quality >= 1.0 || fastrand::f32() < quality)
     }
 
-    fn measure(&self, now: Instant) -> Measure {
+    fn measure(&self, now: Moment) -> Measure {
+        let median = self.median.get(&self.members, now);
         Measure {
             now,
-            median: self.median.get(&self.members, now),
+            median,
+            slow_from: slow_from(median),
             warm_up: self.warm_up,
             avoids: self.avoids,
         }
@@ -262,8 +255,8 @@ pub(super) fn unregistered<'a>(rules: &'a CallRules, balancers: &Balancers) -> O
     }
 }
 
-fn tier(endpoint: &Endpoint, now: Instant) -> Tier {
-    match endpoint.breaker.standing(now) {
+fn tier(endpoint: &Endpoint, now: Moment) -> Tier {
+    match endpoint.breaker.standing(now.instant()) {
         Standing::Open => Tier::Broken,
         Standing::HalfOpen if endpoint.is_connected() => Tier::Trial,
         Standing::Closed if endpoint.is_connected() => Tier::Well,

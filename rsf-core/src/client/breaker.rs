@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::policy::NodeBreakerRules as Rules;
 
-/// One instance's breaker.
+/// One instance's breaker. The word that every call reads stands first.
+#[repr(C)]
 pub(crate) struct NodeBreaker {
     /// Whether the instance is open or has failed since its last success. Calls to a well instance read this word and
     /// take no lock; written under the lock.

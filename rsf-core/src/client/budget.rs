@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::moment::Moment;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 /// Seconds that a call's share stays good for, and that a withdrawal weighs.
 const WINDOW: u64 = 10;
@@ -21,7 +21,8 @@ const SLOTS: u64 = WINDOW * 1000 / SLOT;
 pub(crate) struct RetryBudget {
     percent: AtomicU32,
     per_second: AtomicU32,
-    begun: Instant,
+    /// The millisecond of its beginning.
+    begun: u64,
     /// The slot's time that `calls` counts, since `begun`.
     now: AtomicU64,
     calls: AtomicU64,
@@ -72,7 +73,7 @@ impl RetryBudget {
         RetryBudget {
             percent: AtomicU32::new(percent),
             per_second: AtomicU32::new(per_second),
-            begun: Instant::now(),
+            begun: Moment::now().millis(),
             now: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             window: Mutex::new(Window {
@@ -88,7 +89,7 @@ impl RetryBudget {
     }
 
     /// Counts a call.
-    pub(super) fn deposit(&self, now: Instant) {
+    pub(super) fn deposit(&self, now: impl Into<Moment>) {
         let time = self.time(now);
         if self.now.load(Ordering::Relaxed) < time {
             self.turn(&mut self.window.lock(), time);
@@ -97,7 +98,7 @@ impl RetryBudget {
     }
 
     /// Takes the credit of one further attempt, if there is some.
-    pub(super) fn withdraw(self: &Arc<Self>, now: Instant) -> Option<Credit> {
+    pub(super) fn withdraw(self: &Arc<Self>, now: impl Into<Moment>) -> Option<Credit> {
         let time = self.time(now);
         let mut window = self.window.lock();
         self.turn(&mut window, time);
@@ -112,7 +113,7 @@ impl RetryBudget {
     }
 
     /// How many further attempts there is credit for now.
-    pub(super) fn left(&self, now: Instant) -> u64 {
+    pub(super) fn left(&self, now: impl Into<Moment>) -> u64 {
         let time = self.time(now);
         let mut window = self.window.lock();
         self.turn(&mut window, time);
@@ -140,8 +141,8 @@ impl RetryBudget {
         self.window.lock().slots.iter().map(|slot| slot.taken).sum()
     }
 
-    fn time(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.begun).as_millis() as u64 / SLOT
+    fn time(&self, now: impl Into<Moment>) -> u64 {
+        now.into().millis().saturating_sub(self.begun) / SLOT
     }
 
     /// Files the calls of the slot that has gone.
@@ -181,18 +182,18 @@ mod tests {
         Arc::new(RetryBudget::new(percent, per_second))
     }
 
-    fn take(budget: &Arc<RetryBudget>, now: Instant) -> bool {
+    fn take(budget: &Arc<RetryBudget>, now: Moment) -> bool {
         budget.withdraw(now).map(Credit::spend).is_some()
     }
 
-    fn credit(budget: &Arc<RetryBudget>, now: Instant) -> u32 {
+    fn credit(budget: &Arc<RetryBudget>, now: Moment) -> u32 {
         (0..).take_while(|_| take(budget, now)).count() as u32
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_share_of_the_calls_may_be_retried_for_ten_seconds() {
         let budget = budget(20, 0);
-        let now = Instant::now();
+        let now = Moment::now();
         assert_eq!(credit(&budget, now), 0);
         (0..50).for_each(|_| budget.deposit(now));
         assert_eq!(credit(&budget, now), 10);
@@ -213,7 +214,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_constant_rate_holds_over_time() {
         let budget = budget(0, 10);
-        let begun = Instant::now();
+        let begun = Moment::now();
         let mut taken = Vec::new();
         for millisecond in 0..60_000 {
             if take(&budget, begun + Duration::from_millis(millisecond)) {
@@ -229,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_ten_seconds_take_more_than_their_share() {
         let budget = budget(20, 0);
-        let begun = Instant::now();
+        let begun = Moment::now();
         let mut taken = Vec::new();
         for millisecond in 0..60_000 {
             let now = begun + Duration::from_millis(millisecond);
@@ -248,7 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_spent_goes_back_and_policy_takes_hold_at_once() {
         let budget = budget(0, 1);
-        let now = Instant::now();
+        let now = Moment::now();
         drop(budget.withdraw(now));
         assert_eq!(credit(&budget, now), 10);
         budget.set(0, 2);

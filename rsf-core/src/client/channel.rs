@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,6 +26,7 @@ use crate::message::Request;
 use crate::metadata::Metadata;
 use crate::method::{MethodDescriptor, ServiceDescriptor};
 use crate::metrics::MethodMetrics;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::policy::MethodPolicy;
 use crate::runtime::IoRuntime;
@@ -178,7 +179,7 @@ impl Channel {
 
     /// What is known of the service.
     pub fn view(&self) -> ChannelView {
-        let (snapshot, now) = (self.0.snapshot.load_full(), Instant::now());
+        let (snapshot, now) = (self.0.snapshot.load_full(), Moment::now());
         let methods = self
             .0
             .methods
@@ -234,7 +235,27 @@ impl Channel {
     }
 
     /// Runs one call through the stack.
-    pub(crate) async fn run(
+    pub(crate) fn run(
+        self,
+        method: usize,
+        frame: Frame,
+        options: CallOptions,
+    ) -> BoxFuture<'static, Result<UnaryReply, RpcError>> {
+        match self.0.snapshot.load_full() {
+            Some(snapshot) if method < self.0.methods.len() => {
+                let mut call = self.outbound(method, snapshot, frame, options);
+                // Captured and lent, not passed on: an argument would lie in the future twice.
+                Box::pin(async move {
+                    let channel = call.channel.clone();
+                    channel.stack.call(&mut call).await
+                })
+            }
+            _ => Box::pin(self.run_early(method, frame, options)),
+        }
+    }
+
+    /// Runs a call that comes before the first snapshot.
+    async fn run_early(
         self,
         method: usize,
         frame: Frame,
@@ -248,17 +269,30 @@ impl Channel {
             return Err(RpcError::new(Reason::Unimplemented, false, problem));
         }
         let begun = Instant::now();
-        let snapshot = match self.0.snapshot.load_full() {
-            Some(snapshot) => snapshot,
-            None => self.0.first_snapshot(method, &options).await?,
-        };
+        let snapshot = self.0.first_snapshot(method, &options).await?;
+        let mut call = self.outbound(method, snapshot, frame, options);
+        call.begun = begun;
+        let channel = call.channel.clone();
+        channel.stack.call(&mut call).await
+    }
+
+    fn outbound(
+        self,
+        method: usize,
+        snapshot: Arc<ServiceSnapshot>,
+        frame: Frame,
+        options: CallOptions,
+    ) -> OutboundCall {
+        let now = Moment::now();
         let priority = snapshot.methods[method].call.priority;
-        let own = self
-            .0
-            .shared
-            .own_headers(options.parent.as_deref(), options.metadata.raw(), priority);
-        let mut call = OutboundCall {
-            begun,
+        OutboundCall {
+            own: self
+                .0
+                .shared
+                .own_headers(options.parent.as_deref(), options.metadata.raw(), priority),
+            begun: now.instant(),
+            now,
+            deadline: now.instant(),
             method,
             frame,
             snapshot,
@@ -269,17 +303,13 @@ impl Channel {
             metadata: options.metadata,
             parent: options.parent,
             trace: None,
-            deadline: begun,
             pool: 0,
             key: None,
             routing_key: options.routing_key,
-            own,
             one_way: options.one_way,
-            given_up: Mutex::default(),
             log: options.log,
-            channel: self.0.clone(),
-        };
-        self.0.stack.call(&mut call).await
+            channel: self.0,
+        }
     }
 
     /// Runs a call that nobody waits for once it is handed over, on a task that the process's graceful end waits for.

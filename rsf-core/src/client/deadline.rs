@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
 use crate::outcome::Reason;
-use crate::timer::until;
 use crate::wire::UnaryReply;
 
-/// Ends the call when its time is over: the policy's or the caller's timeout, whichever is shorter, and never later
-/// than the call that is being handled while this one is made.
+/// Sets when the call's time is over: the policy's or the caller's timeout, whichever is shorter, and never later than the
+/// call that is being handled while this one is made. The stages behind it that wait keep to it: `Retry`, whose one timer is
+/// for the deadline too, and `Route`.
 pub(crate) struct Deadline<S> {
     inner: S,
 }
@@ -24,20 +24,13 @@ impl<S> Deadline<S> {
 
 impl<S: Stage> Stage for Deadline<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let Due {
-            at,
-            timeout,
-            inherits,
-        } = due(call);
-        call.deadline = at;
-        if call.deadline <= Instant::now() && !call.pool().is_empty() {
+        call.deadline = due(call).at;
+        if call.deadline <= call.now.instant() && !call.pool().is_empty() {
             // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
             // routing says so, which tells more than that waiting for the first list took all the time.)
-            return Err(over(call, timeout, inherits));
+            return Err(over(call, false));
         }
-        let timers = call.channel.shared.runtime.timers().clone();
-        let outcome = until(&timers, call.deadline, self.inner.call(call)).await;
-        outcome.unwrap_or_else(|| Err(over(call, timeout, inherits)))
+        self.inner.call(call).await
     }
 }
 
@@ -62,9 +55,13 @@ pub(super) fn due(call: &OutboundCall) -> Due {
     }
 }
 
-fn over(call: &OutboundCall, timeout: Duration, inherited: bool) -> RpcError {
+/// The error of a call whose time is over; `reached` says whether its handler can have run.
+pub(super) fn over(call: &OutboundCall, reached: bool) -> RpcError {
     let path = &call.method().path;
-    let message = if inherited {
+    let Due {
+        timeout, inherits, ..
+    } = due(call);
+    let message = if inherits {
         format!("{path}: the time left by the call that made this one is over")
     } else {
         let origin = call
@@ -85,11 +82,5 @@ fn over(call: &OutboundCall, timeout: Duration, inherited: bool) -> RpcError {
             timeout.as_millis()
         )
     };
-    let given_up = std::mem::take(&mut *call.given_up.lock());
-    let error =
-        RpcError::new(Reason::Deadline, given_up.reached, message).with_retries_spent(given_up.retries_spent);
-    match given_up.attempts.last().map(|attempt| attempt.instance.clone()) {
-        Some(instance) => error.at(&instance).with_attempts(given_up.attempts),
-        None => error,
-    }
+    RpcError::new(Reason::Deadline, reached, message)
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 
 use super::Shared;
 use super::balance::{Observed, Vitals};
 use super::breaker::{BreakerGroup, NodeBreaker};
 use crate::control::Instance;
+use crate::moment::Moment;
 use crate::policy::ConnectionsRules;
 use crate::wire::{ConnectError, Connection};
 
@@ -23,21 +23,24 @@ use crate::wire::{ConnectError, Connection};
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, ConnectError>> + Send>>;
 
 /// One instance as this process reaches it. It outlives snapshots as long as the instance stays the same.
+///
+/// What the balancer looks at stands first, in one pair of cache lines: in long lists each look is a miss.
+#[repr(C, align(128))]
 pub(crate) struct Endpoint {
-    pub(crate) instance: Instance,
-    pub(super) breaker: NodeBreaker,
     /// Pending calls, and what the balancer goes by.
     pub(crate) vitals: Vitals,
-    connection: ArcSwapOption<Linked>,
-    link: watch::Sender<Link>,
-    /// Rung by a call that waits for a connection, and when the endpoint's place has changed.
-    wanted: Arc<Notify>,
+    pub(super) breaker: NodeBreaker,
     /// One of [`effort`]'s.
     effort: AtomicU8,
     /// A [`Place`].
     place: AtomicU8,
     /// A call has come since the keeper last looked.
     used: AtomicBool,
+    connection: ArcSwapOption<Linked>,
+    pub(crate) instance: Instance,
+    link: watch::Sender<Link>,
+    /// Rung by a call that waits for a connection, and when the endpoint's place has changed.
+    wanted: Arc<Notify>,
     /// What policy says of the service's connections.
     rules: watch::Receiver<ConnectionsRules>,
     /// `namespace/instance` of a registered instance; `None` in static lists, where whoever answers is meant.
@@ -97,15 +100,6 @@ struct Link {
     failure: Option<ConnectError>,
 }
 
-/// A call's place among the pending ones.
-pub(super) struct PendingPlace(Arc<Endpoint>);
-
-impl Drop for PendingPlace {
-    fn drop(&mut self) {
-        self.0.vitals.leave();
-    }
-}
-
 impl Endpoint {
     pub(super) fn new(shared: &Arc<Shared>, instance: Instance, group: &EndpointGroup) -> Arc<Self> {
         // Static lists name no incarnation: whoever answers there is meant.
@@ -114,7 +108,7 @@ impl Endpoint {
             .flatten();
         Arc::new(Endpoint {
             breaker: NodeBreaker::new(group.breakers.clone()),
-            vitals: Vitals::new(Instant::now()),
+            vitals: Vitals::default(),
             connection: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::default()),
             wanted: Arc::default(),
@@ -135,13 +129,17 @@ impl Endpoint {
             && self.instance.address == instance.address
     }
 
-    pub(super) fn enter(self: &Arc<Self>) -> PendingPlace {
+    /// Counts a call among the pending ones, until [`Endpoint::leave`].
+    pub(super) fn enter(&self) {
         // Mostly set already, and a word that nobody writes is cheap to read.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::SeqCst);
         }
         self.vitals.enter();
-        PendingPlace(self.clone())
+    }
+
+    pub(super) fn leave(&self) {
+        self.vitals.leave();
     }
 
     pub(super) fn pending(&self) -> u32 {
@@ -149,7 +147,7 @@ impl Endpoint {
     }
 
     /// Tells the balancer what an attempt that took `latency` says about the instance.
-    pub(super) fn observe(&self, now: Instant, latency: Duration, observed: Observed) {
+    pub(super) fn observe(&self, now: impl Into<Moment>, latency: Duration, observed: Observed) {
         self.vitals.observe(now, latency, observed);
     }
 
@@ -158,7 +156,7 @@ impl Endpoint {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.connection.load().is_some()
+        self.vitals.is_connected()
     }
 
     /// Whether the last attempt to connect failed.
@@ -238,11 +236,11 @@ impl Endpoint {
     }
 
     /// `namespace/instance`, until the peer of that connection has proven to be it.
-    pub(super) fn target_to_verify(&self, linked: &Linked) -> Option<HeaderValue> {
+    pub(super) fn target_to_verify(&self, linked: &Linked) -> Option<&HeaderValue> {
         if linked.verified.load(Ordering::Relaxed) {
             None
         } else {
-            self.target.clone()
+            self.target.as_ref()
         }
     }
 
@@ -250,10 +248,16 @@ impl Endpoint {
         let verified = AtomicBool::new(self.target.is_none());
         self.connection
             .store(Some(Arc::new(Linked { connection, verified })));
+        self.vitals.set_connected(true);
         self.link.send_modify(|link| {
             link.tries += 1;
             link.failure = None;
         });
+    }
+
+    fn disconnected(&self) {
+        self.vitals.set_connected(false);
+        self.connection.store(None);
     }
 
     fn failed(&self, error: ConnectError) {

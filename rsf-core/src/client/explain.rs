@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use super::balance::FirstPick;
 use super::channel::{Channel, InstanceView};
@@ -15,6 +14,7 @@ use super::route::{ExplainedCall, RouteExplanation, explain_call};
 use super::snapshot::ServiceSnapshot;
 use crate::context::Context;
 use crate::metadata::Metadata;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::policy::MethodPolicy;
 
@@ -112,7 +112,7 @@ impl Channel {
         metadata: &Metadata,
         routing_key: Option<&str>,
     ) -> Option<Explanation> {
-        let (state, now) = (self.state(), Instant::now());
+        let (state, now) = (self.state(), Moment::now());
         let snapshot = state.snapshot.load_full()?;
         let called = explain_call(state, &snapshot, method, message, metadata, routing_key)?;
         let (policy, guards) = (&snapshot.methods[method], &snapshot.guards[method]);

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::error::RpcError;
 use crate::message::Response;
 use crate::metadata::Metadata;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::wire::UnaryReply;
 
@@ -180,6 +181,8 @@ trait Path: Send + Sync {
 
 impl<S: Stage> Path for S {
     fn run<'a>(&'a self, call: &'a mut OutboundCall) -> BoxFuture<'a, Result<UnaryReply, RpcError>> {
+        // What went before may have taken time.
+        call.now = Moment::now();
         Box::pin(self.call(call))
     }
 }
@@ -209,6 +212,7 @@ impl<S: Stage> Stage for Intercept<S> {
         let result = AssertUnwindSafe(next.run(&mut ClientCall(call)))
             .catch_unwind()
             .await;
+        call.now = Moment::now();
         match result {
             Ok(result) => result.map(|response| {
                 let (message, metadata) = response.into_parts();

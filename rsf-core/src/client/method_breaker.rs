@@ -8,14 +8,12 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use self::circuit::{Circuit, Ending, Refusal, Trial};
 use self::window::Verdict;
-use super::attempt::FAIR_TIME;
 use super::stack::{OutboundCall, Stage};
 use crate::error::RpcError;
 use crate::metrics::MethodBreakerMetrics;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::policy::{MethodBreakerRules, MethodPolicy};
 use crate::wire::UnaryReply;
@@ -33,13 +31,16 @@ impl<S> MethodBreaker<S> {
 
 impl<S: Stage> Stage for MethodBreaker<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let pass = match &call.guards().breaker {
+        let trial = match &call.guards().breaker {
             None => None,
-            Some(breaker) => Some(breaker.admit(call)?),
+            Some(breaker) => breaker.admit(call)?,
         };
         let result = self.inner.call(call).await;
-        if let Some(pass) = pass {
-            pass.settle(result.as_ref().err());
+        // Asked for again: policy may have changed meanwhile.
+        match (trial, &call.guards().breaker) {
+            (Some(trial), _) => trial.settle(call, result.as_ref().err()),
+            (None, Some(breaker)) => breaker.settle(call, result.as_ref().err()),
+            (None, None) => {}
         }
         result
     }
@@ -101,29 +102,36 @@ impl Breaker {
         }
     }
 
-    fn admit(self: &Arc<Self>, call: &OutboundCall) -> Result<Pass, RpcError> {
+    fn admit(self: &Arc<Self>, call: &OutboundCall) -> Result<Option<OnTrial>, RpcError> {
         let trial = self.circuit.admit(&self.rules).map_err(|refusal| {
             let message = self.said(&refusal, call.method().path.as_str());
             RpcError::new(Reason::BreakerOpen, false, message)
         })?;
-        Ok(Pass {
+        Ok(trial.map(|trial| OnTrial {
             breaker: self.clone(),
-            trial,
-            begun: call.begun,
-            deadline: call.deadline,
-            fair_time: FAIR_TIME.min(Duration::from_millis(call.policy().call.timeout_ms) / 2),
-            settled: false,
-        })
+            trial: Some(trial),
+        }))
     }
 
-    /// What an error says about the method. The handler's own errors do not count unless policy names their codes.
-    fn ending(&self, error: Option<&RpcError>, slow: bool) -> Ending {
+    /// Takes in how a call ended that a closed breaker let through.
+    fn settle(&self, call: &OutboundCall, error: Option<&RpcError>) {
+        let ending = self.ending(call, error);
+        self.circuit.settle(&self.rules, None, ending, call.now);
+    }
+
+    /// What an error says about the method. The handler's own errors do not count unless policy names their codes, and
+    /// silence does not where the caller left no fair time for an answer.
+    fn ending(&self, call: &OutboundCall, error: Option<&RpcError>) -> Ending {
+        let took = call.now.since(call.begun);
+        let slow = (self.rules.slow_call_ms).is_some_and(|limit| took >= Duration::from_millis(limit));
         let Some(error) = error else {
             return Ending::Ran(Verdict { error: false, slow });
         };
         let named = error.reason() == Reason::Handler
             && self.rules.codes.is_some_and(|codes| codes.contains(error.code()));
-        if named || error.reason().outcome().method_breaker {
+        if error.reason() == Reason::Deadline && took < call.fair_time() {
+            Ending::Neutral
+        } else if named || error.reason().outcome().method_breaker {
             Ending::Ran(Verdict { error: true, slow })
         } else if error.may_have_run() {
             Ending::Ran(Verdict { error: false, slow })
@@ -133,50 +141,27 @@ impl Breaker {
     }
 }
 
-/// A call's pass through the breaker.
-struct Pass {
+/// A call that a half-open breaker let through. Dropped by its caller, it says nothing, and its place is free again.
+struct OnTrial {
     breaker: Arc<Breaker>,
     trial: Option<Trial>,
-    begun: Instant,
-    deadline: Instant,
-    fair_time: Duration,
-    settled: bool,
 }
 
-impl Pass {
-    fn settle(mut self, error: Option<&RpcError>) {
-        let now = Instant::now();
-        let ending = self.breaker.ending(error, self.is_slow(now));
-        self.end(ending, now);
-    }
-
-    fn is_slow(&self, now: Instant) -> bool {
-        let limit = self.breaker.rules.slow_call_ms;
-        limit.is_some_and(|limit| now - self.begun >= Duration::from_millis(limit))
-    }
-
-    fn end(&mut self, ending: Ending, now: Instant) {
-        self.settled = true;
-        let breaker = &self.breaker;
-        breaker.circuit.settle(&breaker.rules, self.trial, ending, now);
+impl OnTrial {
+    fn settle(mut self, call: &OutboundCall, error: Option<&RpcError>) {
+        let (breaker, trial) = (&self.breaker, self.trial.take());
+        let ending = breaker.ending(call, error);
+        breaker.circuit.settle(&breaker.rules, trial, ending, call.now);
     }
 }
 
-impl Drop for Pass {
+impl Drop for OnTrial {
     fn drop(&mut self) {
-        if self.settled {
-            return;
+        if let Some(trial) = self.trial.take() {
+            let breaker = &self.breaker;
+            breaker
+                .circuit
+                .settle(&breaker.rules, Some(trial), Ending::Neutral, Moment::now());
         }
-        // Dropped by the deadline stage: no answer in a fair time is an error. By the caller: it says nothing.
-        let now = Instant::now();
-        let ending = if now >= self.deadline && now - self.begun >= self.fair_time {
-            Ending::Ran(Verdict {
-                error: true,
-                slow: self.is_slow(now),
-            })
-        } else {
-            Ending::Neutral
-        };
-        self.end(ending, now);
     }
 }

@@ -73,7 +73,7 @@ impl<S: Stage> Stage for Measure<S> {
         let underway = metrics.begin();
         let result = self.inner.call(call).await;
         let error = result.as_ref().err().map(|error| (error.code(), error.reason()));
-        underway.end(call.begun.elapsed(), error);
+        underway.end(call.now.since(call.begun), error);
         result
     }
 }

@@ -12,23 +12,23 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use http::HeaderValue;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use self::plan::Next;
 use super::attempt::{Attempt, End};
 use super::budget::Credit;
+use super::deadline::over;
 use super::endpoint::Endpoint;
 use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Stage};
 use crate::error::{AttemptRecord, RpcError};
+use crate::moment::Moment;
 use crate::outcome::{Reason, Retry as Again};
 use crate::timer::Timer;
 use crate::wire::UnaryReply;
-use crate::wire::headers::RETRIED;
+use crate::wire::headers::{RETRIED, YES};
 
 mod plan;
 
@@ -45,9 +45,117 @@ impl Stage for Retry {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
         let inherited = call.parent.as_ref().is_some_and(|parent| parent.is_retried());
         if inherited {
-            call.own.push((RETRIED, HeaderValue::from_static("1")));
+            call.own.push((RETRIED, YES));
         }
-        Flight::begin(call, inherited).await
+        let (result, now) = Start::new(call, inherited).await;
+        call.now = now;
+        result
+    }
+}
+
+/// The first attempt, which is all that most calls need. What goes beyond it is a [`Flight`].
+struct Start<'a> {
+    call: &'a OutboundCall,
+    attempt: Option<Attempt>,
+    /// When the attempt is overdue, a hedge is due or the call's time is over.
+    due: Instant,
+    timer: Option<Timer>,
+    flight: Option<Box<Flight<'a>>>,
+    inherited: bool,
+}
+
+impl<'a> Start<'a> {
+    fn new(call: &'a OutboundCall, inherited: bool) -> Self {
+        let mut start = Start {
+            call,
+            attempt: None,
+            due: call.deadline,
+            timer: None,
+            flight: None,
+            inherited,
+        };
+        match Attempt::start(call, &call.snapshot, 0, &[], false, false, call.now) {
+            Ok(attempt) => {
+                start.due = attempt.time_out().map_or(start.due, |end| end.min(start.due));
+                if call.policy().call.retry.hedges() {
+                    let mut flight = Flight::new(call, inherited, Some(attempt));
+                    flight.plan_hedge(call.now);
+                    start.flight = Some(Box::new(flight));
+                } else {
+                    start.attempt = Some(attempt);
+                }
+            }
+            Err(error) => {
+                let mut flight = Flight::new(call, inherited, None);
+                flight.closed = true;
+                flight.failure = Some(error);
+                start.flight = Some(Box::new(flight));
+            }
+        }
+        start
+    }
+
+    /// Goes on with whatever a call can come to.
+    fn take_off(&mut self, attempt: Attempt) -> &mut Flight<'a> {
+        let mut flight = Flight::new(self.call, self.inherited, Some(attempt));
+        flight.timer = self.timer.take();
+        self.flight.insert(Box::new(flight))
+    }
+}
+
+impl Future for Start<'_> {
+    type Output = (Result<UnaryReply, RpcError>, Moment);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let start = self.get_mut();
+        if let Some(attempt) = &mut start.attempt {
+            let outcome = attempt.poll(start.call, cx);
+            match outcome {
+                Poll::Ready((Ok(reply), now)) if start.call.log.is_none() => {
+                    hand_over(start.call, true);
+                    start.attempt = None;
+                    return Poll::Ready((Ok(reply), now));
+                }
+                Poll::Ready(_) => {}
+                Poll::Pending => {
+                    hand_over(start.call, attempt.is_sent());
+                    let timers = start.call.channel.shared.runtime.timers();
+                    ready!(start.timer.get_or_insert_with(|| timers.at(start.due)).poll(cx));
+                }
+            }
+            if let Some(attempt) = start.attempt.take() {
+                let flight = start.take_off(attempt);
+                if let Poll::Ready((result, now)) = outcome
+                    && let Some(result) = flight.take_in(0, result, now)
+                {
+                    return Poll::Ready((result, now));
+                }
+            }
+        }
+        match &mut start.flight {
+            Some(flight) => flight.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Start<'_> {
+    fn drop(&mut self) {
+        // Nobody waits for the call any more.
+        if let (Some(_), Some(attempt)) = (&self.call.log, self.attempt.take()) {
+            // Its end fills the log.
+            self.take_off(attempt);
+        }
+    }
+}
+
+/// Tells the caller of a one-way call that a connection has taken the request.
+fn hand_over(call: &OutboundCall, taken: bool) {
+    if let Some(caller) = &call.one_way
+        && taken
+        && caller.done()
+    {
+        call.channel.shared.metrics.one_way.inc();
     }
 }
 
@@ -55,12 +163,14 @@ impl Stage for Retry {
 struct Flight<'a> {
     call: &'a OutboundCall,
     /// Oldest first.
-    under_way: SmallVec<[Attempt; 1]>,
+    under_way: Vec<Attempt>,
     ended: Vec<AttemptRecord>,
     /// Instances that this round of attempts has been to; empty before the second attempt.
     tried: Vec<Arc<Endpoint>>,
     /// Attempts so far.
     made: u32,
+    /// The moment of its last event.
+    now: Moment,
     next: Option<Next>,
     timer: Option<Timer>,
     /// Pauses so far, since the provider set one.
@@ -77,13 +187,14 @@ struct Flight<'a> {
 }
 
 impl<'a> Flight<'a> {
-    fn begin(call: &'a OutboundCall, inherited: bool) -> Self {
-        let mut flight = Flight {
+    fn new(call: &'a OutboundCall, inherited: bool, first: Option<Attempt>) -> Self {
+        Flight {
             call,
-            under_way: SmallVec::new(),
+            made: first.is_some().into(),
+            under_way: first.into_iter().collect(),
             ended: Vec::new(),
             tried: Vec::new(),
-            made: 0,
+            now: call.now,
             next: None,
             timer: None,
             pauses: 0,
@@ -92,15 +203,40 @@ impl<'a> Flight<'a> {
             spent: false,
             failure: None,
             reached: false,
-        };
-        flight.start(&call.snapshot, None, false);
-        flight
+        }
+    }
+
+    fn plan_hedge(&mut self, now: Moment) {
+        self.next = self.hedge_time(now).map(Next::Hedge);
+    }
+
+    /// Takes in the outcome of the attempt at `place`; returns it where it is the call's.
+    fn take_in(
+        &mut self,
+        place: usize,
+        result: Result<UnaryReply, RpcError>,
+        now: Moment,
+    ) -> Option<Result<UnaryReply, RpcError>> {
+        self.now = now;
+        match result {
+            Ok(reply) => {
+                hand_over(self.call, true);
+                self.succeed(place, now);
+                Some(Ok(reply))
+            }
+            Err(error) => {
+                let unseen = matches!(error.reason(), Reason::Connect | Reason::Refused);
+                hand_over(self.call, !unseen);
+                self.settle(place, error, now);
+                None
+            }
+        }
     }
 
     /// Starts an attempt. The credit goes back where there is no instance for it.
-    fn start(&mut self, snapshot: &ServiceSnapshot, credit: Option<Credit>, hedge: bool) {
-        let may_have_run = self.reached || self.under_way.iter().any(Attempt::is_sent);
-        match Attempt::start(self.call, snapshot, self.made, &self.tried, may_have_run, hedge) {
+    fn start(&mut self, snapshot: &ServiceSnapshot, credit: Option<Credit>, hedge: bool, now: Moment) {
+        let (call, may_have_run) = (self.call, self.may_have_run());
+        match Attempt::start(call, snapshot, self.made, &self.tried, may_have_run, hedge, now) {
             Ok(attempt) => {
                 self.made += 1;
                 if self.made > 1 {
@@ -113,7 +249,7 @@ impl<'a> Flight<'a> {
                     self.spent = true;
                 }
                 self.under_way.push(attempt);
-                self.next = self.hedge_time().map(Next::Hedge);
+                self.plan_hedge(now);
             }
             Err(error) => {
                 self.closed = true;
@@ -123,15 +259,15 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn start_further(&mut self, credit: Option<Credit>, hedge: bool) {
+    fn start_further(&mut self, credit: Option<Credit>, hedge: bool, now: Moment) {
         if let (true, Some(first)) = (self.tried.is_empty(), self.under_way.first()) {
             self.tried.push(first.endpoint().clone());
         }
         // An instance that came since the call began is as good as the others.
         let newest = self.call.channel.snapshot.load_full();
         match newest.filter(|newest| newest.keeps_pool(self.call.pool, &self.call.snapshot)) {
-            Some(newest) => self.start(&newest, credit, hedge),
-            None => self.start(&self.call.snapshot, credit, hedge),
+            Some(newest) => self.start(&newest, credit, hedge, now),
+            None => self.start(&self.call.snapshot, credit, hedge, now),
         }
     }
 
@@ -143,15 +279,15 @@ impl<'a> Flight<'a> {
         self.tried.push(endpoint.clone());
     }
 
-    fn settle(&mut self, place: usize, error: RpcError) {
+    fn settle(&mut self, place: usize, error: RpcError, now: Moment) {
         let attempt = self.under_way.remove(place);
         if self.tried.is_empty() {
             self.tried.push(attempt.endpoint().clone());
         }
         self.ended
-            .push(attempt.record(self.call.begun, End::Failed(error.reason())));
+            .push(attempt.record(self.call.begun, now, End::Failed(error.reason())));
         self.reached |= error.may_have_run();
-        self.plan(&error, place == self.under_way.len());
+        self.plan(&error, place == self.under_way.len(), now);
         // An answer tells more than a further attempt that came to nothing.
         let final_ = |error: &RpcError| error.reason().outcome().retry == Again::Never;
         if final_(&error) || !self.failure.as_ref().is_some_and(final_) {
@@ -159,29 +295,32 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// The next moment at which something is due.
-    fn due(&self) -> Option<Instant> {
-        let next = self.next.as_ref().map(|next| match next {
-            Next::Retry(at, _) | Next::Hedge(at) => *at,
-        });
-        let time_outs = self.under_way.iter().filter_map(Attempt::time_out);
-        next.into_iter().chain(time_outs).min()
+    /// The next moment at which something is due: at the latest the call's end.
+    fn due(&self) -> Instant {
+        let mut due = self.call.deadline;
+        if let Some(Next::Retry(at, _) | Next::Hedge(at)) = &self.next {
+            due = due.min(*at);
+        }
+        for attempt in &self.under_way {
+            due = attempt.time_out().map_or(due, |end| end.min(due));
+        }
+        due
     }
 
-    fn fire(&mut self, now: Instant) {
+    fn fire(&mut self, now: Moment) {
         let mut newest_is_over = false;
         for attempt in &mut self.under_way {
             // An older one has its successor already.
-            newest_is_over = attempt.time_out().is_some_and(|end| end <= now);
+            newest_is_over = attempt.time_out().is_some_and(|end| end <= now.instant());
             if newest_is_over {
                 attempt.count_timeout(now);
             }
         }
         match self.next.take() {
-            Some(Next::Retry(at, credit)) if at <= now => self.start_further(credit, false),
-            Some(Next::Hedge(at)) if at <= now => {
+            Some(Next::Retry(at, credit)) if at <= now.instant() => self.start_further(credit, false, now),
+            Some(Next::Hedge(at)) if at <= now.instant() => {
                 if let Some(credit) = self.credit(now) {
-                    self.start_further(Some(credit), true);
+                    self.start_further(Some(credit), true, now);
                 }
             }
             next => {
@@ -193,27 +332,15 @@ impl<'a> Flight<'a> {
                     && let Some(credit) = self.credit(now)
                 {
                     // Without a pause: the attempt has used up its time already.
-                    self.start_further(Some(credit), false);
+                    self.start_further(Some(credit), false, now);
                 }
             }
         }
     }
 
-    /// Tells the caller of a one-way call that a connection has taken the request.
-    fn hand_over(&self, taken: bool) {
-        if let Some(caller) = &self.call.one_way
-            && taken
-            && caller.done()
-        {
-            self.call.channel.shared.metrics.one_way.inc();
-        }
-    }
-
-    /// Polls the timer for what is due next; pending where nothing is.
+    /// Polls the timer for what is due next.
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(due) = self.due() else {
-            return Poll::Pending;
-        };
+        let due = self.due();
         let timer = match &mut self.timer {
             Some(timer) => {
                 if timer.moment() != due {
@@ -229,51 +356,81 @@ impl<'a> Flight<'a> {
         timer.poll(cx)
     }
 
-    fn succeed(&mut self, place: usize) {
-        self.note_latency();
-        let winner = self.under_way.remove(place);
-        if !self.under_way.is_empty() {
-            let (now, took) = (Instant::now(), winner.elapsed());
-            for loser in &mut self.under_way {
-                loser.overtaken(now, took);
-            }
-        }
-        if let Some(log) = &self.call.log {
-            self.ended.push(winner.record(self.call.begun, End::Succeeded));
-            log.fill(self.take_records());
+    fn succeed(&mut self, place: usize, now: Moment) {
+        self.note_latency(now);
+        if self.under_way.len() > 1 || self.call.log.is_some() {
+            self.settle_losers(place, now);
         }
         self.under_way.clear();
         self.ended.clear();
-        self.next = None;
+    }
+
+    fn settle_losers(&mut self, winner: usize, now: Moment) {
+        let winner = self.under_way.remove(winner);
+        let (took, fair) = (winner.elapsed(now), self.call.fair_time());
+        for loser in &mut self.under_way {
+            loser.overtaken(now, took, fair);
+        }
+        if let Some(log) = &self.call.log {
+            self.ended
+                .push(winner.record(self.call.begun, now, End::Succeeded));
+            log.fill(self.take_records(now));
+        }
     }
 
     /// How long the first attempt took, or has taken so far where another one was faster: without those, the percentile would
     /// sink with each hedge.
-    fn note_latency(&self) {
+    fn note_latency(&self, now: Moment) {
         if self.call.policy().call.retry.hedge_percentile.is_some()
             && let Some(first) = self.under_way.first().filter(|attempt| attempt.is_first())
         {
-            self.call.method().latency.note(first.elapsed());
+            self.call.method().latency.note(first.elapsed(now));
         }
     }
 
     /// Every attempt, first to last.
-    fn take_records(&mut self) -> Vec<AttemptRecord> {
+    fn take_records(&mut self, now: Moment) -> Vec<AttemptRecord> {
         let mut records = std::mem::take(&mut self.ended);
         let left = self.under_way.iter();
-        records.extend(left.map(|attempt| attempt.record(self.call.begun, End::UnderWay)));
+        records.extend(left.map(|attempt| attempt.record(self.call.begun, now, End::UnderWay)));
         records.sort_by_key(|record| record.begun);
         records
     }
 
-    fn give_up(&mut self) -> RpcError {
+    /// Whether the handler can have run.
+    fn may_have_run(&self) -> bool {
+        self.reached || self.under_way.iter().any(Attempt::is_sent)
+    }
+
+    /// The call's time is over: whoever is silent is given up, and what has failed before is told.
+    fn end_in_silence(&mut self, now: Moment) -> RpcError {
+        self.note_latency(now);
+        self.tell_parent();
+        let fair = self.call.fair_time();
+        for attempt in &mut self.under_way {
+            attempt.ends_in_silence(now, fair);
+        }
+        let reached = self.may_have_run();
+        let records = self.take_records(now);
+        self.under_way.clear();
+        if let Some(log) = &self.call.log {
+            log.fill(records.clone());
+        }
+        let error = over(self.call, reached).with_retries_spent(self.spent);
+        match records.last().map(|attempt| attempt.instance.clone()) {
+            Some(instance) => error.at(&instance).with_attempts(records),
+            None => error,
+        }
+    }
+
+    fn give_up(&mut self, now: Moment) -> RpcError {
         let failure = self.failure.take();
         let error =
             failure.unwrap_or_else(|| RpcError::new(Reason::NoInstance, false, "no attempt could be made"));
         if error.reason().outcome().retry != Again::Never {
             self.tell_parent();
         }
-        let records = self.take_records();
+        let records = self.take_records(now);
         if let Some(log) = &self.call.log {
             log.fill(records.clone());
         }
@@ -292,55 +449,42 @@ impl<'a> Flight<'a> {
     }
 }
 
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        // Given up with attempts under way, or between two: whoever gave up says what was tried.
-        if self.under_way.is_empty() && self.ended.is_empty() {
-            return;
-        }
-        if Instant::now() >= self.call.deadline {
-            self.note_latency();
-            self.tell_parent();
-        }
-        let mut given_up = self.call.given_up.lock();
-        given_up.reached = self.reached || self.under_way.iter().any(Attempt::is_sent);
-        given_up.retries_spent = self.spent;
-        given_up.attempts = self.take_records();
-        if let Some(log) = &self.call.log {
-            log.fill(given_up.attempts.clone());
-        }
-    }
-}
-
-impl Future for Flight<'_> {
-    type Output = Result<UnaryReply, RpcError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let flight = self.get_mut();
+impl Flight<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Result<UnaryReply, RpcError>, Moment)> {
         loop {
             let mut place = 0;
-            while let Some(attempt) = flight.under_way.get_mut(place) {
-                match Pin::new(attempt).poll(cx) {
-                    Poll::Ready(Ok(reply)) => {
-                        flight.hand_over(true);
-                        flight.succeed(place);
-                        return Poll::Ready(Ok(reply));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        flight.hand_over(!matches!(error.reason(), Reason::Connect | Reason::Refused));
-                        flight.settle(place, error);
+            while let Some(attempt) = self.under_way.get_mut(place) {
+                match attempt.poll(self.call, cx) {
+                    Poll::Ready((result, now)) => {
+                        if let Some(result) = self.take_in(place, result, now) {
+                            return Poll::Ready((result, now));
+                        }
                     }
                     Poll::Pending => {
-                        flight.hand_over(flight.under_way[place].is_sent());
+                        hand_over(self.call, attempt.is_sent());
                         place += 1;
                     }
                 }
             }
-            if flight.under_way.is_empty() && flight.next.is_none() {
-                return Poll::Ready(Err(flight.give_up()));
+            let now = self.now;
+            if self.under_way.is_empty() && self.next.is_none() {
+                return Poll::Ready((Err(self.give_up(now)), now));
             }
-            std::task::ready!(flight.poll_due(cx));
-            flight.fire(Instant::now());
+            ready!(self.poll_due(cx));
+            self.now = Moment::now();
+            if self.now.instant() >= self.call.deadline {
+                return Poll::Ready((Err(self.end_in_silence(self.now)), self.now));
+            }
+            self.fire(self.now);
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        // Nobody waits for the call any more.
+        if let (Some(log), false) = (&self.call.log, self.under_way.is_empty() && self.ended.is_empty()) {
+            log.fill(self.take_records(Moment::now()));
         }
     }
 }

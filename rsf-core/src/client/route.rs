@@ -19,7 +19,7 @@ mod explain;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::snapshot::ServiceSnapshot;
@@ -27,14 +27,15 @@ use super::stack::{OutboundCall, Stage};
 use super::streaming::RoutingKey;
 use crate::context::Context;
 use crate::error::RpcError;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::routing::key::Facts;
-use crate::wire::UnaryReply;
 use crate::wire::headers::{DYE, RETRIED, ROUTING_KEY, SHARD};
+use crate::wire::{OwnHeaders, UnaryReply};
 
 pub(super) use explain::{ExplainedCall, explain_call};
 pub use explain::{RemovedInstance, RouteExplanation, RuleExplanation};
-use tree::{Chosen, Question};
+use tree::Question;
 
 /// Between two looks at whether consumer and provider agree on a shard's owner again; between them it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -59,7 +60,7 @@ impl<S> Route<S> {
 impl<S: Stage> Stage for Route<S> {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
         // Once a call, however often it is routed.
-        call.snapshot.budget.deposit(call.begun);
+        call.snapshot.budget.deposit(call.now);
         let mut pause = FIRST_PAUSE;
         let mut spent = false;
         loop {
@@ -98,9 +99,16 @@ fn without_credit(call: &OutboundCall, error: RpcError) -> RpcError {
 fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
     let snapshot = &*call.snapshot;
     let parent = call.parent.as_deref();
-    let routed = routed(snapshot, &call.channel.key, facts(call), parent, call.begun)?;
-    (call.key, call.pool) = (routed.key, routed.pool);
-    call.own.extend(routed.own.into_iter().flatten());
+    let mut told = OwnHeaders::new();
+    (call.key, call.pool) = routed(
+        snapshot,
+        &call.channel.key,
+        &facts(call),
+        parent,
+        call.now,
+        &mut told,
+    )?;
+    call.own.append(&mut told);
     Ok(())
 }
 
@@ -119,35 +127,30 @@ pub(super) fn route_headers(
         headers: Some(request.headers()),
         named_key: request.extensions().get::<RoutingKey>().map(|key| &*key.0),
     };
-    let routed = routed(snapshot, service, facts, parent, Instant::now())?;
-    for (name, value) in routed.own.into_iter().flatten() {
+    let mut told = OwnHeaders::new();
+    let (key, pool) = routed(snapshot, service, &facts, parent, Moment::now(), &mut told)?;
+    for (name, value) in told {
         request.headers_mut().insert(name, value);
     }
-    Ok((routed.pool, routed.key))
+    Ok((pool, key))
 }
 
-/// Where a call goes.
-struct Routed {
-    pool: usize,
-    key: Option<u64>,
-    own: [Option<(HeaderName, HeaderValue)>; 3],
-}
-
+/// The hash of the call's key, where it has one, and the pool that it goes to. `told` gets what its provider is told.
 fn routed(
     snapshot: &ServiceSnapshot,
     service: &str,
-    facts: Facts<'_>,
+    facts: &Facts<'_>,
     parent: Option<&Context>,
-    now: Instant,
-) -> Result<Routed, RpcError> {
+    now: Moment,
+    told: &mut OwnHeaders,
+) -> Result<(Option<u64>, usize), RpcError> {
     if snapshot.pools[0].is_empty() {
         let problem = snapshot.explain_empty(service);
         return Err(RpcError::new(Reason::NoInstance, false, problem));
     }
-    let colour = colour(snapshot, &facts, parent);
-    let key = snapshot.routing.key(&facts);
-    let mut chosen = Chosen::default();
-    let mut named = None;
+    let colour = colour(snapshot, facts, parent);
+    let key = snapshot.routing.key(facts);
+    let mut pool = 0;
     if let Some(routes) = &snapshot.routes {
         let question = Question {
             facts,
@@ -155,26 +158,23 @@ fn routed(
             key,
             now,
         };
-        chosen = routes.choose(&question).map_err(|_| {
+        let chosen = routes.choose(&question).map_err(|_| {
             let (explanation, _) = explain::explained(snapshot, routes, &question);
             RpcError::new(Reason::NoInstance, false, explanation.problem(service))
         })?;
+        pool = chosen.pool;
+        if let Some(owner) = chosen.owner {
+            told.push((SHARD, owner));
+        }
         // What the caller named is not in the request; the provider needs it to check the shard.
-        named = facts
-            .named_key
-            .filter(|_| chosen.by_name)
-            .map(key_header)
-            .transpose()?;
+        if let Some(named) = facts.named_key.filter(|_| chosen.by_name) {
+            told.push((ROUTING_KEY, key_header(named)?));
+        }
     }
-    Ok(Routed {
-        pool: chosen.pool,
-        key,
-        own: [
-            chosen.owner.map(|owner| (SHARD, owner)),
-            named.map(|named| (ROUTING_KEY, named)),
-            colour.map(|colour| (DYE, colour.clone())),
-        ],
-    })
+    if let Some(colour) = colour {
+        told.push((DYE, colour.clone()));
+    }
+    Ok((key, pool))
 }
 
 fn key_header(key: &str) -> Result<HeaderValue, RpcError> {
@@ -227,6 +227,7 @@ async fn agreement(call: &mut OutboundCall, pause: Duration) -> bool {
         };
         let _ = waiting.await;
     }
+    call.now = Moment::now();
     if let Some(newest) = call.channel.snapshot.load_full() {
         call.snapshot = newest;
     }

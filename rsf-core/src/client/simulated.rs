@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::Consumer;
-use super::balance::{Balancers, Member, Vitals};
+use super::balance::{Balancers, Member};
 use super::breaker::BreakerGroup;
 use super::endpoint::EndpointGroup;
 use crate::control::Instance;
@@ -16,29 +15,26 @@ use crate::wire::Connection;
 pub(crate) use super::balance::{Observed, Pool};
 pub(crate) use super::endpoint::Endpoint;
 
-/// An endpoint that is connected, as if it had been made at `now`.
-#[allow(clippy::expect_used, reason = "nobody else has it yet")]
+/// An endpoint that is connected.
 pub(crate) fn endpoint(
     consumer: &Consumer,
     instance: Instance,
     connection: Arc<dyn Connection>,
-    now: Instant,
 ) -> Arc<Endpoint> {
     let ejections = consumer.shared.metrics.ejections("simulated");
     let group = EndpointGroup {
         breakers: BreakerGroup::new(NodeBreakerRules::default(), ejections),
         connections: Arc::new(watch::Sender::new(ConnectionsRules::default())),
     };
-    let mut endpoint = Endpoint::new(&consumer.shared, instance, &group);
-    Arc::get_mut(&mut endpoint).expect("it is new").vitals = Vitals::new(now);
+    let endpoint = Endpoint::new(&consumer.shared, instance, &group);
     endpoint.connected(connection);
     endpoint
 }
 
-/// A pool as a snapshot would build it at `now`.
-pub(crate) fn pool(members: Vec<(Arc<Endpoint>, u32)>, rules: &CallRules, now: Instant) -> Pool {
+/// A pool as a snapshot would build it.
+pub(crate) fn pool(members: Vec<(Arc<Endpoint>, u32)>, rules: &CallRules) -> Pool {
     let members = members
         .into_iter()
         .map(|(endpoint, weight)| Member { endpoint, weight });
-    Pool::new_at(members.collect(), rules, &Balancers::new(), now)
+    Pool::new(members.collect(), rules, &Balancers::new())
 }

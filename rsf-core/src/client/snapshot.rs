@@ -18,6 +18,7 @@ use super::route::rules::CompiledRules;
 use super::route::tree::Routes;
 use super::subset::{floor, subset};
 use crate::control::{Discovery, Instance, InstanceList};
+use crate::moment::Moment;
 use crate::policy::{Balance, InstanceRule, MethodPolicy, Resolution, method_policy};
 
 /// The immutable view of one service.
@@ -273,7 +274,7 @@ fn members(
             _ => {
                 let endpoint = Endpoint::new(&channel.shared, instance.clone(), group);
                 if let Some(age) = new_for(instance, previous, unix_ms) {
-                    endpoint.vitals.begin_warm_up(age);
+                    endpoint.vitals.begin_warm_up(Moment::now(), age);
                 }
                 endpoint
             }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::attempt::fair_time;
 use super::balance::Pool;
 use super::channel::{ChannelState, MethodState};
 use super::deadline::Deadline;
@@ -20,8 +20,9 @@ use super::route::Route;
 use super::snapshot::ServiceSnapshot;
 use crate::call::HandOver;
 use crate::context::Context;
-use crate::error::{AttemptLog, AttemptRecord, RpcError};
+use crate::error::{AttemptLog, RpcError};
 use crate::metadata::Metadata;
+use crate::moment::Moment;
 use crate::policy::MethodPolicy;
 use crate::wire::{Frame, OwnHeaders, RequestId, TraceParent, UnaryReply};
 
@@ -43,6 +44,8 @@ pub(crate) struct OutboundCall {
     /// The call that is being handled while this one is made.
     pub(crate) parent: Option<Arc<Context>>,
     pub(crate) begun: Instant,
+    /// Read from the clock when the call began, and again after whatever took time: one clock read serves all stages.
+    pub(crate) now: Moment,
     /// Set by [`Trace`].
     pub(crate) trace: Option<TraceParent>,
     /// Set by [`Deadline`].
@@ -57,20 +60,8 @@ pub(crate) struct OutboundCall {
     pub(crate) own: OwnHeaders,
     /// Whom to tell that the request is handed over; `None` where the caller waits for the reply.
     pub(crate) one_way: Option<HandOver>,
-    /// What became of the attempts where the call was given up while some were under way.
-    pub(crate) given_up: Mutex<GivenUp>,
     /// Where somebody wants to know every attempt, those of a success too.
     pub(crate) log: Option<AttemptLog>,
-}
-
-/// The attempts of a call that was given up before it had an outcome.
-#[derive(Default)]
-pub(crate) struct GivenUp {
-    pub(crate) attempts: Vec<AttemptRecord>,
-    /// Whether the handler can have run.
-    pub(crate) reached: bool,
-    /// Whether the call has spent its retries.
-    pub(crate) retries_spent: bool,
 }
 
 impl OutboundCall {
@@ -81,6 +72,11 @@ impl OutboundCall {
     /// What stands before the method's calls.
     pub(crate) fn guards(&self) -> &Guards {
         &self.snapshot.guards[self.method]
+    }
+
+    /// The time that the service is to have for an answer before its silence says anything.
+    pub(crate) fn fair_time(&self) -> Duration {
+        fair_time(Duration::from_millis(self.policy().call.timeout_ms))
     }
 
     /// Whether the call may be attempted again after its handler may have run. A one-way call may not: nobody would
@@ -114,7 +110,7 @@ pub(crate) fn client_stack() -> ClientStack {
     let stack = MethodBreaker::new(stack);
     // Outside the breaker, so that what is not sent is not counted.
     let stack = Limit::new(stack);
-    // Outside everything that can take time.
+    // Outside everything that can take time and is bounded by it.
     let stack = Deadline::new(stack);
     // Outside the deadline, so that a call that ran out of time can still be answered.
     let stack = Degrade::new(stack);

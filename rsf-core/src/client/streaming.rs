@@ -244,7 +244,7 @@ impl StreamCall {
         let mut request = self.head.clone().map(|()| body);
         let headers = request.headers_mut();
         if let Some(target) = endpoint.target_to_verify(linked) {
-            headers.insert(TARGET, target);
+            headers.insert(TARGET, target.clone());
         }
         if let Some(end) = self.due.at {
             // What waiting and connecting have left.

@@ -9,6 +9,13 @@ use crate::outcome::Reason;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryReasons(u32);
 
+impl crate::policy::RetryRules {
+    /// Whether a further attempt can go out beside one that has not answered yet.
+    pub(crate) fn hedges(&self) -> bool {
+        self.hedge_delay_ms.is_some() || self.hedge_percentile.is_some()
+    }
+}
+
 impl RetryReasons {
     /// The reasons that policy may name. What reached no provider is not among them: it costs nobody anything.
     pub const WORDS: &'static [&'static str] = &[

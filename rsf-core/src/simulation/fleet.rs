@@ -12,6 +12,7 @@ use super::endpoints;
 use super::report::{Outcome, Record};
 use super::scenario::{Scenario, Trouble};
 use crate::client::simulated::{Endpoint, Observed, Pool, pool};
+use crate::moment::Moment;
 
 /// Tries of one call.
 const ATTEMPTS: usize = 3;
@@ -88,7 +89,7 @@ struct Call {
 
 impl<'a> Fleet<'a> {
     fn new(scenario: &'a Scenario, seed: u64) -> Self {
-        let begin = Instant::now();
+        let begin = Moment::now().whole();
         let servers = scenario.weights.iter().map(|weight| Server {
             weight: *weight,
             workers: (scenario.workers * *weight as usize / 100).max(1),
@@ -115,9 +116,9 @@ impl<'a> Fleet<'a> {
             _ => servers.len(),
         };
         let consumer = |_| {
-            let endpoints = endpoints(servers.len(), begin);
+            let endpoints = endpoints(servers.len());
             Consumer {
-                pool: pool(members(&endpoints[..listed], &servers), &scenario.rules, begin),
+                pool: pool(members(&endpoints[..listed], &servers), &scenario.rules),
                 places: endpoints.iter().map(Arc::as_ptr).zip(0..).collect(),
                 endpoints,
                 heard: vec![Duration::ZERO; servers.len()],
@@ -262,7 +263,7 @@ impl<'a> Fleet<'a> {
             let last = last.expect("no pool has it before it joins");
             last.vitals.begin_warm_up_at(now);
             let members = members(&consumer.endpoints, &self.servers);
-            consumer.pool = pool(members, &self.scenario.rules, now);
+            consumer.pool = pool(members, &self.scenario.rules);
         }
     }
 

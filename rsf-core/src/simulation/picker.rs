@@ -21,11 +21,10 @@ pub struct Picker {
 impl Picker {
     /// A pool of instances with these weights (1 to 10 000).
     pub fn new(weights: Vec<u32>, rules: CallRules) -> Self {
-        let now = Instant::now();
-        let endpoints = endpoints(weights.len(), now);
+        let endpoints = endpoints(weights.len());
         let members = endpoints.iter().cloned().zip(weights.iter().copied());
         Picker {
-            pool: pool(members.collect(), &rules, now),
+            pool: pool(members.collect(), &rules),
             endpoints,
             weights,
             rules,
@@ -55,7 +54,7 @@ impl Picker {
     pub fn reweigh(&mut self, change: impl FnOnce(&mut Vec<u32>)) {
         change(&mut self.weights);
         let members = self.endpoints.iter().cloned().zip(self.weights.iter().copied());
-        self.pool = pool(members.collect(), &self.rules, Instant::now());
+        self.pool = pool(members.collect(), &self.rules);
     }
 
     /// For each instance its calls under way per weight, over what an even spread would have.

@@ -41,6 +41,8 @@ pub(crate) const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("rsf-token");
 
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// The value of headers that only say yes.
+pub(crate) const YES: HeaderValue = HeaderValue::from_static("1");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// How a wire is to compress values that differ from call to call.
@@ -53,22 +55,25 @@ pub(crate) enum Varying {
 }
 
 /// The headers of a unary request, pseudo-headers apart.
-pub(crate) fn request_headers(request: &UnaryRequest, varying: Varying) -> HeaderMap {
+pub(crate) fn request_headers(request: &UnaryRequest<'_>, varying: Varying) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     // First, so that what follows replaces a trace context that came along with forwarded metadata.
     request.metadata.write_to(&mut headers);
     headers.insert(TE, TRAILERS);
     headers.insert(CONTENT_TYPE, GRPC);
-    let mut set = |name: HeaderName, value: &Option<HeaderValue>| {
+    let mut set = |name: HeaderName, value: Option<&HeaderValue>| {
         if let Some(value) = value {
             headers.insert(name, value.clone());
         }
     };
-    set(CALLER, &request.caller);
-    set(TARGET, &request.target);
-    set(IMPLEMENTATION, &request.implementation);
-    for (name, value) in &request.own {
+    set(CALLER, request.caller);
+    set(TARGET, request.target);
+    set(IMPLEMENTATION, request.implementation);
+    for (name, value) in request.own {
         headers.insert(name.clone(), value.clone());
+    }
+    if request.repeated {
+        headers.insert(REPEATED, YES);
     }
     let mut set = |name: HeaderName, mut value: HeaderValue| {
         value.set_sensitive(varying == Varying::Literal);
@@ -77,7 +82,7 @@ pub(crate) fn request_headers(request: &UnaryRequest, varying: Varying) -> Heade
     if let Some(timeout) = request.timeout {
         set(GRPC_TIMEOUT, write_timeout(timeout));
     }
-    let id = match &request.request_id {
+    let id = match request.request_id {
         RequestId::Text(text) => Some(text.clone()),
         RequestId::Number(number) => HeaderValue::from_bytes(&hex::<16>(*number)).ok(),
     };
@@ -168,17 +173,18 @@ mod tests {
     #[test]
     fn only_what_varies_is_kept_out_of_the_tables() {
         let request = UnaryRequest {
-            path: http::uri::PathAndQuery::from_static("/a.B/C"),
-            frame: crate::wire::Frame::from_message(b"").unwrap(),
+            path: &http::uri::PathAndQuery::from_static("/a.B/C"),
+            frame: &crate::wire::Frame::from_message(b"").unwrap(),
             timeout: Some(std::time::Duration::from_secs(1)),
             previous_attempts: 1,
-            request_id: RequestId::Number(1),
+            repeated: false,
+            request_id: &RequestId::Number(1),
             trace: TraceParent::parse("00-0000000000000000000000000000000a-000000000000000b-01"),
-            caller: Some(HeaderValue::from_static("order")),
+            caller: Some(&HeaderValue::from_static("order")),
             target: None,
             implementation: None,
-            own: Vec::new(),
-            metadata: crate::metadata::Metadata::new(),
+            own: &[],
+            metadata: &crate::metadata::Metadata::new(),
         };
         let kept_out = |varying| {
             let headers = request_headers(&request, varying);

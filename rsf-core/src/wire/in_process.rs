@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -16,7 +18,7 @@ use super::load_report::{LOAD_METRICS, Reporter};
 use super::pending::PendingCalls;
 use super::status_header::{read_status, write_status};
 use super::{
-    ConnectError, Connection, ConnectionState, Dispatch, Fate, InboundReply, InboundRequest,
+    ConnectError, Connection, ConnectionState, Dispatch, Fate, Frame, InboundReply, InboundRequest,
     MAX_MESSAGE_BYTES, Slot, Target, UnaryReply, UnaryRequest, Wire, WireError, too_large,
 };
 use crate::metadata::Metadata;
@@ -186,12 +188,18 @@ fn not_sent() -> WireError {
 }
 
 impl Connection for InProcessConnection {
-    fn send(&self, request: UnaryRequest) -> Slot {
+    fn send(&self, request: &UnaryRequest<'_>) -> Slot {
         if !self.takes_calls() {
             return self.pending.insert(std::future::ready(Err(not_sent())));
         }
         let mut state = self.state.subscribe();
-        let handled = handle(self.dispatch.clone(), self.reporter.clone(), request);
+        let sent = Sent {
+            path: request.path.clone(),
+            frame: request.frame.clone(),
+            timeout: request.timeout,
+            headers: request_headers(request, Varying::Indexed),
+        };
+        let handled = handle(self.dispatch.clone(), self.reporter.clone(), sent);
         let handled = AbortOnDropHandle::new(self.runtime.spawn(handled));
         self.pending.insert(async move {
             tokio::select! {
@@ -240,11 +248,18 @@ impl Connection for InProcessConnection {
     }
 }
 
-async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: UnaryRequest) -> UnaryReply {
-    let headers = request_headers(&request, Varying::Indexed);
+/// A request on its way.
+struct Sent {
+    path: PathAndQuery,
+    frame: Frame,
+    timeout: Option<Duration>,
+    headers: HeaderMap,
+}
+
+async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: Sent) -> UnaryReply {
     let path = request.path.as_str();
-    let Some(method) = dispatch.method(path, implementation(&headers)) else {
-        return foreign(&*dispatch, &reporter, request, headers).await;
+    let Some(method) = dispatch.method(path, implementation(&request.headers)) else {
+        return foreign(&*dispatch, &reporter, request).await;
     };
     let message = request.frame.message();
     let message = if message.len() <= dispatch.max_message_bytes() {
@@ -255,7 +270,7 @@ async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: U
     let inbound = InboundRequest {
         message,
         timeout: request.timeout,
-        metadata: Metadata::from_headers(headers),
+        metadata: Metadata::from_headers(request.headers),
         peer: None,
     };
     let reply = dispatch.unary(method, inbound).await;
@@ -288,17 +303,12 @@ fn received(reply: InboundReply, load: Option<HeaderValue>) -> UnaryReply {
 }
 
 /// A method that is not RSF's to handle: a hosted tonic service, or unknown.
-async fn foreign(
-    dispatch: &dyn Dispatch,
-    reporter: &Reporter,
-    request: UnaryRequest,
-    headers: HeaderMap,
-) -> UnaryReply {
+async fn foreign(dispatch: &dyn Dispatch, reporter: &Reporter, request: Sent) -> UnaryReply {
     let body = tonic::body::Body::new(http_body_util::Full::new(request.frame.bytes().clone()));
     let mut message = http::Request::new(body);
     *message.method_mut() = http::Method::POST;
     *message.uri_mut() = request.path.into();
-    *message.headers_mut() = headers;
+    *message.headers_mut() = request.headers;
     let (mut parts, body) = dispatch.http(message).await.into_parts();
     if let Some(load) = reporter.due(dispatch) {
         parts.headers.entry(LOAD_METRICS).or_insert(load);

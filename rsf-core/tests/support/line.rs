@@ -7,12 +7,16 @@
 )]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use rsf_core::metadata::Metadata;
 use rsf_core::outcome::Reason;
 use rsf_core::status::Status;
-use rsf_core::wire::{Connection, Exchange, Frame, RequestId, Target, UnaryReply, UnaryRequest, WireError};
+use rsf_core::wire::{
+    Connection, Exchange, Frame, OwnHeaders, RequestId, Target, TraceParent, UnaryReply, UnaryRequest,
+    WireError,
+};
 
 use crate::support::{Echo, Fleet, Kind, Node, Note, SOON, note};
 
@@ -35,8 +39,8 @@ impl Line {
         }
     }
 
-    pub fn send(&self, request: UnaryRequest) -> Exchange {
-        Exchange::start(self.connection.clone(), request)
+    pub fn send(&self, request: Sent) -> Exchange {
+        request.over(&self.connection)
     }
 
     pub async fn ask(&self, message: &Note) -> Result<UnaryReply, WireError> {
@@ -62,8 +66,44 @@ pub async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future).await.expect("not in time")
 }
 
-pub fn request(method: &str, message: &Note) -> UnaryRequest {
-    UnaryRequest {
+/// What a request is made of.
+#[derive(Clone)]
+pub struct Sent {
+    pub path: http::uri::PathAndQuery,
+    pub frame: Frame,
+    pub timeout: Option<Duration>,
+    pub previous_attempts: u32,
+    pub request_id: RequestId,
+    pub trace: Option<TraceParent>,
+    pub caller: Option<http::HeaderValue>,
+    pub target: Option<http::HeaderValue>,
+    pub implementation: Option<http::HeaderValue>,
+    pub own: OwnHeaders,
+    pub metadata: Metadata,
+}
+
+impl Sent {
+    pub fn over(&self, connection: &Arc<dyn Connection>) -> Exchange {
+        let request = UnaryRequest {
+            path: &self.path,
+            frame: &self.frame,
+            timeout: self.timeout,
+            previous_attempts: self.previous_attempts,
+            repeated: false,
+            request_id: &self.request_id,
+            trace: self.trace,
+            caller: self.caller.as_ref(),
+            target: self.target.as_ref(),
+            implementation: self.implementation.as_ref(),
+            own: &self.own,
+            metadata: &self.metadata,
+        };
+        Exchange::start(connection.clone(), &request)
+    }
+}
+
+pub fn request(method: &str, message: &Note) -> Sent {
+    Sent {
         path: format!("/test.v1.Echo/{method}").parse().unwrap(),
         frame: Frame::encode(message).unwrap(),
         timeout: None,

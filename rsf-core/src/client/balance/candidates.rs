@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::score::Score;
 use super::{Member, Pool, SCAN_BELOW, Tier, tier};
 use crate::client::endpoint::Endpoint;
+use crate::moment::Moment;
 
 /// Draws of a candidate before the whole list is looked at.
 const DRAWS: usize = 4;
@@ -21,7 +20,7 @@ pub(super) enum Drawn<'a> {
 
 impl Pool {
     /// Two candidates drawn by weight ("the power of two choices", Mitzenmacher 2001); the better one serves.
-    pub(super) fn better_of_two(&self, now: Instant, score: impl Fn(&Member) -> Score) -> Drawn<'_> {
+    pub(super) fn better_of_two(&self, now: Moment, score: impl Fn(&Member) -> Score) -> Drawn<'_> {
         let first = match self.drawn(now, None) {
             Some((Tier::Trial, member)) => return Drawn::Chosen(member),
             Some((_, member)) => member,
@@ -45,7 +44,7 @@ impl Pool {
     }
 
     /// A member that is well or due for its trial, other than `but`.
-    pub(super) fn drawn(&self, now: Instant, but: Option<&Member>) -> Option<(Tier, &Member)> {
+    pub(super) fn drawn(&self, now: Moment, but: Option<&Member>) -> Option<(Tier, &Member)> {
         for _ in 0..DRAWS {
             let member = &self.members[self.alias.draw()];
             if but.is_some_and(|but| std::ptr::eq(but, member)) {
@@ -66,7 +65,7 @@ impl Pool {
     pub(super) fn best_of_all(
         &self,
         tried: &[Arc<Endpoint>],
-        now: Instant,
+        now: Moment,
         score: impl Fn(&Member) -> Score,
     ) -> Option<&Member> {
         let mut best: Option<(Tier, f32, &Member)> = None;

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::{Member, Tier, tier};
 use crate::client::endpoint::Endpoint;
 use crate::client::key::{STEP, hash, mix};
+use crate::moment::Moment;
 
 /// Points of a member of average weight in a short list; they spread the keys to within some percent.
 const POINTS: usize = 160;
@@ -46,7 +45,7 @@ impl Ring {
         members: &'a [Member],
         key: u64,
         percent: u32,
-        now: Instant,
+        now: Moment,
         may: impl Fn(&Arc<Endpoint>) -> bool,
     ) -> Option<&'a Member> {
         let per_weight = self.fair(members) * f64::from(percent) / 100.0;

@@ -162,6 +162,6 @@ impl<'a> Candidates<'a> {
 
     /// When this pick happens, for those who keep times.
     pub fn now(&self) -> Instant {
-        self.measure.now
+        self.measure.now.instant()
     }
 }

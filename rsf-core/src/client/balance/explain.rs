@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::score::{Measure, Score};
 use super::{Chooser, Member, Pool, SCAN_BELOW, Tier, tier};
+use crate::moment::Moment;
 
 /// How one instance stands in the eyes of the balancer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -46,7 +46,7 @@ pub struct FirstPick {
 
 impl Pool {
     /// All members as a call would find them now.
-    pub(crate) fn explain(&self, now: Instant) -> Vec<CandidateView> {
+    pub(crate) fn explain(&self, now: Moment) -> Vec<CandidateView> {
         let measure = self.measure(now);
         let view = |member: &Member| {
             let (endpoint, vitals) = (&member.endpoint, &member.endpoint.vitals);
@@ -75,7 +75,7 @@ impl Pool {
 
     /// Whom [`pick`](Pool::pick) would choose for a first attempt now. Nothing is drawn, no turn is taken, nobody is
     /// connected for it.
-    pub(crate) fn first_pick(&self, key: Option<u64>, now: Instant) -> FirstPick {
+    pub(crate) fn first_pick(&self, key: Option<u64>, now: Moment) -> FirstPick {
         let measure = self.measure(now);
         let drawn = match (&self.chooser, key) {
             (Chooser::ConsistentHash(ring), Some(key)) => {
@@ -110,7 +110,7 @@ impl Pool {
     }
 
     /// All that are well or due for their trial.
-    fn fit(&self, now: Instant) -> Vec<&Member> {
+    fn fit(&self, now: Moment) -> Vec<&Member> {
         let fit = |member: &&Member| tier(&member.endpoint, now) <= Tier::Well;
         self.members.iter().filter(fit).collect()
     }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::moment::Moment;
 
 use super::Member;
 use super::vitals::Vitals;
@@ -37,9 +37,11 @@ const GREATEST_LOAD: f32 = 8.0;
 /// What members are measured by at one pick.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measure {
-    pub(super) now: Instant,
+    pub(super) now: Moment,
     /// Of the members' mean latencies, microseconds; 0 where nothing was measured.
     pub(super) median: f32,
+    /// The mean latency beyond which a member is slow, microseconds.
+    pub(super) slow_from: f32,
     /// Within which a new instance comes to its full share.
     pub(super) warm_up: Duration,
     /// Whether failing endpoints are avoided here: where no breaker leaves them alone, which would never see the
@@ -53,6 +55,14 @@ pub(super) struct Score {
     pub(super) value: f32,
     /// Part of its weight that the member is to have where scores are equal.
     pub(super) quality: f32,
+}
+
+/// The mean latency beyond which a member is slow beside this median.
+pub(super) fn slow_from(median: f32) -> f32 {
+    match median {
+        0.0 => f32::INFINITY,
+        median => (median * SLOW_RATIO).max(median + SLOW_MICROS),
+    }
 }
 
 impl Measure {
@@ -74,8 +84,15 @@ impl Measure {
     /// its share, else as if a call were pending: nothing is ever pending where everything fails at once, and it would
     /// draw each call that finds the others busy.
     pub(super) fn pending_by_lot(&self, member: &Member) -> Score {
+        let vitals = &member.endpoint.vitals;
+        if vitals.is_plain() && vitals.mean() <= self.slow_from {
+            return Score {
+                value: vitals.pending() as f32 / member.weight as f32,
+                quality: 1.0,
+            };
+        }
         let score = self.pending(member);
-        let well = self.well(&member.endpoint.vitals);
+        let well = self.well(vitals);
         if well >= 1.0 || score.value > 0.0 {
             return score;
         }
@@ -116,7 +133,8 @@ impl Measure {
         if load == 0.0 {
             return share;
         }
-        share / (1.0 + (load * LOAD_STEPS).round() / LOAD_STEPS).min(GREATEST_LOAD)
+        let steps = (load * LOAD_STEPS + 0.5) as u32;
+        share / (1.0 + steps as f32 / LOAD_STEPS).min(GREATEST_LOAD)
     }
 
     /// What failures leave of a share.
@@ -149,8 +167,7 @@ impl Measure {
 
     /// Slowness, in pending calls: idle, a slow instance looks as good as the others.
     pub(super) fn slow(&self, vitals: &Vitals) -> f32 {
-        let least = (self.median * SLOW_RATIO).max(self.median + SLOW_MICROS);
-        if self.median == 0.0 || vitals.mean() <= least || vitals.samples() < SAMPLES {
+        if vitals.mean() <= self.slow_from || vitals.samples() < SAMPLES {
             return 0.0;
         }
         // A new one is slow by nature, and becomes fast by calls alone: its small share is all that holds it back.
@@ -158,7 +175,7 @@ impl Measure {
             return 0.0;
         }
         let latency = vitals.faded_mean(self.now);
-        if latency <= least {
+        if latency <= self.slow_from {
             return 0.0;
         }
         latency / self.median - 1.0
@@ -166,12 +183,11 @@ impl Measure {
 }
 
 /// The median latency of a pool's members, renewed by whoever picks when it is old.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Median {
-    began: Instant,
     /// Bits of an `f32`, microseconds.
     micros: AtomicU32,
-    /// Milliseconds since `began` when it is to be renewed.
+    /// The millisecond when it is to be renewed.
     due: AtomicU64,
 }
 
@@ -181,16 +197,8 @@ const RENEWED: Duration = Duration::from_millis(250);
 const LOOKED_AT: usize = 64;
 
 impl Median {
-    pub(super) fn new(now: Instant) -> Self {
-        Median {
-            began: now,
-            micros: AtomicU32::new(0),
-            due: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn get(&self, members: &[Member], now: Instant) -> f32 {
-        let at = now.saturating_duration_since(self.began).as_millis() as u64;
+    pub(super) fn get(&self, members: &[Member], now: Moment) -> f32 {
+        let at = now.millis();
         let due = self.due.load(Relaxed);
         if at >= due {
             let next = at + RENEWED.as_millis() as u64;

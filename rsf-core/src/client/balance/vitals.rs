@@ -3,10 +3,10 @@
 //! All values are atomics without a lock: an update that races with another one may be lost, which moving averages bear.
 //! Values that age keep their time beside them in one word, so that readers never see one without the other.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::moment::Moment;
 
 /// Time in which a measurement fades to 1/e (Finagle's Peak-EWMA has the same).
 const DECAY: Duration = Duration::from_secs(10);
@@ -30,11 +30,10 @@ pub(crate) enum Observed {
 
 /// One endpoint's measurements.
 ///
-/// Aligned to two cache lines, because x86 fetches them in pairs.
-#[derive(Debug)]
-#[repr(align(128))]
+/// The first of an endpoint's two cache lines: x86 fetches them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct Vitals {
-    began: Instant,
     pending: AtomicU32,
     /// Answers that had a latency, up to `u32::MAX`.
     samples: AtomicU32,
@@ -46,34 +45,43 @@ pub(crate) struct Vitals {
     peak: Aged,
     /// Reported load, 1 is full.
     load: Aged,
-    /// 0: has its full share. Else its age in milliseconds when it was first seen, and one.
+    /// 0: has its full share. Else the millisecond when it started, from [`LONG_AGO`] on.
     warming: AtomicU64,
+    connected: AtomicBool,
 }
 
-impl Vitals {
-    pub(crate) fn new(now: Instant) -> Self {
-        Vitals {
-            began: now,
-            pending: AtomicU32::new(0),
-            samples: AtomicU32::new(0),
-            failures: Aged::default(),
-            mean: Aged::default(),
-            peak: Aged::default(),
-            load: Aged::default(),
-            warming: AtomicU64::new(0),
-        }
-    }
+/// Milliseconds before which nothing that is still new has started.
+const LONG_AGO: u64 = 1 << 40;
 
-    /// From now on the instance is new: it had been running for `age` when it was first seen.
-    pub(crate) fn begin_warm_up(&self, age: Duration) {
-        self.warming.store(age.as_millis() as u64 + 1, Relaxed);
+impl Vitals {
+    /// From now on the instance is new: it has been running for `age`.
+    pub(crate) fn begin_warm_up(&self, now: impl Into<Moment>, age: Duration) {
+        let now = LONG_AGO + now.into().millis();
+        self.warming
+            .store(now.saturating_sub(age.as_millis() as u64).max(1), Relaxed);
     }
 
     /// As if it had been made at `now`, of an instance that starts at that moment.
     #[cfg(any(test, feature = "simulation"))]
-    pub(crate) fn begin_warm_up_at(&mut self, now: Instant) {
-        *self = Vitals::new(now);
-        self.begin_warm_up(Duration::ZERO);
+    pub(crate) fn begin_warm_up_at(&mut self, now: impl Into<Moment>) {
+        let connected = self.is_connected();
+        *self = Vitals::default();
+        self.set_connected(connected);
+        self.begin_warm_up(now, Duration::ZERO);
+    }
+
+    /// Whether there is a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Relaxed);
+    }
+
+    /// Whether nothing is known of it that changes its share: it does not fail, reports no load and is not new.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.failures.get() == 0.0 && self.load.get() == 0.0 && self.warming.load(Relaxed) == 0
     }
 
     pub(crate) fn enter(&self) {
@@ -89,8 +97,8 @@ impl Vitals {
     }
 
     /// Takes in what an attempt that took `latency` says.
-    pub(crate) fn observe(&self, now: Instant, latency: Duration, observed: Observed) {
-        let at = self.at(now);
+    pub(crate) fn observe(&self, now: impl Into<Moment>, latency: Duration, observed: Observed) {
+        let at = at(now);
         let failed = observed != Observed::Answered;
         let before = self.failures.faded(at);
         if failed || before > 0.0 {
@@ -116,11 +124,12 @@ impl Vitals {
         if samples < u32::MAX {
             self.samples.store(samples + 1, Relaxed);
         }
-        let (mean, kept) = (self.mean.get(), self.mean.kept(at));
+        // Mean and peak are of one age.
+        let (mean, faded) = (self.mean.get(), self.mean.kept(at));
         // The first few count alike; later ones by the time since the last.
-        let kept = kept.min(samples as f32 / (samples as f32 + 1.0));
+        let kept = faded.min(samples as f32 / (samples as f32 + 1.0));
         self.mean.set(mean * kept + micros * (1.0 - kept), at);
-        let (peak, kept) = (self.peak.get(), self.peak.kept(at));
+        let (peak, kept) = (self.peak.get(), faded);
         let peak = if micros >= peak {
             micros
         } else {
@@ -130,17 +139,17 @@ impl Vitals {
     }
 
     /// Takes in a reported load; 1 is full.
-    pub(crate) fn report_load(&self, now: Instant, load: f32) {
+    pub(crate) fn report_load(&self, now: impl Into<Moment>, load: f32) {
         if load.is_finite() && load >= 0.0 {
-            self.load.set(load.min(1000.0), self.at(now));
+            self.load.set(load.min(1000.0), at(now));
         }
     }
 
     /// The share of failures among the latest outcomes, 0 to 1; fades with time, so that the endpoint is tried again.
-    pub(crate) fn failures(&self, now: Instant) -> f32 {
+    pub(crate) fn failures(&self, now: impl Into<Moment>) -> f32 {
         match self.failures.get() {
             0.0 => 0.0,
-            _ => self.failures.faded(self.at(now)),
+            _ => self.failures.faded(at(now)),
         }
     }
 
@@ -150,13 +159,13 @@ impl Vitals {
     }
 
     /// The mean latency as far as it is still news.
-    pub(crate) fn faded_mean(&self, now: Instant) -> f32 {
-        self.mean.faded(self.at(now))
+    pub(crate) fn faded_mean(&self, now: impl Into<Moment>) -> f32 {
+        self.mean.faded(at(now))
     }
 
     /// The peak latency in microseconds, faded; 0 where nothing was measured.
-    pub(crate) fn peak(&self, now: Instant) -> f32 {
-        self.peak.faded(self.at(now))
+    pub(crate) fn peak(&self, now: impl Into<Moment>) -> f32 {
+        self.peak.faded(at(now))
     }
 
     /// How many answers the latencies stand on.
@@ -165,30 +174,33 @@ impl Vitals {
     }
 
     /// The load that the instance reported lately; 0 where none did.
-    pub(crate) fn load(&self, now: Instant) -> f32 {
+    pub(crate) fn load(&self, now: impl Into<Moment>) -> f32 {
         match self.load.get() {
             0.0 => 0.0,
-            load if self.load.age(self.at(now)) <= LOAD_STALE.as_millis() as u32 => load,
+            load if self.load.age(at(now)) <= LOAD_STALE.as_millis() as u32 => load,
             _ => 0.0,
         }
     }
 
     /// Time since the instance started, while it is new.
-    pub(crate) fn warming(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn warming(&self, now: impl Into<Moment>) -> Option<Duration> {
         match self.warming.load(Relaxed) {
             0 => None,
-            age => Some(Duration::from_millis(age - 1) + now.saturating_duration_since(self.began)),
+            started => {
+                let now = LONG_AGO + now.into().millis();
+                Some(Duration::from_millis(now.saturating_sub(started)))
+            }
         }
     }
 
     pub(crate) fn end_warm_up(&self) {
         self.warming.store(0, Relaxed);
     }
+}
 
-    /// Milliseconds since this began; wraps after 49 days.
-    fn at(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.began).as_millis() as u32
-    }
+/// A millisecond as values keep it; wraps after 49 days.
+fn at(now: impl Into<Moment>) -> u32 {
+    now.into().millis() as u32
 }
 
 /// A value (as the bits of an `f32`) and the millisecond when it was set.
@@ -233,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn fills_its_lines_and_no_more() {
-        assert_eq!(size_of::<Vitals>(), 128);
+    fn fills_its_line_and_no_more() {
+        assert_eq!(size_of::<Vitals>(), 64);
     }
 
     #[test]
     fn failures_rise_with_failures_and_fade_with_time_and_answers() {
-        let now = Instant::now();
-        let vitals = Vitals::new(now);
+        let now = Moment::now();
+        let vitals = Vitals::default();
         vitals.observe(now, ms(1), Observed::Answered);
         assert_eq!(vitals.failures(now), 0.0);
         for _ in 0..20 {
@@ -258,17 +270,17 @@ mod tests {
 
     #[test]
     fn a_peak_counts_at_once_and_the_mean_follows() {
-        let mut now = Instant::now();
-        let vitals = Vitals::new(now);
+        let mut now = Moment::now();
+        let vitals = Vitals::default();
         for _ in 0..100 {
-            now += ms(100);
+            now = now + ms(100);
             vitals.observe(now, ms(10), Observed::Answered);
         }
         vitals.observe(now, ms(500), Observed::Answered);
         assert_eq!(vitals.peak(now), 500_000.0);
         assert!(vitals.mean() < 15_000.0, "{}", vitals.mean());
         for _ in 0..300 {
-            now += ms(100);
+            now = now + ms(100);
             vitals.observe(now, ms(500), Observed::Answered);
         }
         assert!(vitals.mean() > 450_000.0, "{}", vitals.mean());
@@ -277,8 +289,8 @@ mod tests {
 
     #[test]
     fn fast_failures_are_not_taken_for_speed() {
-        let now = Instant::now();
-        let vitals = Vitals::new(now);
+        let now = Moment::now();
+        let vitals = Vitals::default();
         vitals.observe(now, ms(10), Observed::Answered);
         vitals.observe(now, Duration::ZERO, Observed::Refused);
         vitals.observe(now, Duration::ZERO, Observed::Failed);
@@ -287,8 +299,8 @@ mod tests {
 
     #[test]
     fn a_load_goes_stale_and_nonsense_is_not_taken() {
-        let now = Instant::now();
-        let vitals = Vitals::new(now);
+        let now = Moment::now();
+        let vitals = Vitals::default();
         vitals.report_load(now, 0.75);
         vitals.report_load(now, f32::NAN);
         vitals.report_load(now, -1.0);

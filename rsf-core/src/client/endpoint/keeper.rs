@@ -85,7 +85,7 @@ impl Keeper {
             let since = Instant::now();
             let address = target.address.clone();
             let ended = self.hold(connection, target).await?;
-            self.endpoint.upgrade()?.connection.store(None);
+            self.endpoint.upgrade()?.disconnected();
             idle = ended == Ended::Idle;
             if idle {
                 continue;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::window::{Counts, Verdict, Window};
 use crate::metrics::MethodBreakerMetrics;
+use crate::moment::Moment;
 use crate::policy::MethodBreakerRules as Rules;
 
 const CLOSED: u8 = 0;
@@ -121,7 +122,7 @@ impl Circuit {
     }
 
     /// Takes in how a call ended.
-    pub(super) fn settle(&self, rules: &Rules, trial: Option<Trial>, ending: Ending, now: Instant) {
+    pub(super) fn settle(&self, rules: &Rules, trial: Option<Trial>, ending: Ending, now: Moment) {
         if let Some(trial) = trial {
             return self.settle_trial(rules, trial, ending, now);
         }
@@ -156,7 +157,7 @@ impl Circuit {
         }
     }
 
-    fn settle_trial(&self, rules: &Rules, trial: Trial, ending: Ending, now: Instant) {
+    fn settle_trial(&self, rules: &Rules, trial: Trial, ending: Ending, now: Moment) {
         let mut state = self.state.lock();
         let State::HalfOpen(trials) = &mut *state else {
             return;
@@ -178,9 +179,15 @@ impl Circuit {
         }
     }
 
-    fn open(&self, state: &mut State, now: Instant, why: String) {
+    fn open(&self, state: &mut State, now: Moment, why: String) {
         self.metrics.opened.inc();
-        self.enter(state, State::Open { since: now, why });
+        self.enter(
+            state,
+            State::Open {
+                since: now.instant(),
+                why,
+            },
+        );
     }
 
     fn close(&self, state: &mut State) {
@@ -247,7 +254,7 @@ fn window_of(rules: &Rules) -> Duration {
 }
 
 fn window(rules: &Rules) -> Window {
-    Window::new(window_of(rules), Instant::now())
+    Window::new(window_of(rules), Moment::now())
 }
 
 #[cfg(test)]

@@ -5,15 +5,18 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::moment::Moment;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 const BUCKETS: usize = 10;
 
 /// Counts over a sliding window.
 pub(super) struct Window {
-    begun: Instant,
+    /// The millisecond of its beginning.
+    begun: u64,
     length: Duration,
+    /// Milliseconds of a tenth.
+    width: u64,
     buckets: [Bucket; BUCKETS],
     turning: Mutex<()>,
 }
@@ -43,10 +46,11 @@ pub(super) struct Counts {
 }
 
 impl Window {
-    pub(super) fn new(length: Duration, now: Instant) -> Self {
+    pub(super) fn new(length: Duration, now: Moment) -> Self {
         Window {
-            begun: now,
+            begun: now.millis(),
             length,
+            width: (length.as_millis() as u64 / BUCKETS as u64).max(1),
             buckets: Default::default(),
             turning: Mutex::new(()),
         }
@@ -56,7 +60,7 @@ impl Window {
         self.length
     }
 
-    pub(super) fn record(&self, verdict: Verdict, now: Instant) {
+    pub(super) fn record(&self, verdict: Verdict, now: Moment) {
         let tenth = self.tenth(now);
         let bucket = &self.buckets[(tenth % BUCKETS as u64) as usize];
         let found = bucket.tenth.load(Ordering::Acquire);
@@ -79,7 +83,7 @@ impl Window {
         }
     }
 
-    pub(super) fn counts(&self, now: Instant) -> Counts {
+    pub(super) fn counts(&self, now: Moment) -> Counts {
         let tenth = self.tenth(now);
         let mut counts = Counts::default();
         for bucket in &self.buckets {
@@ -99,10 +103,8 @@ impl Window {
     }
 
     /// From 1 on, and beyond any empty bucket's reach.
-    fn tenth(&self, now: Instant) -> u64 {
-        let width = (self.length.as_millis() as u64 / BUCKETS as u64).max(1);
-        let since = now.saturating_duration_since(self.begun).as_millis() as u64;
-        since / width + 1 + BUCKETS as u64
+    fn tenth(&self, now: Moment) -> u64 {
+        now.millis().saturating_sub(self.begun) / self.width + 1 + BUCKETS as u64
     }
 }
 
@@ -133,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_slides_by_tenths() {
-        let begun = Instant::now();
+        let begun = Moment::now();
         let window = Window::new(ms(1000), begun);
         for place in 0..10 {
             window.record(if place < 3 { BAD } else { GOOD }, begun + ms(place * 100));
@@ -154,7 +156,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_shortest_window_counts_too() {
-        let begun = Instant::now();
+        let begun = Moment::now();
         let window = Window::new(ms(100), begun);
         (0..1000).for_each(|time| window.record(GOOD, begun + ms(time)));
         assert_eq!(window.counts(begun + ms(999)).calls, 100);
@@ -167,7 +169,7 @@ mod tests {
             .build()
             .unwrap();
         let _time = runtime.enter();
-        let now = Instant::now();
+        let now = Moment::now();
         let window = Window::new(ms(1000), now);
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -225,7 +225,7 @@ impl Wire for Line {
 }
 
 impl Connection for Line {
-    fn send(&self, request: UnaryRequest) -> Slot {
+    fn send(&self, request: &UnaryRequest<'_>) -> Slot {
         let mut under_way = self.0.under_way.lock();
         let place = under_way.len();
         assert_eq!(place as u32, request.previous_attempts);

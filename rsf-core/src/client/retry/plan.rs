@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Again, Flight};
 use crate::client::budget::Credit;
 use crate::error::RpcError;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::status::Pushback;
 
@@ -21,7 +22,7 @@ pub(super) enum Next {
 impl Flight<'_> {
     /// Plans what follows a failure: nothing, a further attempt after a pause, or, where it was not the `newest` attempt that
     /// failed, what was planned already.
-    pub(super) fn plan(&mut self, error: &RpcError, newest: bool) {
+    pub(super) fn plan(&mut self, error: &RpcError, newest: bool, now: Moment) {
         let pushback = error.status().pushback();
         let final_ = error.reason().outcome().retry == Again::Never;
         if pushback == Some(Pushback::Never) {
@@ -31,11 +32,10 @@ impl Flight<'_> {
             self.closed = true;
             self.next = None;
         }
-        let now = Instant::now();
         match (&self.next, pushback) {
             (Some(Next::Retry(..)), _) => return,
             (Some(Next::Hedge(at)), Some(Pushback::After(pause))) if !newest => {
-                let at = now.checked_add(pause).map(|until| until.max(*at));
+                let at = now.instant().checked_add(pause).map(|until| until.max(*at));
                 self.next = at.map(Next::Hedge);
             }
             _ => {}
@@ -47,7 +47,7 @@ impl Flight<'_> {
         if !self.may_follow(error.reason(), error.may_have_run()) {
             return;
         }
-        let at = now.checked_add(self.pause(pushback));
+        let at = now.instant().checked_add(self.pause(pushback));
         // Nobody waits for an attempt that starts after the deadline.
         let Some(at) = at.filter(|at| *at < self.call.deadline) else {
             return;
@@ -75,13 +75,15 @@ impl Flight<'_> {
     }
 
     /// When a hedge of the newest attempt is due.
-    pub(super) fn hedge_time(&self) -> Option<Instant> {
+    pub(super) fn hedge_time(&self, now: Moment) -> Option<Instant> {
         let policy = self.call.policy();
         let retry = &policy.call.retry;
-        if retry.hedge_delay_ms.is_none() && retry.hedge_percentile.is_none() {
-            return None;
-        }
-        if self.made >= retry.attempts || self.closed || self.inherited || !self.call.is_idempotent() {
+        if !retry.hedges()
+            || self.made >= retry.attempts
+            || self.closed
+            || self.inherited
+            || !self.call.is_idempotent()
+        {
             return None;
         }
         let measured = retry.hedge_percentile.and_then(|percentile| {
@@ -89,7 +91,7 @@ impl Flight<'_> {
             latency.percentile(percentile)
         });
         let delay = measured.or_else(|| retry.hedge_delay_ms.map(Duration::from_millis))?;
-        let at = Instant::now() + delay;
+        let at = now.instant() + delay;
         (at < self.call.deadline).then_some(at)
     }
 
@@ -104,7 +106,7 @@ impl Flight<'_> {
             && (!self.inherited || reason.never_reaches_a_provider())
     }
 
-    pub(super) fn credit(&mut self, now: Instant) -> Option<Credit> {
+    pub(super) fn credit(&mut self, now: Moment) -> Option<Credit> {
         let credit = self.call.snapshot.budget.withdraw(now);
         if credit.is_none() {
             self.call.channel.shared.metrics.retry_budget_exhausted.inc();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::filter::Filter;
 use super::rules::Does;
@@ -15,6 +14,7 @@ use crate::client::channel::ChannelState;
 use crate::client::snapshot::ServiceSnapshot;
 use crate::context::Context;
 use crate::metadata::Metadata;
+use crate::moment::Moment;
 use crate::routing::key::Facts;
 
 /// Why a call may go where it may go.
@@ -234,10 +234,10 @@ pub(in crate::client) fn explain_call(
     let parent = Context::current();
     let colour = super::colour(snapshot, &facts, parent.as_deref());
     let question = Question {
-        facts,
+        facts: &facts,
         colour: colour.and_then(|colour| colour.to_str().ok()),
         key,
-        now: Instant::now(),
+        now: Moment::now(),
     };
     let (route, pool) = explained(snapshot, routes, &question);
     Some(ExplainedCall { route, pool, key })

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::client::breaker::Standing;
 use crate::client::endpoint::Endpoint;
+use crate::moment::Moment;
 
 /// How long it is believed.
 const AGE: Duration = Duration::from_millis(20);
@@ -15,8 +14,7 @@ const AGE: Duration = Duration::from_millis(20);
 /// The share of a set's instances that are well, looked at now and then.
 pub(super) struct Health {
     endpoints: Vec<Arc<Endpoint>>,
-    since: Instant,
-    /// Percent in the low byte; above it the milliseconds since `since` until which it is believed.
+    /// Percent in the low byte; above it the millisecond until which it is believed.
     known: AtomicU64,
 }
 
@@ -24,21 +22,20 @@ impl Health {
     pub(super) fn new(endpoints: Vec<Arc<Endpoint>>) -> Health {
         Health {
             endpoints,
-            since: Instant::now(),
             known: AtomicU64::new(0),
         }
     }
 
     /// From 0 to 100; 0 of no instances.
-    pub(super) fn percent(&self, now: Instant) -> u64 {
+    pub(super) fn percent(&self, now: Moment) -> u64 {
         let known = self.known.load(Ordering::Relaxed);
-        let at = now.saturating_duration_since(self.since).as_millis() as u64;
+        let at = now.millis();
         if at < known >> 8 {
             return known & 0xff;
         }
         let well = |endpoint: &&Arc<Endpoint>| {
             // Not connected yet says nothing bad.
-            !endpoint.is_unreachable() && endpoint.breaker.standing(now) != Standing::Open
+            !endpoint.is_unreachable() && endpoint.breaker.standing(now.instant()) != Standing::Open
         };
         let well = self.endpoints.iter().filter(well).count();
         let percent = (well * 100 / self.endpoints.len().max(1)) as u64;

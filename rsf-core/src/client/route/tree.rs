@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use super::filter::Filter;
 use super::health::Health;
 use super::rules::{CompiledRules, Does, Reading};
 use crate::control::Instance;
+use crate::moment::Moment;
 use crate::policy::routing::{MAX_POOLS, NoKey};
 use crate::routing::key::Facts;
 
@@ -40,10 +40,10 @@ impl Routes {
 
 /// A call's question: which pool?
 pub(crate) struct Question<'a> {
-    pub(super) facts: Facts<'a>,
+    pub(super) facts: &'a Facts<'a>,
     pub(super) colour: Option<&'a str>,
     pub(super) key: Option<u64>,
-    pub(super) now: Instant,
+    pub(super) now: Moment,
 }
 
 /// The answer.
@@ -172,6 +172,13 @@ impl Routes {
         chosen: &mut Chosen,
         steps: &mut Option<Vec<Step>>,
     ) -> Result<usize, Stopped> {
+        if steps.is_none()
+            && let Some(first) = tiers.first()
+            && first.health.percent(question.now) >= u64::from(spill_below_percent)
+            && let Ok(pool) = self.walk(first.node, question, chosen, steps)
+        {
+            return Ok(pool);
+        }
         let share = |tier: &Tier| match u64::from(spill_below_percent) {
             0 => 100,
             below => (tier.health.percent(question.now) * 100 / below).min(100),
@@ -246,8 +253,8 @@ impl Routes {
         else {
             return Ok(Some(any));
         };
-        let Some(found) = key.read(&question.facts) else {
-            let missing = key.missing(&question.facts);
+        let Some(found) = key.read(question.facts) else {
+            let missing = key.missing(question.facts);
             if *no_key == NoKey::Refuse {
                 return Err(stopped(rule, Some(format!("the call has no key: {missing}"))));
             }
@@ -340,7 +347,7 @@ impl Routes {
                 let reading = Reading {
                     expression,
                     fields,
-                    facts: question.facts,
+                    facts: *question.facts,
                 };
                 let name = expression
                     .evaluate(&reading)

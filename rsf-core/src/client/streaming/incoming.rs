@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use crate::client::attempt::{self, FAIR_TIME};
+use crate::client::attempt;
 use crate::client::balance::Observed;
 use crate::client::breaker::{Admission, Failure, Standing};
-use crate::client::endpoint::{Endpoint, PendingPlace};
+use crate::client::endpoint::Endpoint;
 use crate::status::Status;
 use crate::wire::status_header::{from_http, read_status};
 
@@ -27,7 +27,6 @@ pub(super) struct Pass {
     fair_time: Duration,
     /// Something has come back.
     answered: bool,
-    _place: PendingPlace,
 }
 
 impl Pass {
@@ -37,13 +36,13 @@ impl Pass {
         deadline: Option<Instant>,
         policy: Duration,
     ) -> Pass {
+        endpoint.enter();
         Pass {
             admission: endpoint.breaker.admit(now),
             begun: now,
             deadline,
-            fair_time: FAIR_TIME.min(policy / 2),
+            fair_time: attempt::fair_time(policy),
             answered: false,
-            _place: endpoint.enter(),
             endpoint,
         }
     }
@@ -82,7 +81,7 @@ impl Pass {
             self.admission = self.endpoint.breaker.admit(now);
         }
         let fair = now - self.begun >= self.fair_time;
-        let observed = attempt::settle(&self.endpoint, &mut self.admission, error.as_ref(), fair);
+        let observed = attempt::settle(&self.endpoint, &mut self.admission, error.as_ref(), fair, now);
         if let Some(observed) = observed.filter(|observed| *observed != Observed::Answered) {
             // How long a stream lasts says nothing about its instance, but that it failed does.
             self.endpoint.observe(now, now - self.begun, observed);
@@ -117,6 +116,7 @@ impl Drop for Pass {
             self.timed_out();
         }
         self.endpoint.breaker.release(&mut self.admission);
+        self.endpoint.leave();
     }
 }
 

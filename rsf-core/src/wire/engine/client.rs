@@ -82,13 +82,13 @@ struct EngineConnection {
 }
 
 impl Connection for EngineConnection {
-    fn send(&self, request: UnaryRequest) -> Slot {
+    fn send(&self, request: &UnaryRequest<'_>) -> Slot {
         let mut constant: [(&str, &[u8]); 3] = [("", b""); 3];
         let mut count = 0;
         let named = [
-            (&CALLER, &request.caller),
-            (&TARGET, &request.target),
-            (&IMPLEMENTATION, &request.implementation),
+            (&CALLER, request.caller),
+            (&TARGET, request.target),
+            (&IMPLEMENTATION, request.implementation),
         ];
         for (name, value) in named {
             if let Some(value) = value {
@@ -99,7 +99,7 @@ impl Connection for EngineConnection {
         let slot = self.client.send(Request {
             path: request.path.as_str(),
             constant: &constant[..count],
-            varying: fields::varying(&request),
+            varying: fields::varying(request),
             body: request.frame.bytes().clone(),
         });
         Slot(slot.0)

@@ -4,7 +4,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use rsf_wire::{Headers, Literals};
 
 use crate::metadata::{Metadata, Unmapped};
-use crate::wire::headers::{REQUEST_ID, TRACEPARENT, hex, traceparent};
+use crate::wire::headers::{REPEATED, REQUEST_ID, TRACEPARENT, YES, hex, traceparent};
 use crate::wire::status_header::{GRPC_STATUS, GRPC_TIMEOUT, PREVIOUS_ATTEMPTS, write_timeout};
 use crate::wire::{RequestId, UnaryRequest};
 
@@ -66,12 +66,12 @@ pub(super) fn literals(map: &HeaderMap) -> Literals {
 }
 
 /// What varies from call to call.
-pub(super) fn varying(request: &UnaryRequest) -> Literals {
+pub(super) fn varying(request: &UnaryRequest<'_>) -> Literals {
     let mut literals = Literals::with_capacity(192);
     if let Some(timeout) = request.timeout {
         push(&mut literals, &GRPC_TIMEOUT, write_timeout(timeout).as_bytes());
     }
-    match &request.request_id {
+    match request.request_id {
         RequestId::Number(number) => push(&mut literals, &REQUEST_ID, &hex::<16>(*number)),
         RequestId::Text(text) => push(&mut literals, &REQUEST_ID, text.as_bytes()),
     }
@@ -82,8 +82,11 @@ pub(super) fn varying(request: &UnaryRequest) -> Literals {
         let attempts = request.previous_attempts.to_string();
         push(&mut literals, &PREVIOUS_ATTEMPTS, attempts.as_bytes());
     }
-    for (name, value) in &request.own {
+    for (name, value) in request.own {
         push(&mut literals, name, value.as_bytes());
+    }
+    if request.repeated {
+        push(&mut literals, &REPEATED, YES.as_bytes());
     }
     if !request.metadata.is_empty() {
         let mut map = HeaderMap::new();

@@ -177,8 +177,8 @@ impl Http2Connection {
 }
 
 impl Connection for Http2Connection {
-    fn send(&self, request: UnaryRequest) -> Slot {
-        let headers = request_headers(&request, self.varying());
+    fn send(&self, request: &UnaryRequest<'_>) -> Slot {
+        let headers = request_headers(request, self.varying());
         let body = OutBody::Unary {
             data: Some(request.frame.bytes().clone()),
             trailers: None,
@@ -186,7 +186,7 @@ impl Connection for Http2Connection {
         let mut message = http::Request::new(body);
         *message.method_mut() = http::Method::POST;
         *message.version_mut() = http::Version::HTTP_2;
-        *message.uri_mut() = self.uri(request.path);
+        *message.uri_mut() = self.uri(request.path.clone());
         *message.headers_mut() = headers;
         match self.sender() {
             Some(mut sender) => {

@@ -31,7 +31,7 @@ fn circuit() -> Circuit {
 fn run(circuit: &Circuit, ending: Ending, times: u32) {
     for _ in 0..times {
         let trial = circuit.admit(&rules()).unwrap();
-        circuit.settle(&rules(), trial, ending, Instant::now());
+        circuit.settle(&rules(), trial, ending, Moment::now());
     }
 }
 
@@ -67,7 +67,7 @@ async fn slow_calls_open_it_where_policy_names_a_time() {
         ..rules()
     };
     let circuit = Circuit::new(&blind, MethodBreakerMetrics::unregistered());
-    (0..100).for_each(|_| circuit.settle(&blind, None, SLOW, Instant::now()));
+    (0..100).for_each(|_| circuit.settle(&blind, None, SLOW, Moment::now()));
     assert_eq!(mode(&circuit), CLOSED);
 }
 
@@ -85,7 +85,7 @@ async fn half_open_lets_exactly_so_many_pass_and_goes_by_their_outcomes() {
         assert_eq!(mode(&circuit), HALF_OPEN);
         trials
     };
-    let now = Instant::now;
+    let now = Moment::now;
     // One of three may fail.
     let trials = half_open().await;
     for (trial, ending) in trials.into_iter().zip([GOOD, ERROR, GOOD]) {
@@ -120,9 +120,9 @@ async fn what_ends_while_it_is_open_does_not_count() {
     let circuit = circuit();
     run(&circuit, ERROR, 10);
     for _ in 0..100 {
-        circuit.settle(&rules(), None, GOOD, Instant::now());
+        circuit.settle(&rules(), None, GOOD, Moment::now());
     }
-    assert_eq!(circuit.window.load().counts(Instant::now()).calls, 10);
+    assert_eq!(circuit.window.load().counts(Moment::now()).calls, 10);
     assert_eq!(circuit.metrics.opened.get(), 1);
 }
 
@@ -191,7 +191,7 @@ fn no_more_trials_than_wanted_between_threads() {
                         Some(_) => [GOOD, ERROR, Ending::Neutral][random.usize(..3)],
                         None => ERROR,
                     };
-                    circuit.settle(rules, trial, ending, Instant::now());
+                    circuit.settle(rules, trial, ending, Moment::now());
                 }
             });
         }
