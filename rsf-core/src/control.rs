@@ -16,8 +16,10 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Called once for each service that the process uses, from inside a tokio runtime.
     fn instances(&self, service: &str) -> watch::Receiver<Discovery>;
 
-    /// Watches the policy of one scope; `None` where nothing is known of it. A deleted policy is an empty document.
-    fn policy(&self, scope: &Scope) -> watch::Receiver<Option<Arc<PolicyText>>>;
+    /// Watches the policy of one scope.
+    ///
+    /// It is [`PolicyState::Pending`] for a bounded time only: the first call of a service waits for it.
+    fn policy(&self, scope: &Scope) -> watch::Receiver<PolicyState>;
 
     /// Says that this process runs `revision` of `scope`, or why it refused it and kept the last good one.
     fn acknowledge(&self, scope: &Scope, revision: u64, refusal: Option<String>);
@@ -157,11 +159,23 @@ pub struct PolicyText {
     pub document: String,
 }
 
+/// What is known of a scope's policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PolicyState {
+    /// Nothing yet: neither registry nor disk has answered.
+    #[default]
+    Pending,
+    /// There is none; or the registry does not answer, and no copy is at hand.
+    Absent,
+    /// The last good one. A deleted policy is an empty document.
+    Present(Arc<PolicyText>),
+}
+
 /// A control plane of fixed lists and settable policies, for tests, tools and peers that no registry knows.
 #[derive(Debug, Default)]
 pub struct StaticControlPlane {
     lists: Mutex<HashMap<String, watch::Sender<Discovery>>>,
-    policies: Mutex<HashMap<Scope, watch::Sender<Option<Arc<PolicyText>>>>>,
+    policies: Mutex<HashMap<Scope, watch::Sender<PolicyState>>>,
     acknowledged: Mutex<HashMap<Scope, (u64, Option<String>)>>,
 }
 
@@ -194,8 +208,17 @@ impl StaticControlPlane {
         self.policies
             .lock()
             .entry(scope.clone())
-            .or_insert_with(|| watch::Sender::new(None))
-            .send_replace(Some(Arc::new(text)));
+            .or_insert_with(|| watch::Sender::new(PolicyState::Absent))
+            .send_replace(PolicyState::Present(Arc::new(text)));
+    }
+
+    /// Says nothing of one scope's policy until it is set, as a slow control plane does.
+    pub fn withhold_policy(&self, scope: &Scope) {
+        self.policies
+            .lock()
+            .entry(scope.clone())
+            .or_default()
+            .send_replace(PolicyState::Pending);
     }
 
     /// The last acknowledgement of one scope: revision, and the refusal if there was one.
@@ -219,11 +242,11 @@ impl ControlPlane for StaticControlPlane {
             .subscribe()
     }
 
-    fn policy(&self, scope: &Scope) -> watch::Receiver<Option<Arc<PolicyText>>> {
+    fn policy(&self, scope: &Scope) -> watch::Receiver<PolicyState> {
         self.policies
             .lock()
             .entry(scope.clone())
-            .or_insert_with(|| watch::Sender::new(None))
+            .or_insert_with(|| watch::Sender::new(PolicyState::Absent))
             .subscribe()
     }
 

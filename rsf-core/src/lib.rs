@@ -44,4 +44,4 @@ mod timer;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 
-pub use policy_book::PolicyBook;
+pub use policy_book::{LayerState, PolicyBook};

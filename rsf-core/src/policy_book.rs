@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{ControlPlane, PolicyText, Scope};
+use crate::control::{ControlPlane, PolicyState, PolicyText, Scope};
 use crate::policy::{Layer, PolicyDocument, PolicyError, ProviderView, Resolution, provider_rules};
 use crate::runtime::IoRuntime;
 use crate::timer::Timers;
@@ -19,9 +19,34 @@ pub struct PolicyBook {
     control: Arc<dyn ControlPlane>,
     runtime: IoRuntime,
     refused: prometheus::IntCounter,
-    layers: Mutex<HashMap<Scope, watch::Receiver<Option<Layer>>>>,
+    layers: Mutex<HashMap<Scope, watch::Receiver<LayerState>>>,
     checks: Arc<Checks>,
     ended: CancellationToken,
+}
+
+/// What is in force of one scope.
+#[derive(Debug, Clone, Default)]
+pub enum LayerState {
+    /// The control plane has not said yet whether there is a policy. Nothing is in force meanwhile.
+    #[default]
+    Pending,
+    /// The last good document; `None` where there is none.
+    Known(Option<Layer>),
+}
+
+impl LayerState {
+    /// Whether the control plane has spoken.
+    pub fn is_known(&self) -> bool {
+        matches!(self, LayerState::Known(_))
+    }
+
+    /// The last good document.
+    pub fn layer(&self) -> Option<&Layer> {
+        match self {
+            LayerState::Known(layer) => layer.as_ref(),
+            LayerState::Pending => None,
+        }
+    }
 }
 
 /// A check that a document must pass in this process beyond its own, for what the process alone knows.
@@ -60,7 +85,7 @@ impl PolicyBook {
             loop {
                 let threads = fleet
                     .borrow_and_update()
-                    .as_ref()
+                    .layer()
                     .and_then(|layer| layer.document.callback_threads);
                 set_threads(threads);
                 if fleet.changed().await.is_err() {
@@ -72,7 +97,7 @@ impl PolicyBook {
     }
 
     /// The last good document of a scope, watched.
-    pub fn layer(&self, scope: &Scope) -> watch::Receiver<Option<Layer>> {
+    pub fn layer(&self, scope: &Scope) -> watch::Receiver<LayerState> {
         let mut layers = self.layers.lock();
         if let Some(layer) = layers.get(scope) {
             return layer.clone();
@@ -86,14 +111,14 @@ impl PolicyBook {
             control: self.control.clone(),
             refused: self.refused.clone(),
             checks: self.checks.clone(),
-            layer: watch::Sender::new(None),
+            layer: watch::Sender::default(),
         };
-        follower.read(texts.borrow_and_update().as_deref());
+        follower.read(&texts.borrow_and_update());
         let receiver = follower.layer.subscribe();
         layers.insert(scope.clone(), receiver.clone());
         self.spawn(async move {
             while texts.changed().await.is_ok() {
-                follower.read(texts.borrow_and_update().as_deref());
+                follower.read(&texts.borrow_and_update());
             }
         });
         receiver
@@ -138,9 +163,9 @@ impl PolicyBook {
             self.spawn(async move {
                 loop {
                     let resolution = Resolution {
-                        fleet: fleet.borrow_and_update().clone(),
-                        applications: own.borrow_and_update().iter().cloned().collect(),
-                        service: layer.borrow_and_update().clone(),
+                        fleet: fleet.borrow_and_update().layer().cloned(),
+                        applications: own.borrow_and_update().layer().cloned().into_iter().collect(),
+                        service: layer.borrow_and_update().layer().cloned(),
                     };
                     apply(&service, provider_rules(resolution.layers()), &resolution);
                     let changed = tokio::select! {
@@ -162,35 +187,50 @@ struct Follower {
     control: Arc<dyn ControlPlane>,
     refused: prometheus::IntCounter,
     checks: Arc<Checks>,
-    layer: watch::Sender<Option<Layer>>,
+    layer: watch::Sender<LayerState>,
 }
 
 impl Follower {
-    fn read(&self, text: Option<&PolicyText>) {
-        let Some(text) = text else {
-            self.layer.send_replace(None);
-            return;
+    fn read(&self, state: &PolicyState) {
+        let text = match state {
+            PolicyState::Pending => return,
+            PolicyState::Absent => return self.put_in_force(None),
+            PolicyState::Present(text) => text,
         };
         // An empty document is a scope whose policy was deleted by that revision.
         if text.document.is_empty() {
-            self.layer.send_replace(None);
+            self.put_in_force(None);
             return self.control.acknowledge(&self.scope, text.revision, None);
         }
         match self.parse(&text.document) {
             Ok(document) => {
                 let origin = format!("{}@{}", self.scope, text.revision).into();
-                self.layer.send_replace(Some(Layer { origin, document }));
+                self.put_in_force(Some(Layer { origin, document }));
                 self.control.acknowledge(&self.scope, text.revision, None);
             }
-            Err(errors) => {
-                let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-                let refusal = errors.join("; ");
-                tracing::warn!(scope = %self.scope, revision = text.revision, refusal, "policy refused, the last good one stays");
-                self.refused.inc();
-                self.control
-                    .acknowledge(&self.scope, text.revision, Some(refusal));
-            }
+            Err(errors) => self.refuse(text, &errors),
         }
+    }
+
+    fn put_in_force(&self, layer: Option<Layer>) {
+        self.layer.send_replace(LayerState::Known(layer));
+    }
+
+    /// The last good document stays; where there was none, it is known by now that none is in force.
+    fn refuse(&self, text: &PolicyText, errors: &[PolicyError]) {
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let refusal = errors.join("; ");
+        tracing::warn!(scope = %self.scope, revision = text.revision, refusal, "policy refused, the last good one stays");
+        self.refused.inc();
+        self.layer.send_if_modified(|state| {
+            let first = !state.is_known();
+            if first {
+                *state = LayerState::Known(None);
+            }
+            first
+        });
+        self.control
+            .acknowledge(&self.scope, text.revision, Some(refusal));
     }
 
     fn parse(&self, text: &str) -> Result<Arc<PolicyDocument>, Vec<PolicyError>> {

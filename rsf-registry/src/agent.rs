@@ -22,13 +22,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rsf_core::control::{ControlPlane, Discovery, PolicyText, Scope};
+use rsf_core::control::{ControlPlane, Discovery, PolicyState, Scope};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::backoff::Backoff;
 use crate::snapshot::SnapshotFolder;
-use crate::{Backend, StoreError, limits, world};
+use crate::{Backend, Directory, StoreError, limits, world};
 use acknowledgements::Acknowledger;
 use overrides::Overrides;
 use saver::Saver;
@@ -38,6 +40,9 @@ pub use registration::{NotWritten, Registration, RegistrationRequest, Registrati
 
 /// How long a lease lives without a renewal, unless said otherwise.
 pub const LEASE_TTL: Duration = Duration::from_secs(15);
+
+/// How long a healthy directory takes at most to answer a watch; only then is it asked whether it is there.
+const PROBE_AFTER: Duration = Duration::from_millis(50);
 
 /// How long a watch may be without an answer before the copy on disk is used.
 const DISK_AFTER: Duration = Duration::from_secs(1);
@@ -86,7 +91,7 @@ pub enum AgentError {
 pub struct RegistryAgent {
     shared: Arc<Shared>,
     lists: Followed<String, Discovery>,
-    policies: Followed<Scope, Option<Arc<PolicyText>>>,
+    policies: Followed<Scope, PolicyState>,
     acknowledger: Acknowledger,
 }
 
@@ -160,13 +165,14 @@ impl ControlPlane for RegistryAgent {
             })
     }
 
-    fn policy(&self, scope: &Scope) -> watch::Receiver<Option<Arc<PolicyText>>> {
-        self.policies.follow(scope.clone(), None, |sender| {
-            let (shared, scope) = (self.shared.clone(), scope.to_string());
-            self.shared
-                .runtime
-                .spawn(async move { policies::follow(&shared, &scope, &sender).await })
-        })
+    fn policy(&self, scope: &Scope) -> watch::Receiver<PolicyState> {
+        self.policies
+            .follow(scope.clone(), PolicyState::Pending, |sender| {
+                let (shared, scope) = (self.shared.clone(), scope.to_string());
+                self.shared
+                    .runtime
+                    .spawn(async move { policies::follow(&shared, &scope, &sender).await })
+            })
     }
 
     fn acknowledge(&self, scope: &Scope, revision: u64, refusal: Option<String>) {
@@ -223,6 +229,30 @@ impl Shared {
                 (None, described(&error))
             }
             Err(error) => (None, error.to_string()),
+        }
+    }
+}
+
+/// The next error of the directory, with the backoff to go on with. It never ends while the directory is well.
+fn trouble(
+    directory: &Arc<dyn Directory>,
+    mut backoff: Backoff,
+) -> impl Future<Output = (String, Backoff)> + use<> {
+    let directory = directory.clone();
+    async move {
+        sleep(if backoff.attempts() == 0 {
+            PROBE_AFTER
+        } else {
+            backoff.next()
+        })
+        .await;
+        loop {
+            let answer = directory.services().await;
+            let pause = backoff.next();
+            match answer {
+                Err(error) => return (error.to_string(), backoff),
+                Ok(_) => sleep(pause).await,
+            }
         }
     }
 }

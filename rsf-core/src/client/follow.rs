@@ -10,10 +10,16 @@ use tokio::time::Instant;
 use super::channel::ChannelState;
 use super::snapshot::ServiceSnapshot;
 use crate::control::{Discovery, Scope};
-use crate::policy::{Layer, Resolution};
+use crate::policy::Resolution;
+use crate::policy_book::LayerState;
+use crate::timer::at_or_never;
 
 /// How soon the expiry of an instance rule is noticed.
 const RULE_EXPIRY: Duration = Duration::from_secs(1);
+
+/// How long the first list of instances waits for the policies that govern it. The control plane's own limits are
+/// shorter: this one holds against a control plane that never speaks.
+const FIRST_POLICIES: Duration = Duration::from_secs(2);
 
 /// Begins to follow. Ends when the channel is gone.
 pub(super) fn spawn(channel: &Arc<ChannelState>) {
@@ -36,23 +42,66 @@ pub(super) fn spawn(channel: &Arc<ChannelState>) {
 
 struct Sources {
     instances: watch::Receiver<Discovery>,
-    fleet: watch::Receiver<Option<Layer>>,
-    service: watch::Receiver<Option<Layer>>,
-    applications: BTreeMap<Arc<str>, watch::Receiver<Option<Layer>>>,
+    fleet: watch::Receiver<LayerState>,
+    service: watch::Receiver<LayerState>,
+    applications: BTreeMap<Arc<str>, watch::Receiver<LayerState>>,
 }
 
 async fn follow(channel: Weak<ChannelState>, mut sources: Sources) {
+    let mut first = First::default();
     loop {
-        let expiring = {
+        let (expiring, wait_until) = {
             let Some(channel) = channel.upgrade() else { return };
             let discovery = sources.instances.borrow_and_update().clone();
             sources.meet_applications(&channel, &discovery);
-            sources.publish(&channel, &discovery)
+            let resolution = sources.resolve();
+            match first.wait_until(&discovery, &resolution) {
+                None => (publish(&channel, &discovery, &resolution.layers), None),
+                wait_until => (false, wait_until),
+            }
         };
-        if !sources.changed(expiring).await {
-            return;
+        tokio::select! {
+            changed = sources.changed(expiring) => if !changed { return },
+            () = at_or_never(wait_until) => {}
         }
     }
+}
+
+/// What the first snapshot, and the first one with instances, waits for: the policies, so that a service's first calls
+/// are governed like all that follow.
+#[derive(Default)]
+struct First {
+    /// Whether there are instances.
+    instances: bool,
+    /// When what is known of them is shown whatever is known of the policies by then.
+    deadline: Option<Instant>,
+    over: bool,
+}
+
+impl First {
+    /// Until when nothing is to be published; `None` where it is time, and always once there were instances.
+    fn wait_until(&mut self, discovery: &Discovery, resolution: &Resolved) -> Option<Instant> {
+        if self.over || matches!(discovery, Discovery::Pending) {
+            return None;
+        }
+        let instances = matches!(discovery, Discovery::Ready(list) if !list.instances.is_empty());
+        if self.instances != instances {
+            // The first instances bring the policies of their applications.
+            (self.instances, self.deadline) = (instances, None);
+        }
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + FIRST_POLICIES);
+        let shown = resolution.complete || now >= deadline;
+        self.over = shown && instances;
+        (!shown).then_some(deadline)
+    }
+}
+
+/// What is known of the policies now.
+struct Resolved {
+    layers: Resolution,
+    /// Of each policy it is known what it says, or that there is none.
+    complete: bool,
 }
 
 impl Sources {
@@ -75,30 +124,20 @@ impl Sources {
         }
     }
 
-    /// Builds and publishes a snapshot. Returns whether a rule in it expires.
-    fn publish(&mut self, channel: &ChannelState, discovery: &Discovery) -> bool {
-        let resolution = Resolution {
-            fleet: self.fleet.borrow_and_update().clone(),
-            applications: self
-                .applications
-                .values_mut()
-                .filter_map(|layer| layer.borrow_and_update().clone())
-                .collect(),
-            service: self.service.borrow_and_update().clone(),
+    /// Reads all policies and marks them seen.
+    fn resolve(&mut self) -> Resolved {
+        let mut complete = true;
+        let mut read = |layer: &mut watch::Receiver<LayerState>| {
+            let state = layer.borrow_and_update();
+            complete &= state.is_known();
+            state.layer().cloned()
         };
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis() as u64;
-        let previous = channel.snapshot.load_full();
-        let next = ServiceSnapshot::build(channel, discovery, &resolution, previous.as_deref(), now);
-        if let Some(next) = next {
-            next.place_endpoints(&channel.shared, previous.as_deref());
-            channel.snapshot.store(Some(Arc::new(next)));
-            channel.version.send_modify(|version| *version += 1);
-        }
-        let mut rules = resolution.layers().flat_map(|layer| &layer.document.instances);
-        rules.any(|rule| rule.expires_unix_ms.is_some_and(|end| end > now))
+        let layers = Resolution {
+            fleet: read(&mut self.fleet),
+            applications: self.applications.values_mut().filter_map(&mut read).collect(),
+            service: read(&mut self.service),
+        };
+        Resolved { layers, complete }
     }
 
     /// Waits until any source has changed, or a rule may have expired. `false` when the control plane is gone.
@@ -128,4 +167,21 @@ impl Sources {
             () = expiry => true,
         }
     }
+}
+
+/// Builds and publishes a snapshot. Returns whether a rule in it expires.
+fn publish(channel: &ChannelState, discovery: &Discovery, resolution: &Resolution) -> bool {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64;
+    let previous = channel.snapshot.load_full();
+    let next = ServiceSnapshot::build(channel, discovery, resolution, previous.as_deref(), now);
+    if let Some(next) = next {
+        next.place_endpoints(&channel.shared, previous.as_deref());
+        channel.snapshot.store(Some(Arc::new(next)));
+        channel.version.send_modify(|version| *version += 1);
+    }
+    let mut rules = resolution.layers().flat_map(|layer| &layer.document.instances);
+    rules.any(|rule| rule.expires_unix_ms.is_some_and(|end| end > now))
 }

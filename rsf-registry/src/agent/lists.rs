@@ -2,21 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rsf_core::control::{Discovery, Instance, InstanceList, ListOrigin};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::saver::Record;
-use super::{DISK_AFTER, Shared};
+use super::{DISK_AFTER, Shared, trouble};
 use crate::backoff::Backoff;
 use crate::record::{LeaseState, Removal, RemovalCause, ServiceList};
 use crate::world::Guard;
 use crate::{Observed, limits};
-
-/// How long a healthy directory takes at most to answer a watch; only then is it asked whether it is there.
-const PROBE_AFTER: Duration = Duration::from_millis(50);
 
 /// Follows `service` until nobody is left to tell.
 pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sender<Discovery>) {
@@ -45,7 +41,7 @@ pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sende
     };
     let mut watch = shared.backend.directory.watch(service);
     let deadline = Instant::now() + DISK_AFTER;
-    let mut trouble = std::pin::pin!(follower.trouble(Backoff::default()));
+    let mut failing = std::pin::pin!(trouble(&shared.backend.directory, Backoff::default()));
     // Whether the directory has said anything of this service; whether it was said that it does not.
     let (mut answered, mut told) = (false, false);
     loop {
@@ -58,10 +54,10 @@ pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sende
                 // The backend is closed: what is known stays.
                 None => return sender.closed().await,
             },
-            (error, backoff) = &mut trouble, if !answered => {
+            (error, backoff) = &mut failing, if !answered => {
                 told = true;
                 follower.unreachable(&error);
-                trouble.set(follower.trouble(backoff));
+                failing.set(trouble(&shared.backend.directory, backoff));
             }
             () = sleep_until(deadline), if !answered && !told => {
                 told = true;
@@ -84,27 +80,6 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    /// The next error of the directory, with the backoff to go on with. It never ends while the directory is well.
-    fn trouble(&self, mut backoff: Backoff) -> impl Future<Output = (String, Backoff)> + use<> {
-        let directory = self.shared.backend.directory.clone();
-        async move {
-            sleep(if backoff.attempts() == 0 {
-                PROBE_AFTER
-            } else {
-                backoff.next()
-            })
-            .await;
-            loop {
-                let answer = directory.services().await;
-                let pause = backoff.next();
-                match answer {
-                    Err(error) => return (error.to_string(), backoff),
-                    Ok(_) => sleep(pause).await,
-                }
-            }
-        }
-    }
-
     /// A list from the directory.
     fn offered(&mut self, list: Arc<ServiceList>) {
         if let Err(reason) = judge(self.service, self.good.as_deref(), &list) {

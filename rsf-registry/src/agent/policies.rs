@@ -2,50 +2,76 @@
 
 use std::sync::Arc;
 
-use rsf_core::control::PolicyText;
+use rsf_core::control::{PolicyState, PolicyText};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
 use super::saver::Record;
+use super::{DISK_AFTER, Shared, trouble};
 use crate::Observed;
+use crate::backoff::Backoff;
 use crate::record::PolicyRecord;
 use crate::snapshot::Snapshot;
 
 /// Follows `scope` until nobody is left to tell.
 ///
-/// Unlike a list, the disk's policy is in force at once: it is safer than none, and a newer revision follows.
-pub(super) async fn follow(shared: &Shared, scope: &str, sender: &watch::Sender<Option<Arc<PolicyText>>>) {
+/// Unlike a list, the disk's policy is in force at once: it is safer than none, and a newer revision follows. Where the
+/// disk has none, that there is no policy is said when the registry says so, or does not answer.
+pub(super) async fn follow(shared: &Shared, scope: &str, sender: &watch::Sender<PolicyState>) {
     let mut good = shared.read_disk::<PolicyRecord>(scope).await.0.map(Arc::new);
     if let Some(record) = &good {
         show(record, sender);
     }
     let mut watch = shared.backend.policies.watch(scope);
-    while let Some(state) = watch.changed().await {
-        match state {
-            Observed::Present(record) => match judge(scope, good.as_deref(), &record) {
-                Ok(true) => {
-                    show(&record, sender);
-                    if let Some(saver) = &shared.saver {
-                        saver.save(Record::Policy(record.clone()));
+    let deadline = Instant::now() + DISK_AFTER;
+    let mut failing = std::pin::pin!(trouble(&shared.backend.directory, Backoff::default()));
+    loop {
+        let pending = *sender.borrow() == PolicyState::Pending;
+        tokio::select! {
+            biased;
+            state = watch.changed() => match state {
+                Some(Observed::Present(record)) => match judge(scope, good.as_deref(), &record) {
+                    Ok(true) => {
+                        show(&record, sender);
+                        if let Some(saver) = &shared.saver {
+                            saver.save(Record::Policy(record.clone()));
+                        }
+                        good = Some(record);
                     }
-                    good = Some(record);
+                    Ok(false) => {}
+                    Err(reason) => {
+                        tracing::warn!(scope, reason, "a policy is refused; the last good one stays");
+                        none_yet(sender);
+                    }
+                },
+                Some(Observed::Absent) if good.is_some() => {
+                    tracing::warn!(
+                        scope,
+                        "the registry lost this scope's policy; the last good one stays"
+                    );
                 }
-                Ok(false) => {}
-                Err(reason) => {
-                    tracing::warn!(scope, reason, "a policy is refused; the last good one stays");
-                }
+                Some(Observed::Absent) => none_yet(sender),
+                Some(Observed::Unknown) => {}
+                None => break,
             },
-            Observed::Absent if good.is_some() => {
-                tracing::warn!(
-                    scope,
-                    "the registry lost this scope's policy; the last good one stays"
-                );
-            }
-            Observed::Absent | Observed::Unknown => {}
+            _ = &mut failing, if pending => none_yet(sender),
+            () = sleep_until(deadline), if pending => none_yet(sender),
         }
     }
     // The backend is closed: what is known stays.
+    none_yet(sender);
     sender.closed().await;
+}
+
+/// Says that there is no policy, unless something is known.
+fn none_yet(sender: &watch::Sender<PolicyState>) {
+    sender.send_if_modified(|state| {
+        let pending = *state == PolicyState::Pending;
+        if pending {
+            *state = PolicyState::Absent;
+        }
+        pending
+    });
 }
 
 /// Whether `offered` is news, or why it may not take the place of `good`.
@@ -69,11 +95,11 @@ fn judge(scope: &str, good: Option<&PolicyRecord>, offered: &PolicyRecord) -> Re
     }
 }
 
-fn show(record: &PolicyRecord, sender: &watch::Sender<Option<Arc<PolicyText>>>) {
+fn show(record: &PolicyRecord, sender: &watch::Sender<PolicyState>) {
     let text = PolicyText {
         revision: record.revision,
         document: record.document.clone(),
     };
     // A deleted policy is an empty document: the data path acknowledges that revision too.
-    sender.send_replace(Some(Arc::new(text)));
+    sender.send_replace(PolicyState::Present(Arc::new(text)));
 }

@@ -1,22 +1,31 @@
 //! Policies: live, kept on disk, never older.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rsf_core::control::{ControlPlane, PolicyText, Scope};
-use rsf_registry::PolicyWriter;
+use async_trait::async_trait;
+use rsf_core::control::{ControlPlane, PolicyState, PolicyText, Scope};
 use rsf_registry::record::PolicyRecord;
 use rsf_registry::snapshot::SnapshotFolder;
+use rsf_registry::{
+    AgentOptions, Backend, Observed, PolicyStore, PolicyWriter, RegistryAgent, StoreError, Watch,
+};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::server::Server;
 use crate::{agent, eventually, seen};
+
+/// What a watch gets to answer.
+const DISK_AFTER: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn follows_publishes_and_deletions() {
     let server = Server::started().await;
     let agent = agent(&server);
     let mut policy = agent.policy(&Scope::Fleet);
-    assert_eq!(*policy.borrow(), None);
+    assert_eq!(*policy.borrow(), PolicyState::Pending);
+    said(&mut policy, PolicyState::Absent).await;
     let publisher = server.namespace();
     publisher.publish(&record(1, "{\"a\":1}")).await.expect("publish");
     assert_eq!(revision(&mut policy, 1).await.document, "{\"a\":1}");
@@ -56,7 +65,7 @@ async fn starts_from_disk_and_refuses_older() {
     policy.mark_unchanged();
     publisher.publish(&record(6, "{\"a\":6}")).await.expect("publish");
     policy.changed().await.expect("goes on");
-    assert_eq!(policy.borrow().as_ref().map(|policy| policy.revision), Some(6));
+    assert!(matches!(&*policy.borrow(), PolicyState::Present(text) if text.revision == 6));
 }
 
 fn record(revision: u64, document: &str) -> PolicyRecord {
@@ -70,9 +79,77 @@ fn record(revision: u64, document: &str) -> PolicyRecord {
     }
 }
 
-async fn revision(policy: &mut watch::Receiver<Option<Arc<PolicyText>>>, revision: u64) -> Arc<PolicyText> {
-    seen(policy, &format!("revision {revision}"), |policy| {
-        policy.clone().filter(|policy| policy.revision == revision)
+#[tokio::test]
+async fn what_nobody_answers_is_absent_in_time() {
+    let server = Server::stopped().await;
+    let begun = Instant::now();
+    said(&mut agent(&server).policy(&Scope::Fleet), PolicyState::Absent).await;
+    assert!(
+        begun.elapsed() < DISK_AFTER,
+        "a refused connection is known at once"
+    );
+
+    // The directory is well; only the policy's watch says nothing.
+    let server = Server::started().await;
+    let states = Arc::new(watch::Sender::new(Observed::Unknown));
+    let mut backend = Backend::from(server.client("default"));
+    backend.policies = Arc::new(Scripted(states.clone()));
+    let slow = RegistryAgent::new(backend, AgentOptions::new("default", "scripted")).expect("agent");
+    let begun = Instant::now();
+    let mut policy = slow.policy(&Scope::Fleet);
+    said(&mut policy, PolicyState::Absent).await;
+    assert!(
+        begun.elapsed() >= DISK_AFTER,
+        "it had its second: {:?}",
+        begun.elapsed()
+    );
+    states.send_replace(Observed::Present(Arc::new(record(7, "{}"))));
+    revision(&mut policy, 7).await;
+}
+
+#[tokio::test]
+async fn a_slow_store_is_pending_until_it_speaks() {
+    let server = Server::started().await;
+    let states = Arc::new(watch::Sender::new(Observed::Unknown));
+    let mut backend = Backend::from(server.client("default"));
+    backend.policies = Arc::new(Scripted(states.clone()));
+    let agent = RegistryAgent::new(backend, AgentOptions::new("default", "scripted")).expect("agent");
+    let mut policy = agent.policy(&Scope::Fleet);
+    tokio::time::timeout(DISK_AFTER / 2, policy.changed())
+        .await
+        .expect_err("nothing is said of it");
+    assert_eq!(*policy.borrow(), PolicyState::Pending);
+    states.send_replace(Observed::Absent);
+    let begun = Instant::now();
+    said(&mut policy, PolicyState::Absent).await;
+    assert!(begun.elapsed() < DISK_AFTER / 4, "{:?}", begun.elapsed());
+}
+
+/// A store that says what the test wants.
+struct Scripted(Arc<watch::Sender<Observed<PolicyRecord>>>);
+
+#[async_trait]
+impl PolicyStore for Scripted {
+    fn watch(&self, _scope: &str) -> Watch<PolicyRecord> {
+        Watch::new(self.0.subscribe(), None)
+    }
+
+    async fn current(&self) -> Result<Vec<PolicyRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+async fn said(policy: &mut watch::Receiver<PolicyState>, wanted: PolicyState) {
+    seen(policy, &format!("{wanted:?}"), |state| {
+        (*state == wanted).then_some(())
+    })
+    .await;
+}
+
+async fn revision(policy: &mut watch::Receiver<PolicyState>, revision: u64) -> Arc<PolicyText> {
+    seen(policy, &format!("revision {revision}"), |state| match state {
+        PolicyState::Present(text) if text.revision == revision => Some(text.clone()),
+        _ => None,
     })
     .await
 }
