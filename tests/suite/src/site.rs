@@ -187,6 +187,12 @@ impl Site {
         Provider::start(name, program).await
     }
 
+    /// The program `shop-consumer`, told where the registry is, as the instance called `name`.
+    pub fn customers(&self, name: &str) -> Program {
+        let program = Program::workspace("shop-consumer").name(format!("consumer-{name}"));
+        self.tell(program, name).env("RSF_INSTANCE", name)
+    }
+
     /// The program `rsf`, told where the registry is; its state is in [`state`](Self::state) of `name`.
     pub fn rsf(&self, name: &str) -> Program {
         self.tell(Program::workspace("rsf").name(name), name)

@@ -20,6 +20,7 @@ pub struct Program {
     args: Vec<OsString>,
     envs: Vec<(OsString, OsString)>,
     dir: Option<PathBuf>,
+    group: Option<u32>,
 }
 
 impl Program {
@@ -37,6 +38,7 @@ impl Program {
             args: Vec::new(),
             envs: Vec::new(),
             dir: None,
+            group: None,
         }
     }
 
@@ -78,6 +80,12 @@ impl Program {
         self
     }
 
+    /// Runs it as another group, by whose number nftables tells its packets from those of others. Only root may.
+    pub fn group(mut self, id: u32) -> Self {
+        self.group = Some(id);
+        self
+    }
+
     /// Starts it, with no standard input and its output in files of a [`TempDir`] of its own.
     ///
     /// # Panics
@@ -113,10 +121,11 @@ impl Program {
         // The kernel kills the child when the thread that started it ends, see `Process::spawn`, or with the test as a
         // whole. A program that the child starts in turn is the child's to look after.
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .args(&self.args);
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(id) = self.group {
+            command.args(["--regid", &id.to_string(), "--clear-groups"]);
+        }
+        command.arg("--").arg(program).args(&self.args);
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"RSF_")) {
             command.env_remove(key);
         }

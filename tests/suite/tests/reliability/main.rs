@@ -12,6 +12,7 @@
 )]
 
 mod open_loop;
+mod packets;
 
 mod t23;
 mod t24;

@@ -2,8 +2,6 @@
 //!
 //! Packets to and from one provider's port are dropped by nftables rules of the case's own, which touch no other port.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rsf::Reason;
@@ -13,6 +11,8 @@ use rsf_suite::{Case, Kind, Lists, MEMBERS, SOON, Site, members};
 use shop::v1::{GetMemberRequest, MemberServiceClient};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
+
+use crate::packets::Lost;
 
 /// A call's deadline, and how much later its caller may hear of it on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ async fn t27_control_without_keepalive() {
 
 async fn lose_packets(id: &'static str, policy: Option<&str>, end: fn(Case)) {
     let mut case = Case::begin(id);
-    if let Err(why) = Rules::probe() {
+    if let Err(why) = Lost::probe() {
         return case.skip(&why);
     }
     let site = Site::start(Kind::Embedded).await;
@@ -66,7 +66,7 @@ async fn lose_packets(id: &'static str, policy: Option<&str>, end: fn(Case)) {
     case.hold("both are connected", connected());
     let port = two.address().rsplit(':').next().expect("a port").to_owned();
 
-    let dropped = Rules::drop(&port, "").expect("rules are accepted as the probe's were");
+    let dropped = lose(&port, "");
     let begun = Instant::now();
     let found = async {
         while connected() && begun.elapsed() < FOUND_WITHIN + Duration::from_secs(2) {
@@ -77,8 +77,7 @@ async fn lose_packets(id: &'static str, policy: Option<&str>, end: fn(Case)) {
     let (found, half_open) = tokio::join!(found, calls(&client, FOUND_WITHIN));
     drop(dropped);
     sleep(Duration::from_secs(3)).await;
-    let lossy =
-        Rules::drop(&port, "numgen random mod 100 < 5").expect("rules are accepted as the probe's were");
+    let lossy = lose(&port, "numgen random mod 100 < 5");
     let under_loss = calls(&client, Duration::from_secs(8)).await;
     drop(lossy);
 
@@ -143,50 +142,8 @@ async fn calls(client: &MemberServiceClient, length: Duration) -> Calls {
     calls
 }
 
-/// Rules in a table of their own, gone when this is dropped.
-struct Rules(String);
-
-impl Rules {
-    /// Whether this process may make rules here.
-    fn probe() -> Result<(), String> {
-        Rules::drop("1", "").map(drop)
-    }
-
-    /// Drops what goes to the port and what comes from it, where `condition` holds.
-    fn drop(port: &str, condition: &str) -> Result<Rules, String> {
-        let table = format!("rsf_t27_{}_{port}", std::process::id());
-        let text = format!(
-            "table inet {table} {{\n chain out {{\n type filter hook output priority 0;\n \
-             tcp dport {port} {condition} drop\n tcp sport {port} {condition} drop\n }}\n}}\n"
-        );
-        let rules = Rules(table);
-        let mut nft = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("nft (package nftables) cannot be run: {error}"))?;
-        if let Some(mut input) = nft.stdin.take() {
-            input
-                .write_all(text.as_bytes())
-                .map_err(|error| error.to_string())?;
-        }
-        let output = nft.wait_with_output().map_err(|error| error.to_string())?;
-        if output.status.success() {
-            return Ok(rules);
-        }
-        let problem = String::from_utf8_lossy(&output.stderr);
-        Err(format!("nft may not make rules here: {}", problem.trim()))
-    }
-}
-
-impl Drop for Rules {
-    fn drop(&mut self) {
-        // Nothing to delete where it was refused.
-        let _ = Command::new("nft")
-            .args(["delete", "table", "inet", &self.0])
-            .stderr(Stdio::null())
-            .status();
-    }
+/// Drops what goes to the port and what comes from it, where `condition` holds.
+fn lose(port: &str, condition: &str) -> Lost {
+    let both = ["dport", "sport"].map(|end| format!("tcp {end} {port} {condition}"));
+    Lost::outgoing(&format!("t27_{port}"), &both).expect("rules are accepted as the probe's were")
 }

@@ -1,4 +1,4 @@
-//! T39: a zone is lost, and a shard moves from one zone to another, both under load.
+//! T39: a zone is lost, zones are cut off from each other, a shard moves from one zone to another, all under load.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use rsf::{Application, Request, Response, Settings, Status};
 use rsf_console::model::{AcknowledgedState, PutPolicy};
 use rsf_core::control::Scope;
-use rsf_suite::{Case, Kind, Lists, Load, LoadReport, MEMBERS, SOON, Site};
+use rsf_suite::{Case, Kind, Lists, Load, LoadReport, MEMBERS, Provider, SOON, Site};
 use rsf_testkit::eventually;
 use serde_json::{Value, json};
 use shop::load::{Customers, Mix, Summary};
@@ -15,6 +15,8 @@ use shop::v1::{
     GetMemberRequest, Member, MemberService, MemberServiceClient, MemberServiceServer, RegisterMemberRequest,
 };
 use tokio::time::Instant;
+
+use crate::packets::Lost;
 
 const RATE: u32 = 500;
 /// Members below it are the shard that moves.
@@ -67,6 +69,7 @@ async fn lose_the_zone(case: &mut Case, spill_below_percent: u32) -> (u64, LoadR
         publish(&site, service, &rules).await;
         everybody_runs_it(&site, service, 5).await;
     }
+    instance_runs_it(&site, MEMBERS, "customers/customers").await;
     let answered = async || providers[2].answered().await + providers[3].answered().await;
     let west = answered().await;
     let load = Load::start(&customers, RATE).await;
@@ -86,6 +89,93 @@ async fn lose_the_zone(case: &mut Case, spill_below_percent: u32) -> (u64, LoadR
     customers.shutdown().await;
     site.stop().await;
     (before, loss, after)
+}
+
+/// What a call may take while the zones are cut off from each other: no attempt waits for the other zone.
+const UNDISTURBED: Duration = Duration::from_millis(250);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t39_zones_are_partitioned() {
+    let same_zone = json!([{"same_zone": {"spill_below_percent": 70}}]);
+    part_the_zones("T39-partition", &same_zone, Case::end).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t39_control_without_zones() {
+    part_the_zones("T39-partition-control", &json!([]), Case::end_red).await;
+}
+
+/// Two instances and one customer in each of two zones; for some seconds no packet of a customer reaches the other zone.
+async fn part_the_zones(id: &'static str, rules: &Value, end: fn(Case)) {
+    let mut case = Case::begin(id);
+    if let Err(why) = Lost::probe() {
+        return case.skip(&why);
+    }
+    let site = Site::start(Kind::Embedded).await;
+    let mut providers = Vec::new();
+    for (name, zone) in [("e1", "east"), ("e2", "east"), ("w1", "west"), ("w2", "west")] {
+        providers.push(site.provider(name, &[("RSF_ZONE", zone)]).await);
+    }
+    for service in [MEMBERS, "shop.v1.StockService"] {
+        publish(&site, service, rules).await;
+        everybody_runs_it(&site, service, 4).await;
+    }
+    let customers = [("east", 61_001), ("west", 61_002)].map(|(zone, group)| {
+        let program = site.customers(zone).env("RSF_ZONE", zone).group(group);
+        let reads = ["--calls", "reads", "--rate", "250"];
+        program.args(reads).start()
+    });
+    for customer in &customers {
+        customer.line("calls/s=", SOON).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ports = |providers: &[Provider]| {
+        let ports = providers
+            .iter()
+            .filter_map(|one| one.address().rsplit(':').next());
+        ports.collect::<Vec<_>>().join(", ")
+    };
+    let (east, west) = (ports(&providers[..2]), ports(&providers[2..]));
+    let cut = [
+        format!("meta skgid 61001 tcp dport {{ {west} }}"),
+        format!("meta skgid 61002 tcp dport {{ {east} }}"),
+    ];
+    let lost = Lost::outgoing("t39", &cut).expect("rules are accepted as the probe's were");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    drop(lost);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (customer, zone) in customers.iter().zip(["east", "west"]) {
+        customer.terminate(SOON).await;
+        let printed = customer.stdout();
+        let total = printed.lines().find(|line| line.starts_with("total "));
+        let total = total.unwrap_or_else(|| panic!("{customer} prints no total:\n{printed}"));
+        let (calls, failed, p99) = (
+            figure(total, "ok="),
+            figure(total, "failed="),
+            figure(total, "p99_ms="),
+        );
+        case.figure(&format!("{zone}_calls"), calls + failed);
+        case.figure(&format!("{zone}_failed"), failed);
+        case.figure(&format!("{zone}_p99_ms"), p99);
+        case.hold(
+            format!("the customers of the {zone} are served: {total}"),
+            calls > 1_500.0,
+        );
+        case.hold(format!("no call of the {zone} fails: {total}"), failed == 0.0);
+        case.hold(
+            format!("no call of the {zone} waits for the other zone: p99 is {p99} ms"),
+            p99 <= UNDISTURBED.as_secs_f64() * 1000.0,
+        );
+    }
+    site.stop().await;
+    end(case);
+}
+
+/// The number that follows `name` in a line of `shop-consumer`.
+fn figure(line: &str, name: &str) -> f64 {
+    let found = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+    let number = found.and_then(|number| number.parse().ok());
+    number.unwrap_or_else(|| panic!("no {name} in {line:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,6 +331,22 @@ async fn everybody_runs_it(site: &Site, service: &str, count: usize) {
             current if current >= count => Ok(()),
             current => Err(format!("{current} of {count}: {:?}", acknowledged.instances)),
         }
+    })
+    .await;
+}
+
+/// Waits until that instance runs the latest revision.
+async fn instance_runs_it(site: &Site, service: &str, instance: &str) {
+    let (console, scope) = (site.console(), Scope::Service(service.to_owned()));
+    eventually(SOON, async || {
+        let acknowledged = console.acknowledgements(&scope).await;
+        let instances = acknowledged.map_err(|error| error.to_string())?.instances;
+        let current = instances
+            .iter()
+            .any(|one| one.instance == instance && one.state == AcknowledgedState::Current);
+        current
+            .then_some(())
+            .ok_or_else(|| format!("{instance}: {instances:?}"))
     })
     .await;
 }
