@@ -6,6 +6,7 @@
 
 mod limits;
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use prometheus::{
@@ -324,25 +325,26 @@ pub(crate) struct MethodMetrics {
 }
 
 impl MethodMetrics {
-    pub(crate) fn begin(&self) -> Underway<'_> {
-        self.underway.inc();
+    /// A call begins; `this` is held until it ends.
+    pub(crate) fn begin<M: Deref<Target = MethodMetrics>>(this: M) -> Underway<M> {
+        this.underway.inc();
         Underway {
-            metrics: self,
+            metrics: this,
             ended: false,
         }
     }
 }
 
 /// A call that is being measured. Dropped without an end, it was cancelled.
-pub(crate) struct Underway<'a> {
-    metrics: &'a MethodMetrics,
+pub(crate) struct Underway<M: Deref<Target = MethodMetrics>> {
+    metrics: M,
     ended: bool,
 }
 
-impl Underway<'_> {
+impl<M: Deref<Target = MethodMetrics>> Underway<M> {
     pub(crate) fn end(mut self, took: Duration, error: Option<(Code, Reason)>) {
         self.ended = true;
-        let metrics = self.metrics;
+        let metrics = &*self.metrics;
         match error {
             None => metrics.succeeded.observe(took.as_secs_f64()),
             Some((code, reason)) => {
@@ -357,16 +359,14 @@ impl Underway<'_> {
             }
         }
     }
-}
 
-impl Underway<'_> {
     /// Goes on elsewhere: neither an outcome nor a cancellation.
     pub(crate) fn leave(mut self) {
         self.ended = true;
     }
 }
 
-impl Drop for Underway<'_> {
+impl<M: Deref<Target = MethodMetrics>> Drop for Underway<M> {
     fn drop(&mut self) {
         self.metrics.underway.dec();
         if !self.ended {

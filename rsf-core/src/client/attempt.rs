@@ -234,21 +234,33 @@ impl Attempt {
         call: &OutboundCall,
         now: Moment,
     ) -> Result<UnaryReply, RpcError> {
+        if let Ok(reply) = &outcome {
+            self.read_load(reply, now);
+        }
+        match outcome {
+            Ok(reply) if reply.result.is_ok() => {
+                self.endpoint.breaker.succeeded(&mut self.admission);
+                self.endpoint.observe(now, self.elapsed(now), Observed::Answered);
+                Ok(reply)
+            }
+            outcome => self.fail(outcome, call, now),
+        }
+    }
+
+    #[cold]
+    fn fail(
+        &mut self,
+        outcome: Result<UnaryReply, WireError>,
+        call: &OutboundCall,
+        now: Moment,
+    ) -> Result<UnaryReply, RpcError> {
         let took = self.elapsed(now);
         let error = match outcome {
-            Ok(reply) => {
-                self.read_load(&reply, now);
-                match reply.result {
-                    Ok(_) => {
-                        self.endpoint.breaker.succeeded(&mut self.admission);
-                        self.endpoint.observe(now, took, Observed::Answered);
-                        return Ok(reply);
-                    }
-                    Err(status) => {
-                        answered(status, now.instant() >= call.deadline).with_headers(&reply.metadata)
-                    }
-                }
-            }
+            Ok(UnaryReply {
+                result: Err(status),
+                metadata,
+            }) => answered(status, now.instant() >= call.deadline).with_headers(&metadata),
+            Ok(reply) => return Ok(reply),
             Err(error) => unanswered(error),
         };
         let fair = took >= call.fair_time();

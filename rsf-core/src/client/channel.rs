@@ -55,7 +55,7 @@ pub(crate) struct ChannelState {
 pub(crate) struct MethodState {
     pub(crate) descriptor: MethodDescriptor,
     pub(crate) path: PathAndQuery,
-    pub(crate) metrics: MethodMetrics,
+    pub(crate) metrics: Arc<MethodMetrics>,
     /// Known as far as policy hedges by a percentile.
     pub(super) latency: Latency,
 }
@@ -102,7 +102,7 @@ impl Channel {
             let methods = service.methods.iter().filter_map(|descriptor| {
                 Some(MethodState {
                     path: PathAndQuery::try_from(&*descriptor.path).ok()?,
-                    metrics: shared.metrics.client_method(&service.name, &descriptor.name),
+                    metrics: Arc::new(shared.metrics.client_method(&service.name, &descriptor.name)),
                     descriptor: descriptor.clone(),
                     latency: Latency::new(),
                 })
@@ -349,7 +349,7 @@ impl ChannelState {
         options: &CallOptions,
     ) -> Result<Arc<ServiceSnapshot>, RpcError> {
         let begun = Instant::now();
-        let underway = self.methods[method].metrics.begin();
+        let underway = MethodMetrics::begin(&*self.methods[method].metrics);
         let inherited = options.parent.as_ref().and_then(|parent| parent.remaining());
         let timeout = options.timeout.into_iter().chain(inherited).min();
         let result = self.snapshot(timeout).await;

@@ -4,33 +4,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::stack::{OutboundCall, Stage};
+use super::stack::{Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
 use crate::outcome::Reason;
-use crate::wire::UnaryReply;
 
 /// Sets when the call's time is over: the policy's or the caller's timeout, whichever is shorter, and never later than the
 /// call that is being handled while this one is made. The stages behind it that wait keep to it: `Retry`, whose one timer is
 /// for the deadline too, and `Route`.
-pub(crate) struct Deadline<S> {
-    inner: S,
-}
+pub(crate) struct Deadline {}
 
-impl<S> Deadline<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Deadline { inner }
-    }
-}
+impl Guard for Deadline {
+    type Pass = ();
 
-impl<S: Stage> Stage for Deadline<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<(), Outcome> {
         call.deadline = due(call).at;
         if call.deadline <= call.now.instant() && !call.pool().is_empty() {
             // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
             // routing says so, which tells more than that waiting for the first list took all the time.)
-            return Err(over(call, false));
+            return Err(Err(over(call, false)));
         }
-        self.inner.call(call).await
+        Ok(())
+    }
+
+    #[inline]
+    fn leave(&self, (): (), _: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        outcome
     }
 }
 

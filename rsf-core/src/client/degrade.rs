@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::reply_type::ReplyTypes;
-use super::stack::{OutboundCall, Stage};
+use super::stack::{Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
 use crate::metadata::Metadata;
 use crate::method::MethodDescriptor;
@@ -18,24 +18,22 @@ use crate::wire::UnaryReply;
 use crate::wire::headers::DEGRADED;
 
 /// Answers in the service's place where policy says so.
-pub(crate) struct Degrade<S> {
-    inner: S,
-}
+pub(crate) struct Degrade {}
 
-impl<S> Degrade<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Degrade { inner }
-    }
-}
+impl Guard for Degrade {
+    type Pass = ();
 
-impl<S: Stage> Stage for Degrade<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        if let Some(degraded) = &call.guards().degrade
-            && degraded.is_always()
-        {
-            return degraded.answer(call, None);
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<(), Outcome> {
+        match &call.guards().degrade {
+            Some(degraded) if degraded.is_always() => Err(degraded.answer(call, None)),
+            _ => Ok(()),
         }
-        match self.inner.call(call).await {
+    }
+
+    #[inline]
+    fn leave(&self, (): (), call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        match outcome {
             Err(error) => match &call.guards().degrade {
                 Some(degraded) if degraded.is_for(error.reason()) => degraded.answer(call, Some(error)),
                 _ => Err(error),

@@ -12,30 +12,28 @@ use governor::{Quota, RateLimiter};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::stack::{OutboundCall, Stage};
+use super::stack::{Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
 use crate::outcome::Reason;
 use crate::policy::{LimitRules, MethodPolicy};
-use crate::wire::UnaryReply;
 
 /// Refuses what this application may not send.
-pub(crate) struct Limit<S> {
-    inner: S,
-}
+pub(crate) struct Limit {}
 
-impl<S> Limit<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Limit { inner }
+impl Guard for Limit {
+    type Pass = Option<Place>;
+
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+        match &call.guards().limit {
+            None => Ok(None),
+            Some(limit) => limit.enter(call).map_err(Err),
+        }
     }
-}
 
-impl<S: Stage> Stage for Limit<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let _place = match &call.guards().limit {
-            None => None,
-            Some(limit) => limit.enter(call)?,
-        };
-        self.inner.call(call).await
+    #[inline]
+    fn leave(&self, _: Self::Pass, _: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        outcome
     }
 }
 
@@ -140,7 +138,7 @@ pub struct LimitView {
 }
 
 /// One call under way.
-struct Place(Arc<AtomicU32>);
+pub(crate) struct Place(Arc<AtomicU32>);
 
 impl Place {
     fn take(under_way: &Arc<AtomicU32>, most: u32) -> Option<Place> {

@@ -10,39 +10,36 @@ use std::time::Duration;
 
 use self::circuit::{Circuit, Ending, Refusal, Trial};
 use self::window::Verdict;
-use super::stack::{OutboundCall, Stage};
+use super::stack::{Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
 use crate::metrics::MethodBreakerMetrics;
 use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::policy::{MethodBreakerRules, MethodPolicy};
-use crate::wire::UnaryReply;
 
 /// Refuses calls while the method's breaker is open.
-pub(crate) struct MethodBreaker<S> {
-    inner: S,
-}
+pub(crate) struct MethodBreaker {}
 
-impl<S> MethodBreaker<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        MethodBreaker { inner }
+impl Guard for MethodBreaker {
+    type Pass = Option<OnTrial>;
+
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+        match &call.guards().breaker {
+            None => Ok(None),
+            Some(breaker) => breaker.admit(call).map_err(Err),
+        }
     }
-}
 
-impl<S: Stage> Stage for MethodBreaker<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let trial = match &call.guards().breaker {
-            None => None,
-            Some(breaker) => breaker.admit(call)?,
-        };
-        let result = self.inner.call(call).await;
+    #[inline]
+    fn leave(&self, trial: Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome {
         // Asked for again: policy may have changed meanwhile.
         match (trial, &call.guards().breaker) {
-            (Some(trial), _) => trial.settle(call, result.as_ref().err()),
-            (None, Some(breaker)) => breaker.settle(call, result.as_ref().err()),
+            (Some(trial), _) => trial.settle(call, outcome.as_ref().err()),
+            (None, Some(breaker)) => breaker.settle(call, outcome.as_ref().err()),
             (None, None) => {}
         }
-        result
+        outcome
     }
 }
 
@@ -122,14 +119,14 @@ impl Breaker {
     /// What an error says about the method. The handler's own errors do not count unless policy names their codes, and
     /// silence does not where the caller left no fair time for an answer.
     fn ending(&self, call: &OutboundCall, error: Option<&RpcError>) -> Ending {
-        let took = call.now.since(call.begun);
-        let slow = (self.rules.slow_call_ms).is_some_and(|limit| took >= Duration::from_millis(limit));
+        let took = || call.now.since(call.begun);
+        let slow = (self.rules.slow_call_ms).is_some_and(|limit| took() >= Duration::from_millis(limit));
         let Some(error) = error else {
             return Ending::Ran(Verdict { error: false, slow });
         };
         let named = error.reason() == Reason::Handler
             && self.rules.codes.is_some_and(|codes| codes.contains(error.code()));
-        if error.reason() == Reason::Deadline && took < call.fair_time() {
+        if error.reason() == Reason::Deadline && took() < call.fair_time() {
             Ending::Neutral
         } else if named || error.reason().outcome().method_breaker {
             Ending::Ran(Verdict { error: true, slow })
@@ -142,7 +139,7 @@ impl Breaker {
 }
 
 /// A call that a half-open breaker let through. Dropped by its caller, it says nothing, and its place is free again.
-struct OnTrial {
+pub(crate) struct OnTrial {
     breaker: Arc<Breaker>,
     trial: Option<Trial>,
 }

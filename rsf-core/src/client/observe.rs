@@ -1,29 +1,30 @@
 //! Trace and metrics of the logical call.
 
+use std::sync::Arc;
+
 use tracing::Level;
 
-use super::stack::{OutboundCall, Stage};
+use super::stack::{Guard, OutboundCall, Outcome};
 use crate::context::Context;
-use crate::error::RpcError;
-use crate::wire::{TraceParent, UnaryReply};
+use crate::metrics::{MethodMetrics, Underway};
+use crate::wire::TraceParent;
 
 /// Gives the call its place in the trace: a child of the call that is being handled, or a trace of its own.
-pub(crate) struct Trace<S> {
-    inner: S,
-}
+pub(crate) struct Trace {}
 
-impl<S> Trace<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Trace { inner }
-    }
-}
+impl Guard for Trace {
+    type Pass = ();
 
-impl<S: Stage> Stage for Trace<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<(), Outcome> {
         let percent = call.policy().call.trace.sample_percent;
         call.trace = Some(place_in_trace(call.parent.as_deref(), percent));
-        let result = self.inner.call(call).await;
-        if let Err(error) = &result
+        Ok(())
+    }
+
+    #[inline]
+    fn leave(&self, (): (), call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        if let Err(error) = &outcome
             && tracing::enabled!(Level::DEBUG)
         {
             let trace = call
@@ -32,18 +33,18 @@ impl<S: Stage> Stage for Trace<S> {
                 .unwrap_or_default();
             tracing::debug!(method = %call.method().path, request_id = %call.request_id, trace, %error, "call failed");
         }
-        result
+        outcome
     }
 }
 
 /// A call's place in the trace: a child of the call that is being handled where it is made, or a trace of its own, of
 /// which `percent` are kept.
 pub(super) fn place_in_trace(parent: Option<&Context>, percent: f64) -> TraceParent {
-    let span_id = fastrand::u64(1..);
+    let span_id = fastrand::u64(..).max(1);
     match parent.and_then(Context::trace) {
         Some(parent) => TraceParent { span_id, ..parent },
         None => TraceParent {
-            trace_id: fastrand::u128(1..),
+            trace_id: (u128::from(fastrand::u64(..)) << 64) | u128::from(fastrand::u64(..).max(1)),
             span_id,
             sampled: sampled(percent),
         },
@@ -56,24 +57,20 @@ fn sampled(percent: f64) -> bool {
 }
 
 /// Counts and times the call as its caller saw it.
-pub(crate) struct Measure<S> {
-    inner: S,
-}
+pub(crate) struct Measure {}
 
-impl<S> Measure<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Measure { inner }
+impl Guard for Measure {
+    type Pass = Underway<Arc<MethodMetrics>>;
+
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+        Ok(MethodMetrics::begin(call.method().metrics.clone()))
     }
-}
 
-impl<S: Stage> Stage for Measure<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let channel = call.channel.clone();
-        let metrics = &channel.methods[call.method].metrics;
-        let underway = metrics.begin();
-        let result = self.inner.call(call).await;
-        let error = result.as_ref().err().map(|error| (error.code(), error.reason()));
+    #[inline]
+    fn leave(&self, underway: Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        let error = outcome.as_ref().err().map(|error| (error.code(), error.reason()));
         underway.end(call.now.since(call.begun), error);
-        result
+        outcome
     }
 }

@@ -96,6 +96,7 @@ impl<'a> Start<'a> {
     }
 
     /// Goes on with whatever a call can come to.
+    #[cold]
     fn take_off(&mut self, attempt: Attempt) -> &mut Flight<'a> {
         let mut flight = Flight::new(self.call, self.inherited, Some(attempt));
         flight.timer = self.timer.take();

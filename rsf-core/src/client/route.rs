@@ -72,7 +72,8 @@ impl<S: Stage> Stage for Route<S> {
                         call.channel.shared.metrics.retry_budget_exhausted.inc();
                         return Err(without_credit(call, error));
                     };
-                    if !agreement(call, pause).await {
+                    // Boxed: it is rare, and every call would hold a place for it.
+                    if !Box::pin(agreement(call, pause)).await {
                         return Err(if spent { without_credit(call, error) } else { error });
                     }
                     credit.spend();
@@ -99,7 +100,7 @@ fn without_credit(call: &OutboundCall, error: RpcError) -> RpcError {
 fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
     let snapshot = &*call.snapshot;
     let parent = call.parent.as_deref();
-    let mut told = OwnHeaders::new();
+    let mut told = std::mem::take(&mut call.own);
     (call.key, call.pool) = routed(
         snapshot,
         &call.channel.key,
@@ -108,7 +109,7 @@ fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
         call.now,
         &mut told,
     )?;
-    call.own.append(&mut told);
+    call.own = told;
     Ok(())
 }
 

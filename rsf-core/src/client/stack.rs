@@ -26,9 +26,68 @@ use crate::moment::Moment;
 use crate::policy::MethodPolicy;
 use crate::wire::{Frame, OwnHeaders, RequestId, TraceParent, UnaryReply};
 
-/// One stage of the path; it wraps the stages behind it.
+/// How a call ends, as its stages see it.
+pub(crate) type Outcome = Result<UnaryReply, RpcError>;
+
+/// One stage of the path that waits; it wraps the stages behind it.
 pub(crate) trait Stage: Send + Sync + 'static {
-    fn call(&self, call: &mut OutboundCall) -> impl Future<Output = Result<UnaryReply, RpcError>> + Send;
+    fn call(&self, call: &mut OutboundCall) -> impl Future<Output = Outcome> + Send;
+}
+
+/// One stage of the path that does not wait: it acts before what is behind it and after. Two of them, one behind the other,
+/// are one; however many there are, the future of a call holds only what each keeps for the time between.
+pub(crate) trait Guard: Send + Sync + 'static {
+    /// What it keeps. Dropped without [`Guard::leave`]: nobody waits for the call any more.
+    type Pass: Send;
+
+    /// Lets the call pass, or ends it.
+    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome>;
+
+    /// Takes in how the call ended behind it; what it returns is how the call ends for those before it.
+    fn leave(&self, pass: Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome;
+}
+
+impl<A: Guard, B: Guard> Guard for (A, B) {
+    type Pass = (A::Pass, B::Pass);
+
+    #[inline]
+    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+        let outer = self.0.enter(call)?;
+        match self.1.enter(call) {
+            Ok(inner) => Ok((outer, inner)),
+            Err(outcome) => Err(self.0.leave(outer, call, outcome)),
+        }
+    }
+
+    #[inline]
+    fn leave(&self, (outer, inner): Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        let outcome = self.1.leave(inner, call, outcome);
+        self.0.leave(outer, call, outcome)
+    }
+}
+
+/// Guards, and the stage behind them.
+pub(crate) struct Guarded<G, S> {
+    guard: G,
+    inner: S,
+}
+
+impl<G, S> Guarded<G, S> {
+    fn new(guard: G, inner: S) -> Self {
+        Guarded { guard, inner }
+    }
+}
+
+impl<G: Guard, S: Stage> Stage for Guarded<G, S> {
+    async fn call(&self, call: &mut OutboundCall) -> Outcome {
+        match self.guard.enter(call) {
+            Ok(pass) => {
+                let outcome = self.inner.call(call).await;
+                self.guard.leave(pass, call, outcome)
+            }
+            Err(outcome) => outcome,
+        }
+    }
 }
 
 /// A logical call on its way down the stack. Stages fill in what the ones below need.
@@ -96,8 +155,10 @@ impl OutboundCall {
 }
 
 /// The whole path of a call.
-pub(crate) type ClientStack =
-    Trace<Measure<Intercept<Degrade<Deadline<Limit<MethodBreaker<Route<Retry>>>>>>>>;
+pub(crate) type ClientStack = Guarded<
+    (Trace, Measure),
+    Intercept<Guarded<(Degrade, (Deadline, (Limit, MethodBreaker))), Route<Retry>>>,
+>;
 
 /// Composes the path, outermost first. Tests run this very stack.
 pub(crate) fn client_stack() -> ClientStack {
@@ -107,17 +168,19 @@ pub(crate) fn client_stack() -> ClientStack {
     let stack = Route::new(stack);
     // Outside routing, so that an open breaker costs nothing; inside the limits, whose refusals say nothing about the
     // method.
-    let stack = MethodBreaker::new(stack);
+    let guards = MethodBreaker {};
     // Outside the breaker, so that what is not sent is not counted.
-    let stack = Limit::new(stack);
+    let guards = (Limit {}, guards);
     // Outside everything that can take time and is bounded by it.
-    let stack = Deadline::new(stack);
+    let guards = (Deadline {}, guards);
     // Outside the deadline, so that a call that ran out of time can still be answered.
-    let stack = Degrade::new(stack);
+    let guards = (Degrade {}, guards);
+    let stack = Guarded::new(guards, stack);
     // Outside all of RSF's own answers, so that the application's code sees the call as its caller does.
     let stack = Intercept::new(stack);
     // Outside whatever can answer, so that every call is counted once, as its caller saw it.
-    let stack = Measure::new(stack);
+    let guards = Measure {};
     // Outermost, because all the others happen within the span.
-    Trace::new(stack)
+    let guards = (Trace {}, guards);
+    Guarded::new(guards, stack)
 }

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use super::stack::{InboundCall, Stage};
 use crate::error::{REASON, framework_status};
 use crate::message::Response;
+use crate::metrics::MethodMetrics;
 use crate::outcome::Reason;
 use crate::status::Status;
 use crate::wire::Frame;
@@ -26,7 +27,7 @@ impl<S: Stage> Stage for Measure<S> {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         let method = call.method.clone();
         let begun = call.arrived;
-        let underway = method.metrics.begin();
+        let underway = MethodMetrics::begin(&method.metrics);
         let result = self.inner.call(call).await;
         let error = result.as_ref().err().map(|status| {
             let reason = status.metadata().get(REASON).and_then(Reason::from_name);

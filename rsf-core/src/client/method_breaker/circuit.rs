@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -21,7 +20,7 @@ const OPEN: u8 = 2;
 pub(super) struct Circuit {
     /// What `state` is, for calls through a closed breaker: they take no lock. Written under the lock.
     mode: AtomicU8,
-    window: ArcSwap<Window>,
+    window: Window,
     state: Mutex<State>,
     metrics: MethodBreakerMetrics,
 }
@@ -66,7 +65,7 @@ impl Circuit {
         metrics.state.set(i64::from(CLOSED));
         Circuit {
             mode: AtomicU8::new(CLOSED),
-            window: ArcSwap::from_pointee(window(rules)),
+            window: Window::new(window_of(rules), Moment::now()),
             state: Mutex::new(State::Closed),
             metrics,
         }
@@ -74,9 +73,7 @@ impl Circuit {
 
     /// Live policy. A window of another length begins empty; everything else is read as it is used.
     pub(super) fn follow(&self, rules: &Rules) {
-        if self.window.load().length() != window_of(rules) {
-            self.window.store(window(rules).into());
-        }
+        self.window.set_length(window_of(rules));
     }
 
     /// Lets a call pass, as a trial where the breaker is half-open.
@@ -131,7 +128,7 @@ impl Circuit {
         if self.mode.load(Ordering::Relaxed) != CLOSED {
             return;
         }
-        let window = self.window.load();
+        let window = &self.window;
         window.record(verdict, now);
         // A good call can complete the volume, but makes no ratio worse: the next bad one decides.
         if !(verdict.error || verdict.slow) {
@@ -191,7 +188,7 @@ impl Circuit {
     }
 
     fn close(&self, state: &mut State) {
-        self.window.load().clear();
+        self.window.clear();
         self.enter(state, State::Closed);
     }
 
@@ -251,10 +248,6 @@ fn open_for(rules: &Rules) -> Duration {
 
 fn window_of(rules: &Rules) -> Duration {
     Duration::from_millis(rules.window_ms)
-}
-
-fn window(rules: &Rules) -> Window {
-    Window::new(window_of(rules), Moment::now())
 }
 
 #[cfg(test)]

@@ -14,9 +14,8 @@ const BUCKETS: usize = 10;
 pub(super) struct Window {
     /// The millisecond of its beginning.
     begun: u64,
-    length: Duration,
     /// Milliseconds of a tenth.
-    width: u64,
+    width: AtomicU64,
     buckets: [Bucket; BUCKETS],
     turning: Mutex<()>,
 }
@@ -49,15 +48,21 @@ impl Window {
     pub(super) fn new(length: Duration, now: Moment) -> Self {
         Window {
             begun: now.millis(),
-            length,
-            width: (length.as_millis() as u64 / BUCKETS as u64).max(1),
+            width: AtomicU64::new(width(length)),
             buckets: Default::default(),
             turning: Mutex::new(()),
         }
     }
 
-    pub(super) fn length(&self) -> Duration {
-        self.length
+    /// From now on the window has another length, and is empty.
+    pub(super) fn set_length(&self, length: Duration) {
+        let _turning = self.turning.lock();
+        if self.width.swap(width(length), Ordering::Relaxed) != width(length) {
+            for bucket in &self.buckets {
+                bucket.clear();
+                bucket.tenth.store(0, Ordering::Release);
+            }
+        }
     }
 
     pub(super) fn record(&self, verdict: Verdict, now: Moment) {
@@ -104,8 +109,12 @@ impl Window {
 
     /// From 1 on, and beyond any empty bucket's reach.
     fn tenth(&self, now: Moment) -> u64 {
-        now.millis().saturating_sub(self.begun) / self.width + 1 + BUCKETS as u64
+        now.millis().saturating_sub(self.begun) / self.width.load(Ordering::Relaxed) + 1 + BUCKETS as u64
     }
+}
+
+fn width(length: Duration) -> u64 {
+    (length.as_millis() as u64 / BUCKETS as u64).max(1)
 }
 
 impl Bucket {

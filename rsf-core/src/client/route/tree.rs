@@ -113,8 +113,44 @@ impl Routes {
     /// The pool that a call may go to.
     pub(super) fn choose(&self, question: &Question<'_>) -> Result<Chosen, Stopped> {
         let mut chosen = Chosen::default();
+        if let Some(pool) = self.usual(question) {
+            chosen.pool = pool;
+            return Ok(chosen);
+        }
         chosen.pool = self.walk(self.root, question, &mut chosen, &mut None)?;
         Ok(chosen)
+    }
+
+    /// The way of a call that meets nothing out of the ordinary: first tiers are well, it has no colour, and no rule asks
+    /// what it is about. `None` where one does, or where that way leads nowhere.
+    fn usual(&self, question: &Question<'_>) -> Option<usize> {
+        let mut node = self.root;
+        loop {
+            node = match &self.nodes[node] {
+                Node::Pool(pool) => return Some(*pool),
+                Node::Prefer {
+                    tiers,
+                    spill_below_percent,
+                    ..
+                } => {
+                    let first = tiers.first()?;
+                    if first.health.percent(question.now) < u64::from(*spill_below_percent) {
+                        return None;
+                    }
+                    first.node
+                }
+                Node::Percent { rule, with, without } => {
+                    self.side(*rule, [*with, *without], question, &mut None)?
+                }
+                Node::Named { rule, other, .. }
+                    if question.colour.is_none()
+                        && matches!(self.rules.rules[*rule].does, Does::Dye { .. }) =>
+                {
+                    *other
+                }
+                _ => return None,
+            };
+        }
     }
 
     /// The same, with what each rule said.
@@ -126,38 +162,37 @@ impl Routes {
 
     fn walk(
         &self,
-        node: usize,
+        mut node: usize,
         question: &Question<'_>,
         chosen: &mut Chosen,
         steps: &mut Option<Vec<Step>>,
     ) -> Result<usize, Stopped> {
-        let (rule, next) = match &self.nodes[node] {
-            Node::Pool(pool) => return Ok(*pool),
-            Node::Empty(rule) => return Err(stopped(*rule, None)),
-            Node::Full(rule) => {
-                let problem = format!("the rules part the instances into more than {MAX_POOLS} sets");
-                return Err(stopped(*rule, Some(problem)));
-            }
-            Node::Prefer {
-                tiers,
-                rule,
-                spill_below_percent,
-            } => {
-                return self.prefer(*rule, tiers, *spill_below_percent, question, chosen, steps);
-            }
-            Node::Shard { rule, owners, any } => {
-                (*rule, self.owner(*rule, owners, *any, question, chosen, steps)?)
-            }
-            Node::Percent { rule, with, without } => {
-                (*rule, self.side(*rule, [*with, *without], question, steps))
-            }
-            Node::Named { rule, values, other } => {
-                (*rule, self.named(*rule, values, *other, question, steps)?)
-            }
-        };
-        match next {
-            Some(next) => self.walk(next, question, chosen, steps),
-            None => Err(stopped(rule, None)),
+        loop {
+            let (rule, next) = match &self.nodes[node] {
+                Node::Pool(pool) => return Ok(*pool),
+                Node::Empty(rule) => return Err(stopped(*rule, None)),
+                Node::Full(rule) => {
+                    let problem = format!("the rules part the instances into more than {MAX_POOLS} sets");
+                    return Err(stopped(*rule, Some(problem)));
+                }
+                Node::Prefer {
+                    tiers,
+                    rule,
+                    spill_below_percent,
+                } => {
+                    return self.prefer(*rule, tiers, *spill_below_percent, question, chosen, steps);
+                }
+                Node::Shard { rule, owners, any } => {
+                    (*rule, self.owner(*rule, owners, *any, question, chosen, steps)?)
+                }
+                Node::Percent { rule, with, without } => {
+                    (*rule, self.side(*rule, [*with, *without], question, steps))
+                }
+                Node::Named { rule, values, other } => {
+                    (*rule, self.named(*rule, values, *other, question, steps)?)
+                }
+            };
+            node = next.ok_or_else(|| stopped(rule, None))?;
         }
     }
 
@@ -172,13 +207,6 @@ impl Routes {
         chosen: &mut Chosen,
         steps: &mut Option<Vec<Step>>,
     ) -> Result<usize, Stopped> {
-        if steps.is_none()
-            && let Some(first) = tiers.first()
-            && first.health.percent(question.now) >= u64::from(spill_below_percent)
-            && let Ok(pool) = self.walk(first.node, question, chosen, steps)
-        {
-            return Ok(pool);
-        }
         let share = |tier: &Tier| match u64::from(spill_below_percent) {
             0 => 100,
             below => (tier.health.percent(question.now) * 100 / below).min(100),
@@ -374,6 +402,7 @@ fn stopped(rule: usize, because: Option<String>) -> Stopped {
     Stopped { rule, because }
 }
 
+#[inline]
 fn note(steps: &mut Option<Vec<Step>>, rule: usize, say: impl FnOnce() -> (Filter, String)) {
     if let Some(steps) = steps {
         let (filter, because) = say();
