@@ -181,6 +181,11 @@ impl Pool {
         {
             return Some(member);
         }
+        if tried.is_empty()
+            && let Some(member) = self.least_of_plain(measure)
+        {
+            return Some(member);
+        }
         self.best_of_all(tried, measure.now, score)
     }
 

@@ -152,8 +152,14 @@ impl NodeBreaker {
         }
     }
 
+    /// Whether the instance is open, or has failed since its last success.
+    #[inline]
+    pub(super) fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Relaxed)
+    }
+
     pub(super) fn standing(&self, now: Instant) -> Standing {
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.is_troubled() {
             return Standing::Closed;
         }
         let state = self.state.lock();
@@ -169,7 +175,7 @@ impl NodeBreaker {
     /// Lets an attempt through. Which instance serves is the balancer's choice; where it takes an open one because
     /// there is no better, the attempt passes as well.
     pub(super) fn admit(&self, now: Instant) -> Admission {
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.is_troubled() {
             return Admission::default();
         }
         let mut state = self.state.lock();
@@ -185,7 +191,7 @@ impl NodeBreaker {
     /// The instance did its work. An attempt that was admitted before the instance was ejected proves nothing about
     /// what came after.
     pub(super) fn succeeded(&self, admission: &mut Admission) {
-        if std::mem::replace(&mut admission.settled, true) || !self.troubled.load(Ordering::Relaxed) {
+        if std::mem::replace(&mut admission.settled, true) || !self.is_troubled() {
             return;
         }
         let mut state = self.state.lock();

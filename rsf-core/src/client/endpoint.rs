@@ -159,6 +159,12 @@ impl Endpoint {
         self.vitals.is_connected()
     }
 
+    /// Connected, and without a failure since its last success.
+    #[inline]
+    pub(super) fn is_well(&self) -> bool {
+        self.is_connected() && !self.breaker.is_troubled()
+    }
+
     /// Whether the last attempt to connect failed.
     pub(super) fn is_unreachable(&self) -> bool {
         self.link.borrow().failure.is_some()

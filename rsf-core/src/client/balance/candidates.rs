@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::score::Score;
+use super::score::{Measure, Score};
 use super::{Member, Pool, SCAN_BELOW, Tier, tier};
 use crate::client::endpoint::Endpoint;
 use crate::moment::Moment;
@@ -59,6 +59,28 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// The one with the fewest pending calls per weight, then by lot, where all are well and nothing else counts.
+    pub(super) fn least_of_plain(&self, measure: &Measure) -> Option<&Member> {
+        let (mut best, mut least, mut tied) = (None, f32::INFINITY, 0);
+        for member in &self.members {
+            let endpoint = &*member.endpoint;
+            if !(endpoint.is_well() && measure.is_plain(&endpoint.vitals)) {
+                return None;
+            }
+            let value = endpoint.vitals.pending() as f32 / member.weight as f32;
+            if value < least {
+                (best, least, tied) = (Some(member), value, member.weight);
+            } else if value == least {
+                // One of the equals, each as likely as its share: a weighted reservoir of one.
+                tied += member.weight;
+                if fastrand::u32(..tied) < member.weight {
+                    best = Some(member);
+                }
+            }
+        }
+        best
     }
 
     /// The best of all members that are not in `tried`: by tier, then by score, then by lot.

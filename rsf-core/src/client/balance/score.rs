@@ -80,12 +80,18 @@ impl Measure {
         }
     }
 
+    /// Whether a member has its full share, and its pending calls per weight are all that counts.
+    #[inline]
+    pub(super) fn is_plain(&self, vitals: &Vitals) -> bool {
+        vitals.is_plain(0.5 / LOAD_STEPS) && vitals.mean() <= self.slow_from
+    }
+
     /// The same for one choice. An idle member that fails or refuses counts as idle only as often as its failures leave of
     /// its share, else as if a call were pending: nothing is ever pending where everything fails at once, and it would
     /// draw each call that finds the others busy.
     pub(super) fn pending_by_lot(&self, member: &Member) -> Score {
         let vitals = &member.endpoint.vitals;
-        if vitals.is_plain() && vitals.mean() <= self.slow_from {
+        if self.is_plain(vitals) {
             return Score {
                 value: vitals.pending() as f32 / member.weight as f32,
                 quality: 1.0,

@@ -79,9 +79,10 @@ impl Vitals {
         self.connected.store(connected, Relaxed);
     }
 
-    /// Whether nothing is known of it that changes its share: it does not fail, reports no load and is not new.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.failures.get() == 0.0 && self.load.get() == 0.0 && self.warming.load(Relaxed) == 0
+    /// Whether nothing is known of it that changes its share: it does not fail, reports a load below `least` and is not new.
+    #[inline]
+    pub(crate) fn is_plain(&self, least: f32) -> bool {
+        self.failures.get() == 0.0 && self.load.get() < least && self.warming.load(Relaxed) == 0
     }
 
     pub(crate) fn enter(&self) {
