@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rsf::state::DevFiles;
+use rsf_core::identity::TrustedKeys;
 use rsf_registry::RegistryUrl;
+use rsf_registry::directory::ListOpener;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -27,6 +29,9 @@ pub(crate) struct Common {
     /// The environment [default: default]
     #[arg(long, env = "RSF_NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// File with the public keys by which lists must be signed [default: signatures are not looked at]
+    #[arg(long, env = "RSF_LIST_KEYS")]
+    pub(crate) list_keys: Option<PathBuf>,
 }
 
 impl Common {
@@ -62,6 +67,28 @@ impl Common {
             }
         }
     }
+}
+
+impl Common {
+    /// Opens lists with the keys that are configured. Mistakes go to `problems`.
+    pub(crate) fn lists(&self, file: &Common, namespace: &str, problems: &mut Vec<String>) -> ListOpener {
+        let Some(path) = self.list_keys.as_ref().or(file.list_keys.as_ref()) else {
+            return ListOpener::unverified();
+        };
+        match trusted_keys(path, "") {
+            Ok(keys) => ListOpener::trusting(namespace, keys),
+            Err(problem) => {
+                problems.push(format!("list_keys: {problem}"));
+                ListOpener::unverified()
+            }
+        }
+    }
+}
+
+/// The public keys in a file, and those in `more`.
+pub(crate) fn trusted_keys(path: &Path, more: &str) -> Result<TrustedKeys, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    TrustedKeys::from_pem(&format!("{text}\n{more}")).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Reads a TOML file; without one, everything has its default.

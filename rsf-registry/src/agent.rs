@@ -29,6 +29,7 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::Backoff;
+use crate::directory::Refusals;
 use crate::snapshot::SnapshotFolder;
 use crate::{Backend, Directory, StoreError, limits, world};
 use acknowledgements::Acknowledger;
@@ -102,6 +103,7 @@ struct Shared {
     overrides: Overrides,
     disk: Option<SnapshotFolder>,
     saver: Option<Saver>,
+    refused_lists: Refusals,
     runtime: Handle,
 }
 
@@ -121,7 +123,9 @@ impl RegistryAgent {
         let runtime = Handle::current();
         let acknowledger = Acknowledger::start(backend.acknowledgements.clone(), options.lease_ttl / 3);
         let saver = disk.clone().map(Saver::start);
+        let refused_lists = backend.directory.refusals().unwrap_or_default();
         let shared = Shared {
+            refused_lists,
             backend,
             options,
             overrides,
@@ -135,6 +139,11 @@ impl RegistryAgent {
             policies: Followed::default(),
             acknowledger,
         })
+    }
+
+    /// What of the directory was refused so far, by reason; a metric to be registered.
+    pub fn refused_lists(&self) -> Refusals {
+        self.shared.refused_lists.clone()
     }
 
     /// Registers this instance and keeps its lease until the registration is ended or dropped.

@@ -9,6 +9,7 @@ pub use dedup::{DedupUrl, InvalidDedupUrl};
 pub use url::{InvalidRegistryUrl, RegistryUrl};
 
 use crate::cluster::{self, Cluster};
+use crate::directory::ListOpener;
 use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
 use crate::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
@@ -34,12 +35,20 @@ impl Backend {
     /// # Errors
     /// [`StoreError::Invalid`] for a name that is no namespace.
     pub fn open(url: &RegistryUrl, namespace: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, namespace, ListOpener::unverified())
+    }
+
+    /// The same, with the keys that lists must be signed with.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    pub fn open_with(url: &RegistryUrl, namespace: &str, lists: ListOpener) -> Result<Self, StoreError> {
         match url {
             RegistryUrl::Embedded { address, token } => {
-                EmbeddedRegistry::with_token(address, namespace, token.as_deref()).map(Backend::from)
+                EmbeddedRegistry::with(address, namespace, token.as_deref(), lists).map(Backend::from)
             }
             RegistryUrl::Cluster { redis, zookeeper } => {
-                open_cluster(redis, zookeeper, namespace).map(Backend::from)
+                open_cluster(redis, zookeeper, namespace, lists).map(Backend::from)
             }
         }
     }
@@ -73,7 +82,7 @@ impl ControlBackend {
                 ),
             }),
             RegistryUrl::Cluster { redis, zookeeper } => {
-                open_cluster(redis, zookeeper, namespace).map(ControlBackend::from)
+                open_cluster(redis, zookeeper, namespace, ListOpener::unverified()).map(ControlBackend::from)
             }
         }
     }
@@ -142,7 +151,12 @@ impl From<Cluster> for ControlBackend {
     }
 }
 
-fn open_cluster(redis: &[String], zookeeper: &[String], namespace: &str) -> Result<Cluster, StoreError> {
+fn open_cluster(
+    redis: &[String],
+    zookeeper: &[String],
+    namespace: &str,
+    lists: ListOpener,
+) -> Result<Cluster, StoreError> {
     let [redis] = redis else {
         return Err(StoreError::Refused {
             backend: "redis",
@@ -152,7 +166,7 @@ fn open_cluster(redis: &[String], zookeeper: &[String], namespace: &str) -> Resu
             ),
         });
     };
-    cluster::open(redis, &zookeeper.join(","), namespace)
+    cluster::open_with(redis, &zookeeper.join(","), namespace, lists)
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ pub struct Settings {
     /// `RSF_TRUSTED_KEYS`: the file with the public keys whose tokens this provider believes, read again when it changes.
     /// None: callers' tokens are not looked at.
     pub trusted_keys: Option<PathBuf>,
+    /// `RSF_LIST_KEYS`: the file with the public keys by which the pump signs the directory's lists; lists that none of them
+    /// signed are refused. None: signatures are not looked at.
+    pub list_keys: Option<PathBuf>,
     /// `RSF_AUTHORIZATION_REQUIRED`: whether a service takes no call until a policy sets `provider.authorization.mode` for
     /// it. `false`.
     pub authorization_required: Option<bool>,
@@ -87,6 +90,7 @@ pub(crate) struct Checked {
     pub(crate) drain: std::time::Duration,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) trusted_keys: Option<PathBuf>,
+    pub(crate) list_keys: Option<PathBuf>,
     pub(crate) authorization_required: bool,
 }
 
@@ -133,6 +137,7 @@ impl Settings {
             drain_ms: self.drain_ms.or(weaker.drain_ms),
             token_file: self.token_file.or(weaker.token_file),
             trusted_keys: self.trusted_keys.or(weaker.trusted_keys),
+            list_keys: self.list_keys.or(weaker.list_keys),
             authorization_required: self.authorization_required.or(weaker.authorization_required),
         }
     }
@@ -163,6 +168,7 @@ impl Settings {
             drain_ms: number(get("RSF_DRAIN_MS"), "RSF_DRAIN_MS", problems),
             token_file: get("RSF_TOKEN_FILE").map(PathBuf::from),
             trusted_keys: get("RSF_TRUSTED_KEYS").map(PathBuf::from),
+            list_keys: get("RSF_LIST_KEYS").map(PathBuf::from),
             authorization_required: flag("RSF_AUTHORIZATION_REQUIRED", &get, problems),
         };
         environment.or(file)
@@ -252,6 +258,7 @@ impl Settings {
             drain: std::time::Duration::from_millis(self.drain_ms.unwrap_or(30_000)),
             token_file: self.token_file,
             trusted_keys: self.trusted_keys,
+            list_keys: self.list_keys,
             authorization_required: self.authorization_required.unwrap_or(false),
         })
     }

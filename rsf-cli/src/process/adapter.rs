@@ -36,6 +36,7 @@ pub(crate) struct AdapterArguments {
 struct File {
     registry: Option<String>,
     namespace: Option<String>,
+    list_keys: Option<PathBuf>,
     adapter: AdapterSettings,
 }
 
@@ -45,8 +46,11 @@ pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
     let from_file = Common {
         registry: file.registry,
         namespace: file.namespace,
+        list_keys: file.list_keys,
     };
     let registry = arguments.common.registry(&from_file, &mut problems);
+    let namespace = registry.as_ref().map_or("", |(_, namespace)| namespace);
+    let lists = arguments.common.lists(&from_file, namespace, &mut problems);
     let mut settings = file.adapter;
     settings.listen = arguments.listen.unwrap_or(settings.listen);
     settings.prefix = arguments.prefix.unwrap_or(settings.prefix);
@@ -68,7 +72,7 @@ pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
     };
     let app = Application::builder(APPLICATION)
         .settings(settings)
-        .registry(Backend::open(&url, &namespace)?)
+        .registry(Backend::open_with(&url, &namespace, lists)?)
         .start()
         .await?;
     let schemas = Arc::new(DirectorySchemas::new(app.registry().directory.clone()));

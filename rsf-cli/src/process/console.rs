@@ -40,6 +40,7 @@ pub(crate) struct ConsoleArguments {
 struct File {
     registry: Option<String>,
     namespace: Option<String>,
+    list_keys: Option<PathBuf>,
     listen: Option<String>,
     token_file: Option<PathBuf>,
     pump: Option<String>,
@@ -52,8 +53,11 @@ pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
     let from_file = Common {
         registry: file.registry,
         namespace: file.namespace,
+        list_keys: file.list_keys,
     };
     let registry = arguments.common.registry(&from_file, &mut problems);
+    let namespace = registry.as_ref().map_or("", |(_, namespace)| namespace);
+    let lists = arguments.common.lists(&from_file, namespace, &mut problems);
     let listen = arguments
         .listen
         .or(file.listen)
@@ -79,7 +83,7 @@ pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
     };
 
     let (backend, control) = (
-        Backend::open(&url, &namespace)?,
+        Backend::open_with(&url, &namespace, lists)?,
         ControlBackend::open(&url, &namespace)?,
     );
     let pump = arguments

@@ -1,12 +1,14 @@
 //! `rsf pump`: folds the leases in Redis into the directory in ZooKeeper.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use rsf::admin::{self, AdminPage};
+use rsf_core::identity::{SigningKey, TrustedKeys};
 use rsf_pump::{Pump, PumpHandle, PumpSettings, Role};
 use rsf_registry::backend::ControlBackend;
+use rsf_registry::directory::{ListOpener, ListSealer};
 use serde::Deserialize;
 
 use super::Common;
@@ -29,6 +31,9 @@ pub(crate) struct PumpArguments {
     /// Where the pump keeps its last epoch
     #[arg(long, env = "RSF_PUMP_STATE")]
     state_file: Option<PathBuf>,
+    /// File with the private key that signs the lists (`rsf token key`) [default: lists are not signed]
+    #[arg(long, env = "RSF_LIST_KEY")]
+    list_key: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -36,7 +41,9 @@ pub(crate) struct PumpArguments {
 struct File {
     registry: Option<String>,
     namespace: Option<String>,
+    list_keys: Option<PathBuf>,
     admin: Option<String>,
+    list_key: Option<PathBuf>,
     pump: PumpSettings,
 }
 
@@ -46,8 +53,13 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
     let from_file = Common {
         registry: file.registry,
         namespace: file.namespace,
+        list_keys: file.list_keys,
     };
     let registry = arguments.common.registry(&from_file, &mut problems);
+    let namespace = registry.as_ref().map_or("", |(_, namespace)| namespace);
+    let key = arguments.list_key.or(file.list_key);
+    let trusted = arguments.common.list_keys.clone().or(from_file.list_keys.clone());
+    let seal = seal(key.as_deref(), trusted.as_deref(), namespace, &mut problems);
     let admin = arguments
         .admin
         .or(file.admin)
@@ -68,6 +80,10 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
     let backend = ControlBackend::open(&url, &namespace)?;
     let metrics = prometheus::Registry::new();
     let pump = Pump::new(backend.lease_sources, backend.directory, config, &metrics)?;
+    let pump = match seal {
+        Some((sealer, opener)) => pump.sealing(sealer, opener),
+        None => pump,
+    };
     let listener = super::listen(admin, "admin port").await?;
     let bound = listener.local_addr()?;
     let end = super::until_signal()?;
@@ -76,6 +92,41 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
     pump.run(end).await;
     serving.await?;
     Ok(())
+}
+
+/// What signs lists, and what a pump takes over: lists that it or a trusted key signed. Mistakes go to `problems`.
+fn seal(
+    key: Option<&Path>,
+    trusted: Option<&Path>,
+    namespace: &str,
+    problems: &mut Vec<String>,
+) -> Option<(ListSealer, ListOpener)> {
+    let Some(path) = key else {
+        if trusted.is_some() {
+            problems.push(
+                "list_keys is set and list_key is not: a pump that signs nothing could not take over its own lists"
+                    .to_owned(),
+            );
+        }
+        return None;
+    };
+    let read = || {
+        let named = |problem: &dyn std::fmt::Display| format!("list_key: {}: {problem}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+        let key = SigningKey::from_pem(&text).map_err(|error| named(&error))?;
+        let own = key.public_pem().map_err(|error| named(&error))?;
+        let keys = match trusted {
+            Some(trusted) => {
+                super::trusted_keys(trusted, &own).map_err(|problem| format!("list_keys: {problem}"))?
+            }
+            None => TrustedKeys::from_pem(&own).map_err(|error| named(&error))?,
+        };
+        Ok::<_, String>((
+            ListSealer::signing(namespace, key),
+            ListOpener::trusting(namespace, keys),
+        ))
+    };
+    read().map_err(|problem| problems.push(problem)).ok()
 }
 
 /// The admin page of a pump. A standby is ready: it can take over. A leader is while its source covers what it

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::saver::Record;
 use super::{DISK_AFTER, Shared, trouble};
 use crate::backoff::Backoff;
+use crate::directory::{Reason, Refusal, open};
 use crate::record::{LeaseState, Removal, RemovalCause, ServiceList};
 use crate::world::Guard;
 use crate::{Observed, limits};
@@ -83,9 +84,10 @@ impl Follower<'_> {
     /// A list from the directory.
     fn offered(&mut self, list: Arc<ServiceList>) {
         if let Err(reason) = judge(self.service, self.good.as_deref(), &list) {
+            self.shared.refused_lists.count(reason.reason());
             tracing::warn!(
                 service = self.service,
-                reason,
+                %reason,
                 "a list is refused; the last good one stays"
             );
             return self.fall_back(&format!("its list is refused: {reason}"));
@@ -160,18 +162,17 @@ impl Follower<'_> {
 }
 
 /// Why `offered` may not take the place of `good`; rule R in its first form.
-fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Result<(), String> {
-    limits::check_list(offered).map_err(|error| error.to_string())?;
+fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Result<(), Refusal> {
+    open::check(offered)?;
     if offered.service != service {
-        return Err(format!("it is of service `{}`", offered.service));
+        let text = format!("it is of service `{}`", offered.service);
+        return Err(Refusal::new(Reason::Invalid, text));
     }
     let Some(good) = good else { return Ok(()) };
     if order(offered) < order(good) && Guard::OlderList.stands() {
-        return Err(format!(
-            "its version {:?} is older than {:?}",
-            order(offered),
-            order(good)
-        ));
+        let (offered, known) = (order(offered), order(good));
+        let text = format!("its version {offered:?} is older than {known:?}");
+        return Err(Refusal::new(Reason::Older, text));
     }
     if offered.instances.is_empty() && Guard::EmptyList.stands() {
         let removed: HashMap<&str, &Removal> = offered
@@ -185,10 +186,8 @@ fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Re
             })
         });
         if let Some(listed) = unexplained {
-            return Err(format!(
-                "it is empty and does not say why `{}` is gone",
-                listed.instance
-            ));
+            let text = format!("it is empty and does not say why `{}` is gone", listed.instance);
+            return Err(Refusal::new(Reason::Emptied, text));
         }
     }
     Ok(())
@@ -275,7 +274,9 @@ mod tests {
             match expected {
                 Ok(()) => assert_eq!(found, Ok(()), "{offered:?}"),
                 Err(reason) => assert!(
-                    found.as_ref().is_err_and(|text| text.contains(reason)),
+                    found
+                        .as_ref()
+                        .is_err_and(|refusal| refusal.to_string().contains(reason)),
                     "{reason}: {found:?}"
                 ),
             }

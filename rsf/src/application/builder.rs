@@ -218,11 +218,12 @@ impl ApplicationBuilder {
         let credentials = Credentials::read(&self.name, &settings)?;
         let backend = match self.backend {
             Some(backend) => backend,
-            None => Backend::open(&settings.registry, &settings.namespace)?,
+            None => Backend::open_with(&settings.registry, &settings.namespace, credentials.lists.clone())?,
         };
         let agent = Arc::new(agent(&backend, &settings)?);
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry)?);
+        registry.register(Box::new(agent.refused_lists()))?;
         let control: Arc<dyn ControlPlane> = agent.clone();
         let policies = PolicyBook::new(control.clone(), runtime.clone(), metrics.policies_refused.clone());
         let port = match &self.provider {

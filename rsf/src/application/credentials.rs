@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rsf_core::identity::token::unix_seconds;
 use rsf_core::identity::{ApplicationToken, Claims, TokenVerifier, TrustedKeys};
+use rsf_registry::directory::ListOpener;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::{Checked, InvalidSettings};
@@ -21,6 +22,8 @@ pub(super) struct Credentials {
     pub(super) token: ApplicationToken,
     /// None where no keys are set.
     pub(super) verifier: Option<Arc<TokenVerifier>>,
+    /// Opens the directory's lists, with the keys that they must be signed with.
+    pub(super) lists: ListOpener,
     files: Vec<Followed>,
 }
 
@@ -41,6 +44,7 @@ impl Credentials {
         let mut credentials = Credentials {
             token: ApplicationToken::default(),
             verifier: None,
+            lists: ListOpener::unverified(),
             files: Vec::new(),
         };
         let mut problems = Vec::new();
@@ -53,6 +57,14 @@ impl Credentials {
             && let Err(problem) = credentials.read_keys(path, application, &settings.namespace)
         {
             problems.push(format!("RSF_TRUSTED_KEYS: {}: {problem}", path.display()));
+        }
+        if let Some(path) = &settings.list_keys {
+            let keys =
+                file(path).and_then(|text| TrustedKeys::from_pem(&text).map_err(|error| error.to_string()));
+            match keys {
+                Ok(keys) => credentials.lists = ListOpener::trusting(&settings.namespace, keys),
+                Err(problem) => problems.push(format!("RSF_LIST_KEYS: {}: {problem}", path.display())),
+            }
         }
         match problems.is_empty() {
             true => Ok(credentials),

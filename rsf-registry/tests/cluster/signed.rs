@@ -1,0 +1,73 @@
+//! Signed lists: refused where the signature is missing or another's, taken while keys are replaced.
+
+use rsf_core::identity::{SigningKey, TrustedKeys};
+use rsf_registry::cluster::{self, Cluster};
+use rsf_registry::directory::{ListOpener, ListSealer, Reason};
+use rsf_testkit::{ZooKeeper, eventually};
+
+use crate::{NOBODY, PATIENCE, list, observe_version, with_zookeeper};
+
+const SERVICE: &str = "shop.v1.MemberService";
+
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_random(&[number; 32])
+}
+
+fn trusting(zookeeper: &ZooKeeper, keys: &[u8]) -> Cluster {
+    let pems: String = keys
+        .iter()
+        .map(|number| key(*number).public_pem().unwrap())
+        .collect();
+    let opener = ListOpener::trusting("default", TrustedKeys::from_pem(&pems).unwrap());
+    let redis = format!("redis://{NOBODY}");
+    cluster::open_with(&redis, &zookeeper.address().to_string(), "default", opener).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_lists_that_a_trusted_key_signed_are_taken_and_keys_are_replaced_without_a_gap() {
+    let zookeeper = ZooKeeper::start().await;
+    let pump = with_zookeeper(&zookeeper);
+    let term = pump.writer.lead("pump", 0).await.unwrap();
+    let (strict, replacing) = (trusting(&zookeeper, &[1]), trusting(&zookeeper, &[1, 2]));
+    let (mut strictly, mut widely) = (
+        strict.directory.watch(SERVICE),
+        replacing.directory.watch(SERVICE),
+    );
+    let mut blindly = pump.directory.watch(SERVICE);
+    let write = async |sealer: ListSealer, sequence| {
+        let sealed = sealer.seal(&list(SERVICE, term.epoch, sequence)).unwrap();
+        pump.writer.store(&term, &[sealed]).await.unwrap();
+    };
+
+    write(ListSealer::signing("default", key(1)), 1).await;
+    observe_version(&mut strictly, term.epoch, 1).await;
+    observe_version(&mut widely, term.epoch, 1).await;
+    observe_version(&mut blindly, term.epoch, 1).await;
+
+    // The new key: who trusts it goes on, who does not keeps what was good.
+    write(ListSealer::signing("default", key(2)), 2).await;
+    observe_version(&mut widely, term.epoch, 2).await;
+    observe_version(&mut blindly, term.epoch, 2).await;
+    let refused = strict.directory.refusals().unwrap();
+    let refusals = async |count: u64| {
+        eventually(PATIENCE, async || match refused.get(Reason::Signature) {
+            now if now >= count => Ok(()),
+            now => Err(now.to_string()),
+        })
+        .await;
+    };
+    refusals(1).await;
+    observe_version(&mut strictly, term.epoch, 1).await;
+
+    // No signature at all, and one for another namespace.
+    write(ListSealer::unsigned(), 3).await;
+    refusals(2).await;
+    write(ListSealer::signing("test", key(1)), 4).await;
+    refusals(3).await;
+    observe_version(&mut blindly, term.epoch, 4).await;
+    observe_version(&mut strictly, term.epoch, 1).await;
+
+    write(ListSealer::signing("default", key(1)), 5).await;
+    observe_version(&mut strictly, term.epoch, 5).await;
+    observe_version(&mut widely, term.epoch, 5).await;
+}
