@@ -30,6 +30,9 @@ pub struct PumpSettings {
     /// How long the first change after a quiet time waits for company, milliseconds, at most `coalesce_ms`.
     /// Default 100.
     pub first_delay_ms: u64,
+    /// How long an empty list stays before it is deleted, milliseconds, at least 10 000; 0 keeps it for ever. Default
+    /// 604 800 000, a week.
+    pub list_retention_ms: u64,
     /// Whether rule R is enforced. `false` publishes every loss at once: for drills and negative controls only.
     /// Default `true`.
     pub shrink_enforced: bool,
@@ -55,6 +58,7 @@ impl Default for PumpSettings {
             write_timeout_ms: 10_000,
             coalesce_ms: 1_000,
             first_delay_ms: 100,
+            list_retention_ms: 7 * 86_400_000,
             shrink_enforced: true,
             shrink_share_percent: 20,
             shrink_window_ms: 10_000,
@@ -76,6 +80,7 @@ pub struct PumpConfig {
     pub(crate) write_timeout: Duration,
     pub(crate) coalesce: Duration,
     pub(crate) first_delay: Duration,
+    pub(crate) list_retention: Option<Duration>,
     pub(crate) shrink: ShrinkConfig,
 }
 
@@ -117,6 +122,7 @@ impl PumpSettings {
             write_timeout: ms(self.write_timeout_ms),
             coalesce: ms(self.coalesce_ms),
             first_delay: ms(self.first_delay_ms),
+            list_retention: (self.list_retention_ms > 0).then(|| ms(self.list_retention_ms)),
             shrink: ShrinkConfig {
                 enforced: self.shrink_enforced,
                 lease_ttl: ms(self.lease_ttl_ms),
@@ -154,6 +160,14 @@ impl PumpSettings {
             0,
             self.coalesce_ms.min(60_000),
         );
+        if self.list_retention_ms > 0 {
+            check(
+                "list_retention_ms",
+                self.list_retention_ms,
+                10_000,
+                10 * 365 * 86_400_000,
+            );
+        }
         check("shrink_share_percent", self.shrink_share_percent.into(), 1, 100);
         check("shrink_window_ms", self.shrink_window_ms, 1_000, 600_000);
         check("shrink_floor_percent", self.shrink_floor_percent.into(), 0, 100);

@@ -158,7 +158,9 @@ impl Leader {
                     Err(error) => return Err(error.to_string()),
                 }
             };
-            let greatest = stored.iter().map(|list| list.version.0).max().unwrap_or(0);
+            let (lists, shards) = opened(stored, &opener);
+            let epoch_of = |list: &ServiceList| list.version.as_ref().map_or(0, |version| version.epoch);
+            let greatest = lists.iter().map(epoch_of).max().unwrap_or(0);
             if greatest >= term.epoch {
                 state.record_epoch(greatest).await;
                 let epoch = term.epoch;
@@ -166,7 +168,6 @@ impl Leader {
                     "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
                 ));
             }
-            let (lists, shards) = opened(stored, &opener);
             let wiped = lists.is_empty() && state.get().await.published;
             Ok(Takeover {
                 term,

@@ -50,7 +50,7 @@
 //! | `rsf_pump_hints_total`, `rsf_pump_deadline_checks_total`, `rsf_pump_sweeps_total`, `rsf_pump_sweep_seconds` | the sources' load |
 //! | `rsf_pump_source_errors_total`, `rsf_pump_discontinuities_total{reason}` | the sources' faults |
 //! | `rsf_pump_removed_total{cause}` | instances that left a list: `deregistered`, `expired`, `evicted` |
-//! | `rsf_pump_lists_written_total`, `rsf_pump_write_errors_total` | the directory |
+//! | `rsf_pump_lists_written_total`, `rsf_pump_write_errors_total`, `rsf_pump_lists_removed_total` | the directory |
 
 mod deadlines;
 mod intake;

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) removed: IntCounterVec,
     pub(crate) lists_written: IntCounter,
     pub(crate) write_errors: IntCounter,
+    pub(crate) lists_removed: IntCounter,
     pub(crate) sweep_seconds: Histogram,
     pub(crate) lag_seconds: Histogram,
 }
@@ -85,6 +86,11 @@ impl Metrics {
             removed: counters(r, "removed_total", "Instances that left a list.", "cause")?,
             lists_written: counter(r, "lists_written_total", "Lists written.")?,
             write_errors: counter(r, "write_errors_total", "Lists whose write failed.")?,
+            lists_removed: counter(
+                r,
+                "lists_removed_total",
+                "Lists deleted because nobody had provided the service for long.",
+            )?,
             sweep_seconds: histogram(r, "sweep_seconds", "Time of a sweep.")?,
             lag_seconds: histogram(r, "lag_seconds", "Time from a change to its written list.")?,
         })

@@ -4,14 +4,14 @@ mod draft;
 
 mod round;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rsf_registry::directory::ListSealer;
-use rsf_registry::record::ListVersion;
+use rsf_registry::record::{ListVersion, Removal, ServiceList};
 use rsf_registry::{DirectoryWriter, StoreError, Term};
 
 use crate::coalesce::Coalesce;
@@ -27,6 +27,8 @@ pub(crate) use round::Outcome;
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long a list rests that the directory refuses by itself.
 const REFUSED_RETRY: Duration = Duration::from_secs(10);
+/// How many lists are deleted at once.
+const RETIRED_AT_ONCE: usize = 64;
 
 /// The lists as they are published in the current term.
 pub(crate) struct Publisher {
@@ -39,6 +41,9 @@ pub(crate) struct Publisher {
     sequence: u64,
     /// What the directory is known to have; nothing where a write's outcome is unknown.
     published: HashMap<String, Published>,
+    /// Lists that are stored empty, and when each is deleted.
+    empty: BTreeMap<String, Duration>,
+    retention: Option<Duration>,
     writing: Option<BoxFuture<'static, Outcome>>,
     in_flight: Vec<InFlight>,
     pause: Duration,
@@ -54,6 +59,8 @@ struct InFlight {
 pub(crate) struct Round {
     /// How long each written list's change had waited.
     pub(crate) lags: Vec<Duration>,
+    /// The lists that were deleted.
+    pub(crate) removed: Vec<String>,
     /// How many lists were not written.
     pub(crate) failed: usize,
     /// Why, in one example.
@@ -78,6 +85,8 @@ impl Publisher {
             term: None,
             sequence: 0,
             published: HashMap::new(),
+            empty: BTreeMap::new(),
+            retention: config.list_retention,
             writing: None,
             in_flight: Vec::new(),
             pause: RETRY.0,
@@ -90,6 +99,12 @@ impl Publisher {
         self.sequence = 0;
         self.term = Some(takeover.term);
         let mut shards = takeover.shards;
+        let unix_ms = millis(rsf_registry::world::unix_now());
+        for list in takeover.lists.iter().filter(|list| list.instances.is_empty()) {
+            // How long it has been empty is only known by the wall clock; at worst it stays as long again.
+            let age = Duration::from_millis(unix_ms.saturating_sub(emptied(list)));
+            self.note_empty(&list.service, now, age);
+        }
         let published = takeover.lists.into_iter().map(|list| {
             let references = shards.remove(&list.service).unwrap_or_default();
             let published = Published::read(&list.instances, references);
@@ -107,6 +122,7 @@ impl Publisher {
         self.writing = None;
         self.in_flight.clear();
         self.published.clear();
+        self.empty.clear();
         self.coalesce.clear();
         self.pause = RETRY.0;
     }
@@ -141,7 +157,13 @@ impl Publisher {
         let Some(term) = self.term.clone() else { return };
         let mut drafts = Vec::new();
         for (key, since) in self.coalesce.take(at.elapsed) {
-            let Some(draft) = Draft::of(&key, fold.list(&key), self.published.get(&key)) else {
+            let published = self.published.get(&key);
+            let (instances, removed) = fold.list(&key);
+            if published.is_none() && instances.is_empty() && self.is_forgotten(&removed, at.unix_ms) {
+                // It was deleted, or would be at once.
+                continue;
+            }
+            let Some(draft) = Draft::of(&key, (instances, removed), published) else {
                 continue;
             };
             self.sequence += 1;
@@ -166,6 +188,42 @@ impl Publisher {
         }
     }
 
+    /// Deletes lists that have been empty for the whole retention; nobody has stood in them since, and a list that rule R
+    /// holds is never empty. Does nothing while a round is under way.
+    pub(crate) fn retire(&mut self, now: Duration, fold: &Fold) {
+        let Some(term) = self.term.clone().filter(|_| self.writing.is_none()) else {
+            return;
+        };
+        let due = |(key, at): &(&String, &Duration)| **at <= now && fold.list(key).0.is_empty();
+        let services: Vec<String> = self
+            .empty
+            .iter()
+            .filter(due)
+            .map(|(key, _)| key.clone())
+            .take(RETIRED_AT_ONCE)
+            .collect();
+        if services.is_empty() {
+            return;
+        }
+        let (writer, limit) = (self.writer.clone(), self.write_timeout);
+        let removing = async move { round::remove(&*writer, &term, services, limit).await };
+        self.writing = Some(removing.boxed());
+    }
+
+    /// Whether the last one left longer than the retention ago.
+    fn is_forgotten(&self, removed: &[Removal], unix_ms: u64) -> bool {
+        let last = removed.iter().map(|removal| removal.at_unix_ms).max();
+        let retention = self.retention.map_or(u64::MAX, millis);
+        last.is_some_and(|last| last.saturating_add(retention) <= unix_ms)
+    }
+
+    fn note_empty(&mut self, key: &str, now: Duration, age: Duration) {
+        if let Some(retention) = self.retention {
+            self.empty
+                .insert(key.to_owned(), now + retention.saturating_sub(age));
+        }
+    }
+
     /// Waits for the end of a round; for ever where none is under way. Safe to drop and call again.
     pub(crate) async fn written(&mut self) -> Outcome {
         poll(&mut self.writing).await
@@ -174,6 +232,19 @@ impl Publisher {
     /// Closes a round's books.
     pub(crate) fn settle(&mut self, outcome: Outcome, now: Duration) -> Round {
         let mut round = Round::default();
+        for key in outcome.removed {
+            self.empty.remove(&key);
+            self.published.remove(&key);
+            round.removed.push(key);
+        }
+        if let Some(error) = outcome.not_removed {
+            round.fenced |= matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. });
+            // Not in every report anew: deletions have time.
+            self.empty
+                .values_mut()
+                .for_each(|at| *at = (*at).max(now + REFUSED_RETRY));
+            round.error = Some(error.to_string());
+        }
         let mut in_flight: Vec<_> = std::mem::take(&mut self.in_flight)
             .into_iter()
             .map(Some)
@@ -187,6 +258,11 @@ impl Publisher {
                 // The next round cuts it anew.
                 self.coalesce.touch(list.key.clone(), now);
             }
+            if published.is_empty() {
+                self.note_empty(&list.key, now, Duration::ZERO);
+            } else {
+                self.empty.remove(&list.key);
+            }
             self.published.insert(list.key, published);
         }
         let mut away = false;
@@ -197,6 +273,7 @@ impl Publisher {
             round.failed += 1;
             round.fenced |= matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. });
             let known = self.published.remove(&list.key);
+            self.empty.remove(&list.key);
             if known.is_some_and(|known| known.is_sharded()) && matches!(error, StoreError::Invalid { .. }) {
                 // A shard outgrew its limit within one window: the next round cuts the whole list anew.
                 self.coalesce.put_back(list.key, list.since, now);
@@ -215,4 +292,14 @@ impl Publisher {
         };
         round
     }
+}
+
+/// When a list became empty, Unix milliseconds.
+fn emptied(list: &ServiceList) -> u64 {
+    let removals = list.removed.iter().map(|removal| removal.at_unix_ms);
+    removals.max().unwrap_or(list.written_unix_ms)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -138,7 +138,13 @@ impl Pump {
                     running.publisher.flush(now, &running.fold);
                 }
                 () = at(running.start, deadline) => running.check_deadlines(&mut intake),
-                _ = report.tick() => running.report(),
+                _ = report.tick() => {
+                    running.report();
+                    if running.may_write() {
+                        let now = running.now().elapsed;
+                        running.publisher.retire(now, &running.fold);
+                    }
+                }
                 (source, event) = intake.next() => running.on_intake(source, event, &mut intake),
             }
             running.note_changes();

@@ -24,6 +24,7 @@ use crate::{
 };
 use zookeeper::Session;
 use zookeeper::namespace::Namespace;
+pub(crate) use zookeeper::place::Place;
 
 /// The stores of one namespace on Redis and ZooKeeper. They share one connection to each.
 #[derive(Clone)]

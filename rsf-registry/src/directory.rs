@@ -51,6 +51,13 @@ pub trait DirectoryWriter: Send + Sync + 'static {
     /// list names without bringing them are those of earlier writes. [`StoreError::Fenced`] once another term has begun.
     async fn store(&self, term: &Term, lists: &[SealedList]) -> Result<(), StoreError>;
 
+    /// Deletes lists; one that is not there is no error. [`StoreError::Fenced`] once another term has begun. A directory
+    /// that keeps everything need not implement it.
+    async fn remove(&self, term: &Term, services: &[String]) -> Result<(), StoreError> {
+        let _ = (term, services);
+        Ok(())
+    }
+
     /// Every list that is stored and can be opened, unverified; the others are left out and reported in the log.
     async fn lists(&self) -> Result<Vec<ServiceList>, StoreError> {
         let opener = ListOpener::unverified();

@@ -14,6 +14,7 @@
 //! the rest: one zstd frame of the protobuf record
 //! ```
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use prost::Message;
@@ -32,6 +33,12 @@ const KEY_ID: usize = 8;
 const SIGNATURE: usize = 64;
 /// zstd's default: about 500 MB/s, and lists shrink to a tenth.
 const LEVEL: i32 = 3;
+
+thread_local! {
+    /// A pump seals thousands of small lists in a row, and a context costs more than what it compresses.
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// The widest window a reader accepts, as a power of two, so that a hostile frame cannot ask for more memory.
 const WINDOW_LOG_MAX: u32 = 23;
 
@@ -93,8 +100,17 @@ pub(crate) fn compress<M: Message>(record: &M) -> Result<Vec<u8>, String> {
             plain.len()
         ));
     }
-    zstd::stream::encode_all(plain.as_slice(), LEVEL)
-        .map_err(|error| format!("it cannot be compressed: {error}"))
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        let compressor = match compressor {
+            Some(compressor) => compressor,
+            none => none.insert(zstd::bulk::Compressor::new(LEVEL).map_err(uncompressed)?),
+        };
+        compressor.compress(&plain).map_err(uncompressed)
+    })
+}
+
+fn uncompressed(error: std::io::Error) -> String {
+    format!("it cannot be compressed: {error}")
 }
 
 /// A frame in its envelope: in format 1 where nothing asks for more, so that older readers go on reading.

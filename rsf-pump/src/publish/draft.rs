@@ -1,6 +1,7 @@
 //! What of a list is to be written: compares it, shard by shard, with what the directory is known to have, and seals
 //! what differs.
 
+use std::borrow::Borrow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rsf_registry::StoreError;
@@ -15,16 +16,26 @@ pub(crate) struct Published {
     digests: Vec<u64>,
     /// What its head says of the shards; nothing where it is stored whole.
     references: Vec<ShardReference>,
+    instances: usize,
 }
 
 impl Published {
     /// A list as it was read back.
     pub(crate) fn read(instances: &[ListedInstance], references: Vec<ShardReference>) -> Self {
-        let parts = parts(instances.to_vec(), references.len().max(1));
+        let digests = match references.len() {
+            0 | 1 => vec![digest(instances)],
+            shards => parts(instances.iter(), shards).into_iter().map(digest).collect(),
+        };
         Published {
-            digests: parts.iter().map(|part| digest(part)).collect(),
+            digests,
             references,
+            instances: instances.len(),
         }
+    }
+
+    /// Whether nobody stands in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.instances == 0
     }
 
     /// Whether it is stored in shards.
@@ -55,8 +66,8 @@ pub(crate) struct Draft {
 enum Content {
     /// All of it, in as many shards as its size asks for.
     Whole(Vec<ListedInstance>),
-    /// The shards that changed, and what is known of all of them.
-    Shards(Vec<(usize, Vec<ListedInstance>)>, Published),
+    /// The shards that changed with their digests, and what is known of all of them.
+    Shards(Vec<(usize, Vec<ListedInstance>, u64)>, Published),
 }
 
 impl Draft {
@@ -77,13 +88,14 @@ impl Draft {
                 Content::Whole(instances)
             }
             Some(published) => {
-                let parts = parts(instances, published.digests.len()).into_iter();
-                let known = published.digests.iter();
+                let parts = parts(instances.into_iter(), published.digests.len()).into_iter();
                 let changed: Vec<_> = parts
-                    .zip(known)
                     .enumerate()
-                    .filter(|(_, (part, known))| digest(part) != **known)
-                    .map(|(index, (part, _))| (index, part))
+                    .map(|(index, part)| {
+                        let digest = digest(&part);
+                        (index, part, digest)
+                    })
+                    .filter(|(index, _, digest)| published.digests[*index] != *digest)
                     .collect();
                 if changed.is_empty() {
                     return None;
@@ -123,12 +135,14 @@ impl Draft {
             }
             Content::Shards(changed, mut published) => {
                 let mut new = Vec::with_capacity(changed.len());
-                for (index, instances) in changed {
-                    published.digests[index] = digest(&instances);
+                for (index, instances, digest) in changed {
+                    published.digests[index] = digest;
                     let shard = sealer.shard(&self.key, index, self.version, instances)?;
                     published.references[index] = shard.reference.clone();
                     new.push(shard);
                 }
+                let listed = published.references.iter().map(|shard| shard.instances as usize);
+                published.instances = listed.sum();
                 let head = ListHead {
                     service: self.key,
                     version: Some(self.version),
@@ -143,21 +157,21 @@ impl Draft {
 }
 
 /// The instances of each shard, in their order.
-fn parts(instances: Vec<ListedInstance>, shards: usize) -> Vec<Vec<ListedInstance>> {
-    if shards <= 1 {
-        return vec![instances];
-    }
-    let mut parts = vec![Vec::new(); shards];
+fn parts<T: Borrow<ListedInstance>>(instances: impl Iterator<Item = T>, shards: usize) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = (0..shards).map(|_| Vec::new()).collect();
     for listed in instances {
-        parts[shard_of(slot(&listed.instance), shards)].push(listed);
+        parts[shard_of(slot(&listed.borrow().instance), shards)].push(listed);
     }
     parts
 }
 
 /// Tells contents apart within this process; tags have no order.
-fn digest(instances: &[ListedInstance]) -> u64 {
+fn digest<T: Borrow<ListedInstance>>(instances: impl IntoIterator<Item = T>) -> u64 {
     let mut hasher = DefaultHasher::new();
+    let mut count = 0usize;
     for listed in instances {
+        let listed = listed.borrow();
+        count += 1;
         let mut tags: Vec<_> = listed.tags.iter().collect();
         tags.sort_unstable();
         let names = (
@@ -170,7 +184,7 @@ fn digest(instances: &[ListedInstance]) -> u64 {
         );
         (names, listed.incarnation, listed.weight, listed.state, tags).hash(&mut hasher);
     }
-    instances.len().hash(&mut hasher);
+    count.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -17,6 +17,10 @@ pub(crate) struct Outcome {
     /// What the directory has of each list that was written.
     pub(super) written: Vec<(usize, Published)>,
     pub(super) failed: Vec<(usize, StoreError)>,
+    /// Lists that were deleted.
+    pub(super) removed: Vec<String>,
+    /// Why lists that were to be deleted may still be there.
+    pub(super) not_removed: Option<StoreError>,
 }
 
 /// A list on its way.
@@ -60,6 +64,24 @@ pub(super) async fn write(
     }
     let rest = drafts.map(|(index, _)| index).collect();
     outcome.give_up(rest);
+    outcome
+}
+
+/// Deletes lists.
+pub(super) async fn remove(
+    writer: &dyn DirectoryWriter,
+    term: &Term,
+    services: Vec<String>,
+    limit: Duration,
+) -> Outcome {
+    let answer = timeout(limit, writer.remove(term, &services)).await;
+    let answer =
+        answer.unwrap_or_else(|_| Err(unavailable(format!("no answer to a deletion within {limit:?}"))));
+    let mut outcome = Outcome::default();
+    match answer {
+        Ok(()) => outcome.removed = services,
+        Err(error) => outcome.not_removed = Some(error),
+    }
     outcome
 }
 

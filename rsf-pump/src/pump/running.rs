@@ -159,6 +159,10 @@ impl Running {
         }
         self.metrics.lists_written.inc_by(round.lags.len() as u64);
         self.metrics.write_errors.inc_by(round.failed as u64);
+        self.metrics.lists_removed.inc_by(round.removed.len() as u64);
+        for service in &round.removed {
+            tracing::info!(service, "nobody has provided it for long: its list is deleted");
+        }
         if let Some(error) = &round.error {
             tracing::warn!(error, lists = round.failed, "lists could not be written");
         }

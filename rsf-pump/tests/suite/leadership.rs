@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use rsf_core::identity::{SigningKey, TrustedKeys};
 use rsf_pump::{PumpSettings, Role};
-use rsf_registry::record::{ListVersion, ServiceList};
+use rsf_registry::directory::{ListOpener, ListSealer};
+use rsf_registry::record::{ListVersion, ListedInstance, ServiceList};
 use tokio::time::Instant;
 
 use crate::world::{World, secs, until};
@@ -217,4 +219,50 @@ async fn a_pump_that_stops_hands_over_at_once() {
     world.fleet.start_one("s", 9, Duration::ZERO);
     until(SECOND, "written by the second", || world.directory.len("s") == 4).await;
     assert_eq!(second.handle.status().role, Role::Leading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signing_pump_takes_over_its_own_lists_and_no_stranger_s() {
+    let key = || SigningKey::from_random(&[7; 32]);
+    let opener = || {
+        let keys = TrustedKeys::from_pem(&key().public_pem().expect("pem")).expect("keys");
+        ListOpener::trusting("test", keys)
+    };
+    let mut world = World::new();
+    world.fleet.start("s", 3);
+    let settings = PumpSettings::default();
+    let pump = world.pump_sealing(settings.clone(), ListSealer::signing("test", key()), opener());
+    until(5 * SECOND, "written", || world.directory.len("s") == 3).await;
+    pump.stop().await;
+    let signed = world.directory.sealed("s").expect("stored");
+    assert!(opener().open(&signed).is_ok(), "it is signed");
+    // A list that nobody signed, as whoever may write to the directory could plant it.
+    world.directory.plant(ServiceList {
+        service: "forged".into(),
+        version: Some(ListVersion {
+            epoch: 1,
+            sequence: 1,
+        }),
+        instances: vec![ListedInstance {
+            instance: "forged/1".into(),
+            address: "evil:1".into(),
+            ..ListedInstance::default()
+        }],
+        ..ServiceList::default()
+    });
+    let start = Instant::now();
+    let pump = world.pump_sealing(settings, ListSealer::signing("test", key()), opener());
+    secs(30).await;
+    assert!(pump.handle.status().ready, "{:?}", pump.handle.status());
+    assert_eq!(
+        pump.handle.status().services,
+        1,
+        "the forged one is no part of its view"
+    );
+    assert!(world.directory.writes("forged", start).is_empty());
+    assert!(
+        world.directory.writes("s", start).is_empty(),
+        "its own list it took over"
+    );
+    pump.stop().await;
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rsf_pump::PumpSettings;
 use rsf_registry::LeaseStore;
+use rsf_registry::record::LeaseState;
 use tokio::time::Instant;
 
 use crate::twin::{TTL, lease};
@@ -128,4 +129,36 @@ async fn a_write_whose_answer_was_lost_is_written_again_even_if_the_change_was_u
     world.directory.set_ambiguous(false);
     put(3, 100).await;
     until(3 * SECOND, "undone", || weight() == 100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_nobody_has_provided_for_long_is_deleted_and_comes_back_with_its_provider() {
+    let settings = || PumpSettings {
+        list_retention_ms: 60_000,
+        ..PumpSettings::default()
+    };
+    let (mut world, pump) = World::with(5, settings()).await;
+    world.fleet.start("left", 3);
+    world.fleet.start("died", 3);
+    until(5 * SECOND, "listed", || {
+        world.directory.len("left") == 3 && world.directory.len("died") == 3
+    })
+    .await;
+    world.fleet.say("left", 0..3, LeaseState::Deregistered).await;
+    world.fleet.kill("died", 0..3);
+    until(5 * SECOND, "emptied", || world.directory.len("left") == 0).await;
+    secs(40).await;
+    let left = world.directory.list("left").expect("its last word stays a while");
+    assert_eq!(left.removed.len(), 3, "and says why everybody is gone");
+    world.directory.set_away(true);
+    secs(30).await;
+    world.directory.set_away(false);
+    until(30 * SECOND, "deleted", || world.directory.list("left").is_none()).await;
+    assert!(world.directory.len("died") > 0, "rule R holds it");
+    assert_eq!(world.directory.len("s"), 5);
+    world.fleet.start("left", 2);
+    until(3 * SECOND, "back", || world.directory.len("left") == 2).await;
+    secs(120).await;
+    assert_eq!(world.directory.len("left"), 2);
+    pump.stop().await;
 }

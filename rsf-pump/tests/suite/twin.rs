@@ -261,6 +261,11 @@ impl Directory {
         state.lists.insert(list.service.clone(), list);
     }
 
+    /// A list as it is stored.
+    pub(crate) fn sealed(&self, service: &str) -> Option<SealedList> {
+        self.state.lock().sealed.get(service).cloned()
+    }
+
     pub(crate) fn list(&self, service: &str) -> Option<ServiceList> {
         self.state.lock().lists.get(service).cloned()
     }
@@ -340,6 +345,24 @@ impl DirectoryWriter for Directory {
         }
     }
 
+    async fn remove(&self, term: &Term, services: &[String]) -> Result<(), StoreError> {
+        sleep(Duration::from_millis(2)).await;
+        let mut state = self.state.lock();
+        if state.away {
+            return Err(unavailable("away"));
+        }
+        if term.epoch < state.epoch || state.leader.is_none() {
+            state.fenced += 1;
+            return Err(StoreError::Fenced { epoch: term.epoch });
+        }
+        for service in services {
+            let list = state.lists.remove(service);
+            assert!(list.as_ref().is_none_or(is_empty), "{service} is not empty");
+            state.sealed.remove(service);
+        }
+        Ok(())
+    }
+
     async fn store(&self, term: &Term, lists: &[SealedList]) -> Result<(), StoreError> {
         sleep(Duration::from_millis(2)).await;
         let mut state = self.state.lock();
@@ -372,6 +395,10 @@ impl DirectoryWriter for Directory {
             Ok(())
         }
     }
+}
+
+fn is_empty(list: &ServiceList) -> bool {
+    list.instances.is_empty()
 }
 
 /// What holds for every list that is ever written.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use rsf_pump::{Pump, PumpHandle, PumpSettings};
 use rsf_registry::LeaseSource;
+use rsf_registry::directory::{ListOpener, ListSealer};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -64,6 +65,16 @@ impl World {
     }
 
     pub(crate) fn pump(&self, settings: PumpSettings) -> Running {
+        self.pump_sealing(settings, ListSealer::unsigned(), ListOpener::unverified())
+    }
+
+    /// A pump that signs.
+    pub(crate) fn pump_sealing(
+        &self,
+        settings: PumpSettings,
+        sealer: ListSealer,
+        opener: ListOpener,
+    ) -> Running {
         let registry = Registry::new();
         let config = settings.validate().expect("valid settings");
         let sources = self
@@ -71,7 +82,8 @@ impl World {
             .iter()
             .map(|store| store.clone() as Arc<dyn LeaseSource>);
         let pump = Pump::new(sources.collect(), self.directory.clone(), config, &registry)
-            .expect("a fresh registry");
+            .expect("a fresh registry")
+            .sealing(sealer, opener);
         let (handle, shutdown) = (pump.handle(), CancellationToken::new());
         let task = AbortOnDropHandle::new(tokio::spawn(pump.run(shutdown.clone())));
         Running {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::StoreError;
+use crate::cluster::Place;
 use crate::limits::check_address;
 
 /// A valid value of `RSF_REGISTRY`. `Display` and `Debug` leave out credentials.
@@ -15,11 +17,12 @@ pub enum RegistryUrl {
         /// What the registry asks for; `rsf dev` leaves it in the state folder.
         token: Option<String>,
     },
-    /// `redis://[user:password@]host:port[,…],zk://host:port[,host:port…]`
+    /// `redis://[user:password@]host:port[,…],zk://[user:password@]host:port[,host:port…][/chroot]`
     Cluster {
         /// Whole `redis://` URLs, credentials included; at least one.
         redis: Vec<String>,
-        /// `host:port` of each ZooKeeper server; at least one.
+        /// `host:port` of each ZooKeeper server, at least one; before the first `user:password@` and behind the last a
+        /// `/chroot`, where they are given.
         zookeeper: Vec<String>,
     },
 }
@@ -59,7 +62,11 @@ impl fmt::Display for RegistryUrl {
                     .iter()
                     .map(|url| without_credentials(url))
                     .collect::<Vec<_>>();
-                write!(f, "{},zk://{}", redis.join(","), zookeeper.join(","))
+                let zookeeper = zookeeper.join(",");
+                let zookeeper = zookeeper
+                    .rsplit_once('@')
+                    .map_or(&*zookeeper, |(_, servers)| servers);
+                write!(f, "{},zk://{zookeeper}", redis.join(","))
             }
         }
     }
@@ -86,11 +93,14 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         match scheme {
             Some("rsf") => embedded.push(guarded_address(rest)?),
             Some("redis") => redis.push(redis_url(rest)?),
-            Some("zk") => zookeeper.push(plain_address(rest)?),
+            Some("zk") => zookeeper.push(rest.to_owned()),
             Some(other) => return Err(format!("the scheme `{other}` is not known")),
             None if text.trim().is_empty() => return Err("it is empty".to_owned()),
             None => return Err("it has no scheme".to_owned()),
         }
+    }
+    if !zookeeper.is_empty() {
+        zookeeper = zookeeper_servers(&zookeeper.join(","))?;
     }
     match (&mut embedded[..], redis.is_empty(), zookeeper.is_empty()) {
         ([(address, token)], true, true) => Ok(RegistryUrl::Embedded {
@@ -121,10 +131,26 @@ fn guarded_address(text: &str) -> Result<(String, Option<String>), String> {
     Ok((plain_address(address)?, token.map(str::to_owned)))
 }
 
+/// The servers, the first with the credentials and the last with the chroot, if there are any.
+fn zookeeper_servers(text: &str) -> Result<Vec<String>, String> {
+    Place::parse(text).map_err(|error| match error {
+        StoreError::Refused { reason, .. } => reason,
+        other => other.to_string(),
+    })?;
+    // A password may hold a comma.
+    let (credentials, rest) = match text.rfind('@') {
+        Some(at) => text.split_at(at + 1),
+        None => ("", text),
+    };
+    let mut servers: Vec<String> = rest.split(',').map(|server| server.trim().to_owned()).collect();
+    servers[0] = format!("{credentials}{}", servers[0]);
+    Ok(servers)
+}
+
 fn plain_address(text: &str) -> Result<String, String> {
     let address = text.strip_suffix('/').unwrap_or(text);
     if address.contains('@') {
-        return Err("only redis:// takes a user and a password, and rsf:// a token".to_owned());
+        return Err("rsf:// takes a token before the `@`, and no more than one".to_owned());
     }
     check_address(address).map(|()| address.to_owned())
 }
@@ -182,6 +208,13 @@ mod tests {
             "redis://r1:6379/2,redis://r2:6379,zk://z1:2181,z2:2181,[::1]:2181"
         );
         assert!(!format!("{cluster:?}").contains("secret"));
+        let guarded: RegistryUrl = "redis://r1:6379,zk://pump:secret@z1:2181,z2:2181/site"
+            .parse()
+            .expect("guarded");
+        assert!(
+            matches!(&guarded, RegistryUrl::Cluster { zookeeper, .. } if *zookeeper == ["pump:secret@z1:2181", "z2:2181/site"])
+        );
+        assert_eq!(guarded.to_string(), "redis://r1:6379,zk://z1:2181,z2:2181/site");
         assert_eq!(embedded.to_string().parse(), Ok(embedded));
     }
 
@@ -198,7 +231,8 @@ mod tests {
             ("redis://a:1", "zk:// for the directory"),
             ("zk://a:1", "redis:// for the leases"),
             ("redis://a:1/x,zk://b:1", "database"),
-            ("redis://a:1,zk://u:secret@b:1", "user and a password"),
+            ("redis://a:1,zk://u@b:1", "user:password"),
+            ("redis://a:1,zk://b:1//x", "chroot"),
             ("redis://u:secret@:1,zk://b:1", "no host"),
         ];
         for (text, reason) in cases {

@@ -13,7 +13,6 @@ use zookeeper_client::{Error, MultiWriteError};
 
 use super::election::{Election, Tenure};
 use super::lists::ListNode;
-use super::zookeeper::PERSISTENT;
 use super::zookeeper::namespace::{Namespace, check_node_name};
 use super::zookeeper::watched::watch_node;
 use crate::directory::open::Opened;
@@ -74,6 +73,7 @@ impl ZooKeeperDirectory {
     async fn write_batch(&self, tenure: Tenure, batch: Batch) -> Result<(), StoreError> {
         let Batch { nodes: batch, lists } = batch;
         let epoch_path = self.election.epoch_path();
+        let acls = self.namespace.acls().await?;
         // Each round puts right one wrong guess about a node's existence.
         for _ in 0..=batch.len() {
             let existing: Vec<bool> = {
@@ -84,13 +84,14 @@ impl ZooKeeperDirectory {
                     .collect()
             };
             let written = self.namespace.session.run(&batch[0].path, async |client| {
+                let options = acls.persistent();
                 let mut writer = client.new_multi_writer();
                 writer.add_check_version(&epoch_path, tenure.version)?;
                 for (node, exists) in batch.iter().zip(&existing) {
                     if *exists {
                         writer.add_set_data(&node.path, &node.data, None)?;
                     } else {
-                        writer.add_create(&node.path, &node.data, &PERSISTENT)?;
+                        writer.add_create(&node.path, &node.data, &options)?;
                     }
                 }
                 match writer.commit().await {
@@ -408,9 +409,60 @@ impl DirectoryWriter for ZooKeeperDirectory {
         self.sweep_shards(tenure).await;
         refused.map_or(Ok(()), Err)
     }
+
+    async fn remove(&self, term: &Term, services: &[String]) -> Result<(), StoreError> {
+        let Some(tenure) = self.election.tenure(term) else {
+            return Err(StoreError::Fenced { epoch: term.epoch });
+        };
+        let _writing = self.writing.lock().await;
+        for service in services {
+            self.remove_one(tenure, service).await?;
+        }
+        Ok(())
+    }
 }
 
 impl ZooKeeperDirectory {
+    /// Deletes one list; its shards go with the next writes.
+    async fn remove_one(&self, tenure: Tenure, service: &str) -> Result<(), StoreError> {
+        check_node_name(service)?;
+        let (epoch_path, path) = (
+            self.election.epoch_path(),
+            self.namespace.path(&list_tail(service)),
+        );
+        let removed = self.namespace.session.run(&path, async |client| {
+            let mut writer = client.new_multi_writer();
+            writer.add_check_version(&epoch_path, tenure.version)?;
+            writer.add_delete(&path, None)?;
+            match writer.commit().await {
+                Err(MultiWriteError::RequestFailed { source }) => Err(source),
+                outcome => Ok(outcome.map(drop)),
+            }
+        });
+        match removed.await? {
+            Ok(())
+            | Err(MultiWriteError::OperationFailed {
+                index: 1,
+                source: Error::NoNode,
+            }) => {
+                let mut known = self.known.lock();
+                known.existing.remove(&path);
+                let shards = known.shards.remove(service).unwrap_or_default();
+                let now = Instant::now();
+                let gone = shards
+                    .iter()
+                    .map(|name| (now, self.namespace.path(&shard_tail(service, name))));
+                known.superseded.extend(gone);
+                Ok(())
+            }
+            Err(MultiWriteError::OperationFailed {
+                index: 0,
+                source: Error::BadVersion | Error::NoNode,
+            }) => Err(StoreError::Fenced { epoch: tenure.epoch }),
+            Err(error) => Err(self.namespace.session.store_error(&path, error.into())),
+        }
+    }
+
     /// Finds shards that no head names: those of a leader that ended within a write.
     async fn note_leftovers(&self, named: &HashSet<String>) -> Result<(), StoreError> {
         let there = self.namespace.children("shards").await?;

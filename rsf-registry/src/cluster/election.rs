@@ -7,15 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, OneshotWatcher};
+use zookeeper_client::{Client, Error, OneshotWatcher};
 
-use super::zookeeper::namespace::Namespace;
-use super::zookeeper::{Connection, PERSISTENT};
+use super::zookeeper::Connection;
+use super::zookeeper::namespace::{Namespace, NodeAcls};
 use crate::backoff::{Backoff, jittered};
 use crate::error::REQUEST_TIMEOUT;
 use crate::{StoreError, Term};
 
-const CANDIDATE: CreateOptions<'static> = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
 /// A waiting candidate looks again about this often even if its watch is silent.
 const INSURANCE: Duration = Duration::from_secs(30);
 
@@ -144,9 +143,10 @@ impl Election {
             .position(|candidate| candidate.starts_with(mark))
         else {
             let prefix = format!("{root}/{mark}");
+            let acls = self.namespace.acls().await?;
             session
                 .run(&prefix, async |client| {
-                    client.create(&prefix, pump.as_bytes(), &CANDIDATE).await
+                    client.create(&prefix, pump.as_bytes(), &acls.candidate()).await
                 })
                 .await?;
             return Ok(Outcome::Again);
@@ -174,8 +174,9 @@ impl Election {
     /// Writes the next epoch; `None` where another pump was faster or the nodes were wiped meanwhile.
     async fn begin_epoch(&self, least_epoch: u64) -> Result<Option<Tenure>, StoreError> {
         let path = self.epoch_path();
+        let acls = self.namespace.acls().await?;
         let begun = self.namespace.session.run(&path, async |client| {
-            match write_epoch(&client, &path, least_epoch).await {
+            match write_epoch(&client, &path, least_epoch, &acls).await {
                 Err(Error::BadVersion | Error::NodeExists | Error::NoNode) => Ok(None),
                 written => written.map(Some),
             }
@@ -300,10 +301,15 @@ async fn withdraw(namespace: &Namespace, mark: &str) {
     }
 }
 
-async fn write_epoch(client: &Client, path: &str, least_epoch: u64) -> Result<Tenure, Error> {
+async fn write_epoch(
+    client: &Client,
+    path: &str,
+    least_epoch: u64,
+    acls: &NodeAcls,
+) -> Result<Tenure, Error> {
     let (stored, version) = match client.get_data(path).await {
         Ok((data, stat)) => (parse_epoch(&data), stat.version),
-        Err(Error::NoNode) => (0, client.create(path, b"0", &PERSISTENT).await?.0.version),
+        Err(Error::NoNode) => (0, client.create(path, b"0", &acls.persistent()).await?.0.version),
         Err(error) => return Err(error),
     };
     let epoch = next_epoch(stored, least_epoch);

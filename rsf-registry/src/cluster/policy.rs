@@ -5,8 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use zookeeper_client::{Client, Error, MultiWriteError};
 
-use super::zookeeper::PERSISTENT;
-use super::zookeeper::namespace::{Namespace, check_node_name};
+use super::zookeeper::namespace::{Namespace, NodeAcls, check_node_name};
 use super::zookeeper::watched::{Decode, Undecoded, watch_node};
 use crate::format;
 use crate::record::PolicyRecord;
@@ -75,11 +74,12 @@ impl ZooKeeperPolicies {
                 previous.map(|(_, version)| version),
             ));
         }
+        let acls = self.namespace.acls().await?;
         let path = &changes[0].path;
         let done = self
             .namespace
             .session
-            .run(path, async |client| commit(&client, &changes).await)
+            .run(path, async |client| commit(&client, &changes, &acls).await)
             .await?;
         if matches!(done, Committed::NoParent) {
             self.namespace.check().await?;
@@ -176,12 +176,13 @@ enum Committed {
     NoParent,
 }
 
-async fn commit(client: &Client, changes: &[Change]) -> Result<Committed, Error> {
+async fn commit(client: &Client, changes: &[Change], acls: &NodeAcls) -> Result<Committed, Error> {
+    let options = acls.persistent();
     let mut writer = client.new_multi_writer();
     for Change { path, data, version } in changes {
         match version {
             Some(version) => writer.add_set_data(path, data, Some(*version))?,
-            None => writer.add_create(path, data, &PERSISTENT)?,
+            None => writer.add_create(path, data, &options)?,
         }
     }
     match writer.commit().await {

@@ -1,6 +1,7 @@
 //! One ZooKeeper session for the whole process: made again when it expires, with a time limit on every request.
 
 pub(crate) mod namespace;
+pub(crate) mod place;
 pub(crate) mod watched;
 
 use std::future::Future;
@@ -10,22 +11,20 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, SessionState};
+use zookeeper_client::{Client, Error, SessionState};
 
 use crate::StoreError;
 use crate::backoff::Backoff;
 use crate::error::REQUEST_TIMEOUT;
+use place::{Credentials, Place};
 
 /// How long a silent client keeps its ephemeral nodes: what a dead leader costs before another takes over.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How every node of RSF is made: open to whoever reaches ZooKeeper, which therefore belongs into a guarded network.
-pub(crate) const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
-
 /// The session, whichever one it is now. Clients of it never hold a [`Client`] across a lost connection.
 #[derive(Debug)]
 pub(crate) struct Session {
-    address: String,
+    place: Place,
     link: watch::Receiver<Link>,
     _keeper: AbortOnDropHandle<()>,
 }
@@ -45,26 +44,37 @@ enum Link {
 }
 
 impl Session {
-    /// Opens a session to `host:port[,host:port…]` in the background; must be called inside a Tokio runtime.
+    /// Opens a session to `[user:password@]host:port[,host:port…][/chroot]` in the background; must be called inside a
+    /// Tokio runtime.
     ///
     /// Returns at once, whether or not a server is up; [`StoreError::Refused`] where the addresses make no sense.
     pub(crate) fn open(servers: &str) -> Result<Arc<Self>, StoreError> {
-        let mut hosts = parse_servers(servers)?;
+        let place = Place::parse(servers)?;
+        let mut hosts = place.hosts.clone();
         // Each process starts at another server, or the first one would carry the whole fleet.
         fastrand::shuffle(&mut hosts);
-        let address = servers.to_owned();
         let (sender, link) = watch::channel(Link::Away("no connection yet".to_owned()));
-        let keeper = tokio::spawn(keep_session(hosts.join(","), sender));
+        let keeper = tokio::spawn(keep_session(hosts.join(","), place.credentials.clone(), sender));
         Ok(Arc::new(Session {
-            address,
+            place,
             link,
             _keeper: AbortOnDropHandle::new(keeper),
         }))
     }
 
-    /// The servers, for messages.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
+    /// The servers, for messages; without credentials.
+    pub(crate) fn address(&self) -> String {
+        self.place.to_string()
+    }
+
+    /// The path before all of RSF's; empty where there is none.
+    pub(crate) fn chroot(&self) -> &str {
+        &self.place.chroot
+    }
+
+    /// Whether it brings a user and a password.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.place.credentials.is_some()
     }
 
     /// Waits for a standing connection.
@@ -115,7 +125,7 @@ impl Session {
     pub(crate) fn unavailable(&self, reason: String) -> StoreError {
         StoreError::Unavailable {
             backend: "zookeeper",
-            address: self.address.clone(),
+            address: self.address(),
             reason,
         }
     }
@@ -127,9 +137,10 @@ impl Session {
             reason: format!("{key}: {error}{}{todo}", if todo.is_empty() { "" } else { "; " }),
         };
         match error {
-            Error::NoAuth | Error::AuthFailed | Error::InvalidAcl => {
-                refused("let RSF read and write /rsf (zkCli: getAcl, setAcl)")
-            }
+            Error::NoAuth | Error::AuthFailed | Error::InvalidAcl => refused(
+                "give the user and password of a ZooKeeper ACL that lets RSF in: zk://user:password@host:port, and \
+                     setAcl on /rsf (docs/zookeeper.md)",
+            ),
             Error::QuotaExceeded => refused("raise the quota of /rsf (zkCli: listquota, setquota)"),
             Error::NotReadOnly => refused("the server is read-only: it has lost its quorum"),
             Error::BadArguments(_) | Error::Unimplemented | Error::MarshallingError => refused(""),
@@ -137,26 +148,6 @@ impl Session {
             error => self.unavailable(format!("{key}: {error}")),
         }
     }
-}
-
-fn parse_servers(servers: &str) -> Result<Vec<String>, StoreError> {
-    let invalid = |what: &str| StoreError::Refused {
-        backend: "zookeeper",
-        reason: format!("`{servers}` {what}; write zk://host:port[,host:port…]"),
-    };
-    let hosts: Vec<String> = servers.split(',').map(|host| host.trim().to_owned()).collect();
-    for host in &hosts {
-        let (name, port) = host
-            .rsplit_once(':')
-            .ok_or_else(|| invalid("names a server without a port"))?;
-        if name.is_empty() || port.parse::<u16>().is_ok_and(|port| port > 0).eq(&false) {
-            return Err(invalid("names a server without a host or a valid port"));
-        }
-        if name.contains(['/', '@']) {
-            return Err(invalid("holds more than hosts and ports"));
-        }
-    }
-    Ok(hosts)
 }
 
 /// The runtime that sessions run on: one thread for the whole process, which no application's end takes away. The
@@ -179,13 +170,16 @@ fn sessions() -> Handle {
 }
 
 /// Opens sessions one after another and publishes each connection, until nobody listens any more.
-async fn keep_session(servers: String, link: watch::Sender<Link>) {
+async fn keep_session(servers: String, credentials: Option<Credentials>, link: watch::Sender<Link>) {
     let mut number = 0;
     let mut backoff = Backoff::default();
     while !link.is_closed() {
-        let connector = Client::connector()
+        let mut connector = Client::connector()
             .with_session_timeout(SESSION_TIMEOUT)
             .with_fail_eagerly();
+        if let Some(credentials) = &credentials {
+            connector = connector.with_auth("digest", credentials.expose().as_bytes());
+        }
         let hosts = servers.clone();
         // The client drives its session on the runtime that it was connected on.
         let connecting = sessions().spawn(async move { connector.connect(&hosts).await });

@@ -262,11 +262,27 @@ impl DirectoryWriter for EmbeddedNamespace {
             }
             Ok(())
         });
-        written.await.inspect_err(|error| {
-            if matches!(error, StoreError::Fenced { .. }) {
-                term.lost.cancel();
-            }
-        })
+        written.await.inspect_err(end_if_fenced(term))
+    }
+
+    async fn remove(&self, term: &Term, services: &[String]) -> Result<(), StoreError> {
+        let (epoch, services) = (term.epoch, services.to_vec());
+        let removed = self.blocking(move |shared| {
+            let _order = shared.commits.lock();
+            shared.tables.remove_lists(&shared.name, epoch, &services)?;
+            services.iter().for_each(|service| shared.lists.remove(service));
+            Ok(())
+        });
+        removed.await.inspect_err(end_if_fenced(term))
+    }
+}
+
+/// Ends the term where a write was refused because another one has begun.
+fn end_if_fenced(term: &Term) -> impl Fn(&StoreError) {
+    |error| {
+        if matches!(error, StoreError::Fenced { .. }) {
+            term.lost.cancel();
+        }
     }
 }
 
@@ -365,6 +381,12 @@ impl<T> Watched<T> {
             .entry(key)
             .or_insert_with(|| watch::Sender::new(Observed::Absent));
         sender.send_replace(Observed::Present(Arc::new(value)));
+    }
+
+    fn remove(&self, key: &str) {
+        if let Some(sender) = self.values.lock().get(key) {
+            sender.send_replace(Observed::Absent);
+        }
     }
 
     fn all(&self) -> Vec<Arc<T>> {

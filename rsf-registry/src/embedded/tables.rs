@@ -199,6 +199,34 @@ impl Tables {
         })
     }
 
+    /// Deletes lists under a term's epoch; all of them or none.
+    pub(crate) fn remove_lists(
+        &self,
+        namespace: &str,
+        epoch: u64,
+        services: &[String],
+    ) -> Result<(), StoreError> {
+        self.change(|transaction| {
+            let stored = transaction
+                .open_table(EPOCHS)?
+                .get(namespace)?
+                .map_or(0, |epoch| epoch.value());
+            if stored != epoch {
+                return Err(StoreError::Fenced { epoch }.into());
+            }
+            let mut heads = transaction.open_table(HEADS)?;
+            let mut shards = transaction.open_table(SHARDS)?;
+            for service in services {
+                let head = heads.remove((namespace, service.as_str()))?;
+                let names = head.and_then(|head| unsealed(service, head.value()));
+                for name in names.map(|list| list.names).unwrap_or_default() {
+                    shards.remove((namespace, shard_key(service, &name).as_str()))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Publishes one revision; `false` where exactly this document is already stored under it.
     pub(crate) fn publish(&self, namespace: &str, record: &PolicyRecord) -> Result<bool, StoreError> {
         self.change(|transaction| {

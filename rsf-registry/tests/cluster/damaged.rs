@@ -52,7 +52,7 @@ fn bad_lists(good: &ServiceList, stored: &[u8]) -> Vec<(&'static str, Vec<u8>, R
     };
     let mut flipped = stored.to_vec();
     flipped[20] ^= 4;
-    let bomb = zstd::encode_all(std::io::repeat(0).take(1 << 30), 19).unwrap();
+    let bomb = zstd::encode_all(std::io::repeat(0).take(256 << 20), 1).unwrap();
     let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
         .take(700_000)
         .collect();
@@ -76,7 +76,7 @@ fn bad_lists(good: &ServiceList, stored: &[u8]) -> Vec<(&'static str, Vec<u8>, R
             sealed(1, &noise[..500]),
             Reason::Damaged,
         ),
-        ("a bomb of 1 GiB", sealed(1, &bomb), Reason::Oversized),
+        ("a bomb of 256 MiB", sealed(1, &bomb), Reason::Oversized),
         ("700 000 stored bytes", sealed(1, &noise), Reason::Oversized),
         ("20 001 instances", changed(many), Reason::Oversized),
         ("format 9", sealed(9, b"later"), Reason::Format),

@@ -10,9 +10,11 @@
     reason = "a test has nothing better to do with an error"
 )]
 
+mod access;
 mod damaged;
 mod directory;
 mod leases;
+mod observers;
 mod pumps;
 mod signed;
 mod volume;

@@ -161,3 +161,47 @@ async fn a_thousand_watches_see_a_change_within_a_second() {
         .unwrap();
     assert!(again.iter().all(|services| services == &["shop.v1.S"]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_session_follows_two_thousand_services_over_a_restart() {
+    let mut zookeeper = ZooKeeper::start().await;
+    let (pump, consumer) = (with_zookeeper(&zookeeper), with_zookeeper(&zookeeper));
+    let term = pump.writer.lead("pump", 0).await.unwrap();
+    let lists = |epoch, sequence| -> Vec<ServiceList> {
+        (0..SERVICES)
+            .map(|n| list(&format!("shop.v1.S{n}"), epoch, sequence))
+            .collect()
+    };
+    pump.writer.write(&term, &lists(term.epoch, 1)).await.unwrap();
+    let begun = Instant::now();
+    let mut watches: Vec<_> = (0..SERVICES)
+        .map(|n| consumer.directory.watch(&format!("shop.v1.S{n}")))
+        .collect();
+    for watch in &mut watches {
+        crate::observe_version(watch, term.epoch, 1).await;
+    }
+    println!(
+        "{SERVICES} services resolved over one session in {:?}",
+        begun.elapsed()
+    );
+    let begun = Instant::now();
+    pump.writer.write(&term, &lists(term.epoch, 2)).await.unwrap();
+    for watch in &mut watches {
+        crate::observe_version(watch, term.epoch, 2).await;
+    }
+    println!(
+        "{SERVICES} changes written and seen over one session in {:?}",
+        begun.elapsed()
+    );
+    zookeeper.restart().await;
+    let begun = Instant::now();
+    let next = pump.writer.lead("pump", 0).await.unwrap();
+    pump.writer.write(&next, &lists(next.epoch, 1)).await.unwrap();
+    for watch in &mut watches {
+        crate::observe_version(watch, next.epoch, 1).await;
+    }
+    println!(
+        "{SERVICES} services seen anew {:?} after a restart",
+        begun.elapsed()
+    );
+}

@@ -29,7 +29,8 @@ macro_rules! conformance {
                 stale_sequence_is_refused, renewal_of_unknown, deregistering_leaves_a_tombstone, sweep_sees_all,
                 changes_are_hinted, bad_leases_are_refused;
             directory: list_round_trip, watch_sees_absent_present_changed, older_list_is_refused,
-                second_term_fences_the_first, epoch_rises_to_the_least, services_are_listed, watches_are_apart;
+                second_term_fences_the_first, epoch_rises_to_the_least, services_are_listed, watches_are_apart,
+                a_removed_list_is_absent_and_comes_back;
             shards: a_change_brings_one_shard, no_half_written_list_is_ever_seen, a_list_shrinks_out_of_its_shards,
                 a_fenced_shard_is_refused;
             policies: publish_and_watch, stale_revision_is_refused, publishing_twice_is_no_error,

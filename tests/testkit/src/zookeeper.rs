@@ -66,6 +66,49 @@ impl ZooKeeper {
         ensemble
     }
 
+    /// The same with one server more that observes: it answers clients and does not vote.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn ensemble_and_observer(voters: usize) -> (Ensemble, Self) {
+        let number = voters + 1;
+        let members: String = (1..=number)
+            .map(|id| {
+                let role = if id == number { ":observer" } else { "" };
+                format!("server.{id}=127.0.0.1:{}:{}{role}\n", free_port(), free_port())
+            })
+            .collect();
+        let servers = (1..=voters)
+            .map(|id| Self::launch_new(&members, Some(id), free_port()))
+            .collect();
+        let ensemble = Ensemble { servers };
+        ensemble.serves().await;
+        let role = match fs::read_to_string(deploy_file("zoo-observer.cfg")) {
+            Ok(role) => role,
+            Err(error) => panic!("cannot read deploy/zoo-observer.cfg: {error}"),
+        };
+        let observer = Self::launch_new(&format!("{members}{role}"), Some(number), free_port());
+        observer.serves().await;
+        (ensemble, observer)
+    }
+
+    /// One figure of its monitoring (`mntr`), such as `zk_local_sessions`.
+    ///
+    /// # Errors
+    /// What it answered instead, or why it did not; it answers within 2 s or not at all.
+    pub async fn figure(&self, name: &str) -> Result<i64, String> {
+        let answer = tokio::time::timeout(Duration::from_secs(2), four_letters(self.address, "mntr"))
+            .await
+            .map_err(|_| "no answer to mntr within 2 s".to_owned())?
+            .map_err(|error| error.to_string())?;
+        let line = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+        line.and_then(|value| value.trim().parse::<f64>().ok())
+            .map(|value| value as i64)
+            .ok_or_else(|| format!("mntr has no {name}: {answer}"))
+    }
+
     /// `zk://127.0.0.1:<port>`, the second half of `RSF_REGISTRY`.
     pub fn url(&self) -> String {
         format!("zk://{}", self.address)
@@ -114,7 +157,7 @@ impl ZooKeeper {
         self.process.resume();
     }
 
-    /// The role that it plays now: `standalone`, `leader` or `follower`.
+    /// The role that it plays now: `standalone`, `leader`, `follower` or `observer`.
     ///
     /// # Errors
     /// What it answered instead, or why it did not; it answers within 2 s or not at all.

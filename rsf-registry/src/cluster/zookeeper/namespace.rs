@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use zookeeper_client::Error;
+use parking_lot::Mutex;
+use zookeeper_client::{Acl, Acls, CreateMode, CreateOptions, Error};
 
-use super::{PERSISTENT, Session};
+use super::Session;
 use crate::StoreError;
 
 /// How many reads are in flight at once where many nodes are read.
@@ -16,19 +17,67 @@ const READS_IN_FLIGHT: usize = 64;
 pub(crate) struct Namespace {
     pub(crate) session: Arc<Session>,
     name: String,
+    /// `/rsf`, behind the chroot.
+    root: String,
+    acls: Mutex<Option<NodeAcls>>,
+}
+
+/// What nodes are open to when they are made.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeAcls(Arc<[Acl]>);
+
+impl NodeAcls {
+    /// A node that stays.
+    pub(crate) fn persistent(&self) -> CreateOptions<'_> {
+        CreateMode::Persistent.with_acls(Acls::new(&self.0))
+    }
+
+    /// A candidate for an election.
+    pub(crate) fn candidate(&self) -> CreateOptions<'_> {
+        CreateMode::EphemeralSequential.with_acls(Acls::new(&self.0))
+    }
 }
 
 impl Namespace {
     pub(crate) fn new(session: Arc<Session>, name: &str) -> Arc<Self> {
         Arc::new(Namespace {
+            root: format!("{}/rsf", session.chroot()),
             session,
             name: name.to_owned(),
+            acls: Mutex::default(),
         })
+    }
+
+    /// The ACL of `/rsf` as its operator has set it: every node gets the same. Where `/rsf` is not there yet, it belongs
+    /// to whoever comes with credentials, and to everybody where nobody does.
+    pub(crate) async fn acls(&self) -> Result<NodeAcls, StoreError> {
+        if let Some(acls) = self.acls.lock().clone() {
+            return Ok(acls);
+        }
+        let root = &self.root;
+        let found = self
+            .session
+            .run(root, async |client| match client.get_acl(root).await {
+                Ok((acls, _)) => Ok(Some(acls)),
+                Err(Error::NoNode) => Ok(None),
+                Err(error) => Err(error),
+            });
+        let Some(found) = found.await? else {
+            let new = if self.session.is_authenticated() {
+                Acls::creator_all()
+            } else {
+                Acls::anyone_all()
+            };
+            return Ok(NodeAcls(new.to_vec().into()));
+        };
+        let acls = NodeAcls(found.into());
+        *self.acls.lock() = Some(acls.clone());
+        Ok(acls)
     }
 
     /// The path of a node of this namespace.
     pub(crate) fn path(&self, tail: &str) -> String {
-        format!("/rsf/{}/{tail}", self.name)
+        format!("{}/{}/{tail}", self.root, self.name)
     }
 
     /// Creates the nodes that everything else hangs under; those that exist are left alone.
@@ -42,10 +91,13 @@ impl Namespace {
             "policy/previous/application",
             "policy/previous/service",
         ];
+        let acls = self.acls().await?;
         for branch in BRANCHES {
             let path = self.path(branch);
             self.session
-                .run(&path, async |client| client.mkdir(&path, &PERSISTENT).await)
+                .run(&path, async |client| {
+                    client.mkdir(&path, &acls.persistent()).await
+                })
                 .await?;
         }
         Ok(())
@@ -57,8 +109,8 @@ impl Namespace {
     pub(crate) async fn check(&self) -> Result<(), StoreError> {
         let known = self
             .session
-            .run("/rsf", async |client| {
-                client.list_children("/rsf").await.or_else(none)
+            .run(&self.root, async |client| {
+                client.list_children(&self.root).await.or_else(none)
             })
             .await?;
         if known.is_empty() || known.contains(&self.name) {

@@ -141,6 +141,37 @@ pub(crate) async fn services_are_listed(fixture: &impl Fixture) {
     );
 }
 
+pub(crate) async fn a_removed_list_is_absent_and_comes_back(fixture: &impl Fixture) {
+    let (writer, directory) = (fixture.writer(), fixture.directory());
+    let term = writer.lead("pump", 0).await.expect("lead");
+    let other = "shop.v1.OrderService";
+    let lists = [list(SERVICE, term.epoch, 1, 2), list(other, term.epoch, 2, 2)];
+    writer.write(&term, &lists).await.expect("write");
+    let mut watch = directory.watch(SERVICE);
+    version(&mut watch, 1).await;
+    let gone = [SERVICE.to_owned(), "never.Written".to_owned()];
+    writer.remove(&term, &gone).await.expect("remove");
+    observe(&mut watch, "absent", |state| {
+        matches!(state, Observed::Absent).then_some(())
+    })
+    .await;
+    assert_eq!(directory.services().await.expect("services"), [other]);
+    assert_eq!(writer.stored().await.expect("stored").len(), 1);
+    writer.remove(&term, &gone).await.expect("once more");
+    writer
+        .write(&term, &[list(SERVICE, term.epoch, 3, 1)])
+        .await
+        .expect("write");
+    version(&mut watch, 3).await;
+    term.lost.cancel();
+    let second = fixture.writer();
+    let next = second.lead("other", 0).await.expect("lead");
+    assert!(next.epoch > term.epoch);
+    let refused = writer.remove(&term, &gone).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    assert_eq!(second.stored().await.expect("stored").len(), 2);
+}
+
 pub(crate) async fn watches_are_apart(fixture: &impl Fixture) {
     let directory = fixture.directory();
     let mut watches: Vec<_> = (0..20).map(|n| directory.watch(&format!("s.S{n}"))).collect();
