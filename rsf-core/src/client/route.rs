@@ -99,6 +99,10 @@ fn without_credit(call: &OutboundCall, error: RpcError) -> RpcError {
 /// Sets the call's pool and key, and what its provider and the calls further down are told.
 fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
     let snapshot = &*call.snapshot;
+    if let Some(pool) = plain_route(call) {
+        (call.key, call.pool) = (None, pool);
+        return Ok(());
+    }
     let parent = call.parent.as_deref();
     let mut told = std::mem::take(&mut call.own);
     (call.key, call.pool) = routed(
@@ -111,6 +115,20 @@ fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
     )?;
     call.own = told;
     Ok(())
+}
+
+/// The pool of a call that brings nothing with it that a rule could ask for; `None` where it brings something, or where that
+/// leads nowhere.
+fn plain_route(call: &OutboundCall) -> Option<usize> {
+    let snapshot = &*call.snapshot;
+    let plain = call.parent.is_none() && call.metadata.is_empty() && call.routing_key.is_none();
+    if !plain || snapshot.routing.key_is_in_field(call.method) || snapshot.pools[0].is_empty() {
+        return None;
+    }
+    match &snapshot.routes {
+        Some(routes) => routes.usual(None, call.now),
+        None => Some(0),
+    }
 }
 
 /// Routes a request of any shape, of which only the headers and the key that its caller named are known: returns its

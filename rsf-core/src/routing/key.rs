@@ -139,6 +139,14 @@ impl KeySource {
         matches!(self.from, From::Named(_))
     }
 
+    /// Whether the requests of the method at this place can have a key in a field.
+    pub(crate) fn is_in_field(&self, method: usize) -> bool {
+        match &self.from {
+            From::Metadata(_) => false,
+            From::Named(fields) | From::Field(fields) => fields.get(method).is_some_and(Result::is_ok),
+        }
+    }
+
     /// The call's key; `None` where it has none, [`KeySource::missing`] says why.
     pub(crate) fn read<'a>(&self, facts: &Facts<'a>) -> Option<Key<'a>> {
         let fields = match &self.from {

@@ -128,6 +128,11 @@ impl CompiledRules {
         self.rules.is_empty()
     }
 
+    /// Whether the requests of the method at this place can have a key in a field.
+    pub(crate) fn key_is_in_field(&self, method: usize) -> bool {
+        self.key.as_ref().is_some_and(|source| source.is_in_field(method))
+    }
+
     /// The hash of the call's key. `None` where it has none, or nothing goes by it.
     pub(crate) fn key(&self, facts: &Facts<'_>) -> Option<u64> {
         match &self.key {

@@ -113,7 +113,9 @@ impl Routes {
     /// The pool that a call may go to.
     pub(super) fn choose(&self, question: &Question<'_>) -> Result<Chosen, Stopped> {
         let mut chosen = Chosen::default();
-        if let Some(pool) = self.usual(question) {
+        if question.colour.is_none()
+            && let Some(pool) = self.usual(question.key, question.now)
+        {
             chosen.pool = pool;
             return Ok(chosen);
         }
@@ -121,9 +123,9 @@ impl Routes {
         Ok(chosen)
     }
 
-    /// The way of a call that meets nothing out of the ordinary: first tiers are well, it has no colour, and no rule asks
-    /// what it is about. `None` where one does, or where that way leads nowhere.
-    fn usual(&self, question: &Question<'_>) -> Option<usize> {
+    /// The pool of a call without a colour that meets nothing out of the ordinary: first tiers are well, and no rule asks
+    /// what the call is about. `None` where one does, or where that way leads nowhere.
+    pub(super) fn usual(&self, key: Option<u64>, now: Moment) -> Option<usize> {
         let mut node = self.root;
         loop {
             node = match &self.nodes[node] {
@@ -134,17 +136,20 @@ impl Routes {
                     ..
                 } => {
                     let first = tiers.first()?;
-                    if first.health.percent(question.now) < u64::from(*spill_below_percent) {
+                    if first.health.percent(now) < u64::from(*spill_below_percent) {
                         return None;
                     }
                     first.node
                 }
                 Node::Percent { rule, with, without } => {
-                    self.side(*rule, [*with, *without], question, &mut None)?
+                    let Does::Percent { share, .. } = &self.rules.rules[*rule].does else {
+                        return None;
+                    };
+                    let (_, canary) = self.drawn(*rule, *share, [*with, *without], key);
+                    if canary { *with } else { *without }
                 }
                 Node::Named { rule, other, .. }
-                    if question.colour.is_none()
-                        && matches!(self.rules.rules[*rule].does, Does::Dye { .. }) =>
+                    if matches!(self.rules.rules[*rule].does, Does::Dye { .. }) =>
                 {
                     *other
                 }
@@ -317,14 +322,7 @@ impl Routes {
         else {
             return Some(without);
         };
-        // Mixed again, or the canary would have one part of a hash ring.
-        let drawn = match question.key {
-            Some(key) => super::super::key::hash(&key.to_le_bytes()),
-            None => fastrand::u64(..),
-        };
-        let within = drawn < *share;
-        let empty = |node: usize| matches!(self.nodes[node], Node::Empty(at) if at == rule);
-        let canary = within && !empty(with) || !within && empty(without);
+        let (within, canary) = self.drawn(rule, *share, [with, without], question.key);
         let (filter, next) = if canary { (tagged, with) } else { (others, without) };
         note(steps, rule, || {
             let by = if question.key.is_some() {
@@ -336,6 +334,18 @@ impl Routes {
             (filter.clone(), format!("{side} the share, {by}"))
         });
         Some(next)
+    }
+
+    /// Whether a call is within a share, and whether it takes that side: one that is empty is nobody's.
+    fn drawn(&self, rule: usize, share: u64, [with, without]: [usize; 2], key: Option<u64>) -> (bool, bool) {
+        // Mixed again, or the canary would have one part of a hash ring.
+        let drawn = match key {
+            Some(key) => super::super::key::hash(&key.to_le_bytes()),
+            None => fastrand::u64(..),
+        };
+        let within = drawn < share;
+        let empty = |node: usize| matches!(self.nodes[node], Node::Empty(at) if at == rule);
+        (within, within && !empty(with) || !within && empty(without))
     }
 
     /// The node of the colour that the call has, or of the name that the expression yields.
