@@ -10,12 +10,12 @@
 //! attempt inherits that no credit is left, and of a failure after which credit was spent the caller above is told to
 //! attempt it no further.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
+use self::first::First;
 use self::plan::Next;
 use super::attempt::{Attempt, End};
 use super::budget::Credit;
@@ -30,6 +30,7 @@ use crate::timer::Timer;
 use crate::wire::UnaryReply;
 use crate::wire::headers::{RETRIED, YES};
 
+mod first;
 mod plan;
 
 /// The innermost stage: runs attempts until one succeeds or none may follow.
@@ -47,106 +48,9 @@ impl Stage for Retry {
         if inherited {
             call.own.push((RETRIED, YES));
         }
-        let (result, now) = Start::new(call, inherited).await;
+        let (result, now) = First::new(call, inherited).await;
         call.now = now;
         result
-    }
-}
-
-/// The first attempt, which is all that most calls need. What goes beyond it is a [`Flight`].
-struct Start<'a> {
-    call: &'a OutboundCall,
-    attempt: Option<Attempt>,
-    /// When the attempt is overdue, a hedge is due or the call's time is over.
-    due: Instant,
-    timer: Option<Timer>,
-    flight: Option<Box<Flight<'a>>>,
-    inherited: bool,
-}
-
-impl<'a> Start<'a> {
-    fn new(call: &'a OutboundCall, inherited: bool) -> Self {
-        let mut start = Start {
-            call,
-            attempt: None,
-            due: call.deadline,
-            timer: None,
-            flight: None,
-            inherited,
-        };
-        match Attempt::start(call, &call.snapshot, 0, &[], false, false, call.now) {
-            Ok(attempt) => {
-                start.due = attempt.time_out().map_or(start.due, |end| end.min(start.due));
-                if call.policy().call.retry.hedges() {
-                    let mut flight = Flight::new(call, inherited, Some(attempt));
-                    flight.plan_hedge(call.now);
-                    start.flight = Some(Box::new(flight));
-                } else {
-                    start.attempt = Some(attempt);
-                }
-            }
-            Err(error) => {
-                let mut flight = Flight::new(call, inherited, None);
-                flight.closed = true;
-                flight.failure = Some(error);
-                start.flight = Some(Box::new(flight));
-            }
-        }
-        start
-    }
-
-    /// Goes on with whatever a call can come to.
-    #[cold]
-    fn take_off(&mut self, attempt: Attempt) -> &mut Flight<'a> {
-        let mut flight = Flight::new(self.call, self.inherited, Some(attempt));
-        flight.timer = self.timer.take();
-        self.flight.insert(Box::new(flight))
-    }
-}
-
-impl Future for Start<'_> {
-    type Output = (Result<UnaryReply, RpcError>, Moment);
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let start = self.get_mut();
-        if let Some(attempt) = &mut start.attempt {
-            let outcome = attempt.poll(start.call, cx);
-            match outcome {
-                Poll::Ready((Ok(reply), now)) if start.call.log.is_none() => {
-                    hand_over(start.call, true);
-                    start.attempt = None;
-                    return Poll::Ready((Ok(reply), now));
-                }
-                Poll::Ready(_) => {}
-                Poll::Pending => {
-                    hand_over(start.call, attempt.is_sent());
-                    let timers = start.call.channel.shared.runtime.timers();
-                    ready!(start.timer.get_or_insert_with(|| timers.at(start.due)).poll(cx));
-                }
-            }
-            if let Some(attempt) = start.attempt.take() {
-                let flight = start.take_off(attempt);
-                if let Poll::Ready((result, now)) = outcome
-                    && let Some(result) = flight.take_in(0, result, now)
-                {
-                    return Poll::Ready((result, now));
-                }
-            }
-        }
-        match &mut start.flight {
-            Some(flight) => flight.poll(cx),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Start<'_> {
-    fn drop(&mut self) {
-        // Nobody waits for the call any more.
-        if let (Some(_), Some(attempt)) = (&self.call.log, self.attempt.take()) {
-            // Its end fills the log.
-            self.take_off(attempt);
-        }
     }
 }
 
