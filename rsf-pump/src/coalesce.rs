@@ -3,17 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::fold::Slots;
+
 /// Which lists wait to be written, and when they may.
 #[derive(Debug)]
 pub(crate) struct Coalesce {
     window: Duration,
     first_delay: Duration,
-    /// Key → since when it waits.
-    pending: BTreeMap<String, Duration>,
+    pending: BTreeMap<String, Waiting>,
     due: Option<Duration>,
     last: Option<Duration>,
     /// Lists that failed by themselves, each with its own time.
     deferred: BTreeSet<(Duration, String)>,
+}
+
+/// A list that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// Since when.
+    pub(crate) since: Duration,
+    /// What of it changed meanwhile.
+    pub(crate) slots: Slots,
 }
 
 impl Coalesce {
@@ -29,9 +39,9 @@ impl Coalesce {
         }
     }
 
-    /// Notes that a list changed.
-    pub(crate) fn touch(&mut self, key: String, now: Duration) {
-        self.pending.entry(key).or_insert(now);
+    /// Notes that a list changed in these slots.
+    pub(crate) fn touch(&mut self, key: String, slots: Slots, now: Duration) {
+        self.wait(key, slots, now);
         let quiet_since = self.last.map_or(Duration::ZERO, |last| last + self.window);
         self.due.get_or_insert((now + self.first_delay).max(quiet_since));
     }
@@ -43,12 +53,12 @@ impl Coalesce {
     }
 
     /// Takes what may be written now.
-    pub(crate) fn take(&mut self, now: Duration) -> BTreeMap<String, Duration> {
+    pub(crate) fn take(&mut self, now: Duration) -> BTreeMap<String, Waiting> {
         while self.deferred.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.deferred.pop_first() else {
                 break;
             };
-            self.pending.entry(key).or_insert(now);
+            self.wait(key, Slots::ALL, now);
             self.due = Some(now);
         }
         if self.due.is_none_or(|due| due > now) {
@@ -61,9 +71,15 @@ impl Coalesce {
 
     /// Puts back what could not be written because the directory is away; nothing is tried before `at`.
     pub(crate) fn put_back(&mut self, key: String, since: Duration, at: Duration) {
-        let waiting = self.pending.entry(key).or_insert(since);
-        *waiting = since.min(*waiting);
+        self.wait(key, Slots::ALL, since);
         self.due = Some(self.due.map_or(at, |due| due.max(at)));
+    }
+
+    fn wait(&mut self, key: String, slots: Slots, since: Duration) {
+        let new = Waiting { since, slots };
+        let waiting = self.pending.entry(key).or_insert(new);
+        waiting.since = waiting.since.min(since);
+        waiting.slots.extend(slots);
     }
 
     /// Sets one list aside that was refused by itself; a change of it is tried earlier.
@@ -86,7 +102,7 @@ impl Coalesce {
 
     /// Since when the longest waiting list waits.
     pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.pending.values().min().copied()
+        self.pending.values().map(|waiting| waiting.since).min()
     }
 }
 
@@ -101,12 +117,12 @@ mod tests {
     #[test]
     fn a_lone_change_is_fast_and_a_storm_is_gathered() {
         let mut coalesce = Coalesce::new(ms(1_000), ms(100));
-        coalesce.touch("a".into(), ms(5_000));
+        coalesce.touch("a".into(), Slots::ALL, ms(5_000));
         assert_eq!(coalesce.due(), Some(ms(5_100)));
         assert!(coalesce.take(ms(5_099)).is_empty());
         assert_eq!(coalesce.take(ms(5_100)).len(), 1);
         for at in 5_101..5_999 {
-            coalesce.touch(if at % 2 == 0 { "a" } else { "b" }.into(), ms(at));
+            coalesce.touch(if at % 2 == 0 { "a" } else { "b" }.into(), Slots::of("i"), ms(at));
         }
         assert_eq!(coalesce.due(), Some(ms(6_100)));
         assert_eq!(coalesce.oldest(), Some(ms(5_101)));
@@ -121,7 +137,7 @@ mod tests {
     fn what_failed_waits_and_keeps_its_age() {
         let mut coalesce = Coalesce::new(ms(1_000), ms(100));
         coalesce.put_back("a".into(), ms(10), ms(500));
-        coalesce.touch("a".into(), ms(20));
+        coalesce.touch("a".into(), Slots::ALL, ms(20));
         assert_eq!((coalesce.due(), coalesce.oldest()), (Some(ms(500)), Some(ms(10))));
         coalesce.defer("b".into(), ms(10_000));
         coalesce.defer("b".into(), ms(20_000));

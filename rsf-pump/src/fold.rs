@@ -3,6 +3,7 @@
 mod known;
 mod listing;
 mod members;
+mod slots;
 
 mod leave;
 
@@ -15,6 +16,7 @@ use rsf_registry::record::{Lease, ListedInstance, Removal, ServiceList};
 use crate::listed::{entries, leases};
 use known::{Copy, Known, Restored};
 use members::Members;
+pub use slots::Slots;
 
 /// No TTL counts as longer than this: a source whose clock jumped back reports hours.
 const LONGEST_TTL: Duration = Duration::from_secs(600);
@@ -31,8 +33,8 @@ pub struct Moment {
 /// What became different since it was last asked for.
 #[derive(Debug, Default, PartialEq)]
 pub struct Changes {
-    /// The keys of services whose lists changed.
-    pub services: BTreeSet<String>,
+    /// The keys of services whose lists changed, and where.
+    pub services: BTreeMap<String, Slots>,
     /// Who left which service, in order.
     pub removed: Vec<(String, Removal)>,
 }
@@ -225,6 +227,29 @@ impl Fold {
     /// The list of one service, sorted by instance, and who left it last; empty where there is none.
     pub fn list(&self, service: &str) -> (Vec<ListedInstance>, Vec<Removal>) {
         self.services.get(service).map(Members::list).unwrap_or_default()
+    }
+
+    /// One shard of a service's list, of `shards`. The cost is the shard's.
+    pub fn shard(&self, service: &str, index: usize, shards: usize) -> Vec<ListedInstance> {
+        let members = self.services.get(service);
+        members
+            .map(|members| members.shard(index, shards))
+            .unwrap_or_default()
+    }
+
+    /// Who left a service last.
+    pub fn removed(&self, service: &str) -> Vec<Removal> {
+        self.services
+            .get(service)
+            .map(Members::removed)
+            .unwrap_or_default()
+    }
+
+    /// Whether anybody stands in a service's list.
+    pub fn has_instances(&self, service: &str) -> bool {
+        self.services
+            .get(service)
+            .is_some_and(|members| members.len() > 0)
     }
 
     /// The keys of all services that ever had a list, sorted.

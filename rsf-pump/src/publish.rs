@@ -14,9 +14,9 @@ use rsf_registry::directory::ListSealer;
 use rsf_registry::record::{ListVersion, Removal, ServiceList};
 use rsf_registry::{DirectoryWriter, StoreError, Term};
 
-use crate::coalesce::Coalesce;
+use crate::coalesce::{Coalesce, Waiting};
 use crate::config::PumpConfig;
-use crate::fold::{Fold, Moment};
+use crate::fold::{Fold, Moment, Slots};
 use crate::intake::poll;
 use crate::leader::Takeover;
 use crate::state::StateFile;
@@ -112,7 +112,7 @@ impl Publisher {
         });
         self.published = published.collect();
         for service in fold.services() {
-            self.touch(service.to_owned(), now);
+            self.touch(service.to_owned(), Slots::ALL, now);
         }
     }
 
@@ -128,9 +128,9 @@ impl Publisher {
     }
 
     /// Notes that a list changed; without a term there is nothing to do.
-    pub(crate) fn touch(&mut self, service: String, now: Duration) {
+    pub(crate) fn touch(&mut self, service: String, slots: Slots, now: Duration) {
         if self.term.is_some() {
-            self.coalesce.touch(service, now);
+            self.coalesce.touch(service, slots, now);
         }
     }
 
@@ -156,14 +156,16 @@ impl Publisher {
     pub(crate) fn flush(&mut self, at: Moment, fold: &Fold) {
         let Some(term) = self.term.clone() else { return };
         let mut drafts = Vec::new();
-        for (key, since) in self.coalesce.take(at.elapsed) {
+        for (key, Waiting { since, slots }) in self.coalesce.take(at.elapsed) {
             let published = self.published.get(&key);
-            let (instances, removed) = fold.list(&key);
-            if published.is_none() && instances.is_empty() && self.is_forgotten(&removed, at.unix_ms) {
+            let forgotten = published.is_none()
+                && !fold.has_instances(&key)
+                && self.is_forgotten(&fold.removed(&key), at.unix_ms);
+            if forgotten {
                 // It was deleted, or would be at once.
                 continue;
             }
-            let Some(draft) = Draft::of(&key, (instances, removed), published) else {
+            let Some(draft) = Draft::of(&key, fold, slots, published) else {
                 continue;
             };
             self.sequence += 1;
@@ -194,7 +196,7 @@ impl Publisher {
         let Some(term) = self.term.clone().filter(|_| self.writing.is_none()) else {
             return;
         };
-        let due = |(key, at): &(&String, &Duration)| **at <= now && fold.list(key).0.is_empty();
+        let due = |(key, at): &(&String, &Duration)| **at <= now && !fold.has_instances(key);
         let services: Vec<String> = self
             .empty
             .iter()
@@ -256,7 +258,7 @@ impl Publisher {
             round.lags.push(now.saturating_sub(list.since));
             if published.is_out_of_shape() {
                 // The next round cuts it anew.
-                self.coalesce.touch(list.key.clone(), now);
+                self.coalesce.touch(list.key.clone(), Slots::ALL, now);
             }
             if published.is_empty() {
                 self.note_empty(&list.key, now, Duration::ZERO);

@@ -234,7 +234,7 @@ impl Run {
             let (list, removed) = self.fold.list(service);
             let before = self.seen.insert(service.into(), list.clone()).unwrap_or_default();
             assert!(
-                before == list || changes.services.contains(service),
+                before == list || changes.services.contains_key(service),
                 "{service} changed and nobody was told"
             );
             valid(&list, &removed);

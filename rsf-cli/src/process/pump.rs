@@ -81,7 +81,10 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
     let metrics = prometheus::Registry::new();
     let pump = Pump::new(backend.lease_sources, backend.directory, config, &metrics)?;
     let pump = match seal {
-        Some((sealer, opener)) => pump.sealing(sealer, opener),
+        Some((sealer, opener)) => {
+            metrics.register(Box::new(opener.refusals().clone()))?;
+            pump.sealing(sealer, opener)
+        }
         None => pump,
     };
     let listener = super::listen(admin, "admin port").await?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rsf_registry::record::{Lease, RemovalCause};
 
-use super::{Fold, Moment};
+use super::{Fold, Moment, Slots};
 use crate::listed::{entries, is_tombstone};
 
 impl Fold {
@@ -124,7 +124,8 @@ impl Fold {
             return;
         };
         if let Some(removal) = members.remove(instance, cause, at.unix_ms) {
-            self.changes.services.insert(service.to_owned());
+            let changed = self.changes.services.entry(service.to_owned()).or_default();
+            changed.extend(Slots::of(instance));
             self.changes.removed.push((service.to_owned(), removal));
         }
     }

@@ -1,8 +1,11 @@
 //! The members of one service and who left it last.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
+use rsf_registry::directory::slot;
 use rsf_registry::record::{ListedInstance, Removal, RemovalCause};
+
+use super::slots::Slots;
 
 /// How many removals a list carries.
 const REMOVALS_KEPT: usize = 64;
@@ -10,7 +13,8 @@ const REMOVALS_KEPT: usize = 64;
 /// One list in the making. No incarnation stands in it both as listed and as removed.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    instances: BTreeMap<String, ListedInstance>,
+    /// By slot, so that a shard is a run of them.
+    instances: BTreeMap<(u8, String), ListedInstance>,
     removed: VecDeque<Removal>,
 }
 
@@ -20,10 +24,27 @@ impl Members {
     }
 
     pub(super) fn list(&self) -> (Vec<ListedInstance>, Vec<Removal>) {
-        (
-            self.instances.values().cloned().collect(),
-            self.removed.iter().cloned().collect(),
-        )
+        let mut instances: Vec<_> = self.instances.values().cloned().collect();
+        instances.sort_unstable_by(|a, b| a.instance.cmp(&b.instance));
+        (instances, self.removed())
+    }
+
+    /// The instances of one shard; its cost is the shard's.
+    pub(super) fn shard(&self, index: usize, shards: usize) -> Vec<ListedInstance> {
+        let run = 256 / shards.clamp(1, 256);
+        let bound = |slot: usize| u8::try_from(slot).ok().map(|slot| (slot, String::new()));
+        let Some(first) = bound(index * run) else {
+            return Vec::new();
+        };
+        let here = match bound((index + 1) * run) {
+            Some(end) => self.instances.range(first..end),
+            None => self.instances.range(first..),
+        };
+        here.map(|(_, listed)| listed.clone()).collect()
+    }
+
+    pub(super) fn removed(&self) -> Vec<Removal> {
+        self.removed.iter().cloned().collect()
     }
 
     /// Adds or replaces an entry, and names the service in `changed` if that made a difference. Answers the removal
@@ -32,22 +53,23 @@ impl Members {
         &mut self,
         entry: ListedInstance,
         at_unix_ms: u64,
-        changed: &mut BTreeSet<String>,
+        changed: &mut BTreeMap<String, Slots>,
         service: &str,
     ) -> Option<Removal> {
-        if self.instances.get(&entry.instance) == Some(&entry) {
+        let key = (slot(&entry.instance), entry.instance.clone());
+        if self.instances.get(&key) == Some(&entry) {
             return None;
         }
         self.removed
             .retain(|gone| gone.instance != entry.instance || gone.incarnation != entry.incarnation);
-        changed.insert(service.to_owned());
+        changed.entry(service.to_owned()).or_default().insert(key.0);
         let incarnation = entry.incarnation;
-        let old = self.instances.insert(entry.instance.clone(), entry)?;
+        let old = self.instances.insert(key, entry)?;
         (old.incarnation != incarnation).then(|| self.note(&old, RemovalCause::Evicted, at_unix_ms))
     }
 
     pub(super) fn remove(&mut self, instance: &str, cause: RemovalCause, at_unix_ms: u64) -> Option<Removal> {
-        let old = self.instances.remove(instance)?;
+        let old = self.instances.remove(&(slot(instance), instance.to_owned()))?;
         Some(self.note(&old, cause, at_unix_ms))
     }
 
@@ -64,7 +86,9 @@ impl Members {
             let same = |gone: &Removal| {
                 (&gone.instance, gone.incarnation) == (&removal.instance, removal.incarnation)
             };
-            let listed = self.instances.get(&removal.instance);
+            let listed = self
+                .instances
+                .get(&(slot(&removal.instance), removal.instance.clone()));
             let back = listed.is_some_and(|entry| entry.incarnation == removal.incarnation);
             if !back && !self.removed.iter().any(same) {
                 self.removed.push_back(removal.clone());

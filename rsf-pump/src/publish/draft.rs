@@ -9,6 +9,8 @@ use rsf_registry::directory::seal::{GROWN, SHRUNK};
 use rsf_registry::directory::{ListSealer, SealedList, shard_of, slot};
 use rsf_registry::record::{ListHead, ListVersion, ListedInstance, Removal, ServiceList, ShardReference};
 
+use crate::fold::{Fold, Slots};
+
 /// What the directory is known to have of one list. It keeps no instances: a fleet's lists are large.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Published {
@@ -71,27 +73,16 @@ enum Content {
 }
 
 impl Draft {
-    /// What is to be written of a list that has `instances` now; nothing where the directory has them already.
-    pub(crate) fn of(
-        key: &str,
-        (instances, removed): (Vec<ListedInstance>, Vec<Removal>),
-        published: Option<&Published>,
-    ) -> Option<Draft> {
+    /// What is to be written of a list as it is now, after a change in `slots`; nothing where the directory has it already.
+    /// For a list in shards the cost is that of the shards that changed.
+    pub(crate) fn of(key: &str, fold: &Fold, slots: Slots, published: Option<&Published>) -> Option<Draft> {
         let content = match published {
-            None if instances.is_empty() && removed.is_empty() => return None,
-            None => Content::Whole(instances),
-            Some(published) if published.is_out_of_shape() => Content::Whole(instances),
-            Some(published) if !published.is_sharded() => {
-                if published.digests == [digest(&instances)] {
-                    return None;
-                }
-                Content::Whole(instances)
-            }
-            Some(published) => {
-                let parts = parts(instances.into_iter(), published.digests.len()).into_iter();
-                let changed: Vec<_> = parts
-                    .enumerate()
-                    .map(|(index, part)| {
+            Some(published) if published.is_sharded() && !published.is_out_of_shape() => {
+                let shards = published.digests.len();
+                let changed: Vec<_> = slots
+                    .shards(shards)
+                    .map(|index| {
+                        let part = fold.shard(key, index, shards);
                         let digest = digest(&part);
                         (index, part, digest)
                     })
@@ -102,12 +93,23 @@ impl Draft {
                 }
                 Content::Shards(changed, published.clone())
             }
+            published => {
+                let (instances, removed) = fold.list(key);
+                let same = match published {
+                    None => instances.is_empty() && removed.is_empty(),
+                    Some(published) => !published.is_sharded() && published.digests == [digest(&instances)],
+                };
+                if same {
+                    return None;
+                }
+                Content::Whole(instances)
+            }
         };
         Some(Draft {
             key: key.to_owned(),
             version: ListVersion::default(),
             written_unix_ms: 0,
-            removed,
+            removed: fold.removed(key),
             content,
         })
     }
@@ -165,13 +167,10 @@ fn parts<T: Borrow<ListedInstance>>(instances: impl Iterator<Item = T>, shards: 
     parts
 }
 
-/// Tells contents apart within this process; tags have no order.
+/// Tells contents apart within this process. Neither instances nor tags have an order.
 fn digest<T: Borrow<ListedInstance>>(instances: impl IntoIterator<Item = T>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let mut count = 0usize;
-    for listed in instances {
+    let of = |listed: T| {
         let listed = listed.borrow();
-        count += 1;
         let mut tags: Vec<_> = listed.tags.iter().collect();
         tags.sort_unstable();
         let names = (
@@ -182,20 +181,23 @@ fn digest<T: Borrow<ListedInstance>>(instances: impl IntoIterator<Item = T>) -> 
             &listed.zone,
             &listed.schema_hash,
         );
+        let mut hasher = DefaultHasher::new();
         (names, listed.incarnation, listed.weight, listed.state, tags).hash(&mut hasher);
-    }
-    count.hash(&mut hasher);
-    hasher.finish()
+        hasher.finish()
+    };
+    instances.into_iter().map(of).fold(0, u64::wrapping_add)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::time::Duration;
 
     use rsf_registry::directory::ListOpener;
     use rsf_registry::directory::seal::AIM;
 
     use super::*;
+    use crate::fold::Moment;
 
     /// Instances whose addresses do not compress.
     fn instances(count: usize) -> Vec<ListedInstance> {
@@ -208,6 +210,7 @@ mod tests {
             instance: format!("member/{n:05}"),
             incarnation: next(),
             address: format!("h{:x}{:x}{:x}:1", next(), next(), next()),
+            state: rsf_registry::record::LeaseState::Up.into(),
             weight: 100,
             tags: HashMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]),
             ..ListedInstance::default()
@@ -219,12 +222,28 @@ mod tests {
         ListVersion { epoch: 1, sequence }
     }
 
+    /// A fold that has read them back.
+    fn folded(instances: &[ListedInstance]) -> Fold {
+        let (mut fold, second) = (Fold::new(), Duration::from_secs(1));
+        let at = Moment {
+            elapsed: second,
+            unix_ms: 1,
+        };
+        let list = ServiceList {
+            service: "s".into(),
+            instances: instances.to_vec(),
+            ..ServiceList::default()
+        };
+        fold.restore(at, &[list], second);
+        fold
+    }
+
     fn draft(
         instances: &[ListedInstance],
         published: Option<&Published>,
         sequence: u64,
     ) -> Option<(SealedList, Published)> {
-        let draft = Draft::of("s", (instances.to_vec(), Vec::new()), published)?;
+        let draft = Draft::of("s", &folded(instances), Slots::ALL, published)?;
         let sealed = draft.at(version(sequence), 1).seal(&ListSealer::unsigned());
         Some(sealed.expect("good instances"))
     }
@@ -268,6 +287,27 @@ mod tests {
         opened.sort_by(|a, b| a.instance.cmp(&b.instance));
         assert!(opened == many);
         assert!(draft(&many, Some(&published), 3).is_none());
+
+        // Only the shards that are said to have changed are looked at.
+        many[7].weight = 1;
+        let fold = folded(&many);
+        let elsewhere = Slots::of(
+            &many
+                .iter()
+                .find(|listed| {
+                    shard_of(slot(&listed.instance), shards) != shard_of(slot(&many[7].instance), shards)
+                })
+                .expect("another shard")
+                .instance,
+        );
+        assert!(Draft::of("s", &fold, elsewhere, Some(&published)).is_none());
+        let here = Slots::of(&many[7].instance);
+        let draft = Draft::of("s", &fold, here, Some(&published)).expect("changed");
+        let (third, _) = draft
+            .at(version(3), 1)
+            .seal(&ListSealer::unsigned())
+            .expect("good");
+        assert_eq!(third.shards.len(), 1);
     }
 
     #[test]
@@ -298,7 +338,7 @@ mod tests {
     #[test]
     fn more_instances_than_are_served_are_refused_by_name() {
         let many = instances(20_001);
-        let draft = Draft::of("s", (many, Vec::new()), None).expect("new");
+        let draft = Draft::of("s", &folded(&many), Slots::ALL, None).expect("new");
         let error = draft.at(version(1), 1).seal(&ListSealer::unsigned());
         let error = error.expect_err("too many").to_string();
         assert!(error.contains("20001 instances"), "{error}");

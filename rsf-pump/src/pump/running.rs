@@ -345,8 +345,8 @@ impl Running {
             return;
         }
         let now = self.now().elapsed;
-        for service in changes.services {
-            self.publisher.touch(service, now);
+        for (service, slots) in changes.services {
+            self.publisher.touch(service, slots, now);
         }
         for (service, removal) in changes.removed {
             let cause = cause(removal.cause());

@@ -355,6 +355,8 @@ impl DirectoryWriter for ZooKeeperDirectory {
     }
 
     async fn stored(&self) -> Result<Vec<SealedList>, StoreError> {
+        // A shard whose head is still to come must not be taken for a leftover.
+        let _writing = self.writing.lock().await;
         let mut lists = self.heads().await?;
         let named = lists
             .iter()

@@ -94,8 +94,8 @@ impl EmbeddedRegistry {
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
         let client = RegistryClient::new(endpoint.connect_lazy())
-            // A list may be twice as large as what an instance may send.
-            .max_decoding_message_size(limits::MAX_RECORD + 1024);
+            // A list may be twice as large as what an instance may send, and 256 shards have names and headers.
+            .max_decoding_message_size(limits::MAX_RECORD + (256 << 10));
         let metadata = namespace
             .parse()
             .map_err(|_| invalid("the namespace is not ASCII".to_owned()))?;
