@@ -62,7 +62,7 @@ pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sende
             }
             () = sleep_until(deadline), if !answered && !told => {
                 told = true;
-                follower.unreachable(&format!("no answer within {DISK_AFTER:?}"));
+                follower.silent();
             }
         }
     }
@@ -119,6 +119,14 @@ impl Follower<'_> {
             }
         }
         self.fall_back(&reason);
+    }
+
+    /// Nothing good has come from the directory in time.
+    fn silent(&mut self) {
+        match self.shared.refused_lists.of(self.service) {
+            Some(refusal) => self.fall_back(&format!("its list is refused: {refusal}")),
+            None => self.unreachable(&format!("no answer within {DISK_AFTER:?}")),
+        }
     }
 
     /// The directory does not answer.

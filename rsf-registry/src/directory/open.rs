@@ -80,7 +80,13 @@ impl ListOpener {
 
     /// Opens what stands in the place of `service`.
     pub(crate) fn open_head(&self, service: &str, stored: &[u8]) -> Result<Opened, Refusal> {
-        self.counted(self.head(service, stored))
+        let opened = self.head(service, stored);
+        match &opened {
+            // Its shards may still be refused.
+            Ok(Opened::Head(_)) => {}
+            opened => self.refusals.judged(service, opened.as_ref().err()),
+        }
+        opened
     }
 
     /// Puts a list together from `shards`, all those that the head names.
@@ -89,7 +95,10 @@ impl ListOpener {
         head: ListHead,
         shards: &BTreeMap<String, Bytes>,
     ) -> Result<OpenedList, Refusal> {
-        self.counted(assemble(head, shards))
+        let service = head.service.clone();
+        let opened = assemble(head, shards);
+        self.refusals.judged(&service, opened.as_ref().err());
+        opened
     }
 
     fn head(&self, service: &str, stored: &[u8]) -> Result<Opened, Refusal> {
@@ -113,10 +122,6 @@ impl ListOpener {
             Kind::Shard => return Err(invalid("a shard stands in a list's place".to_owned())),
         };
         Ok(opened)
-    }
-
-    fn counted<T>(&self, opened: Result<T, Refusal>) -> Result<T, Refusal> {
-        opened.inspect_err(|refusal| self.refusals.count(refusal.reason()))
     }
 }
 

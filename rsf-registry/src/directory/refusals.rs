@@ -1,10 +1,16 @@
 //! Why lists are refused, counted: `rsf_registry_lists_refused_total{reason}`.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, Opts};
+
+/// Services whose refusal is kept for messages at most.
+const MOST_STANDING: usize = 10_000;
 
 /// What kind of wrong a refused list is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,7 +89,11 @@ impl std::error::Error for Refusal {}
 
 /// Counts refused lists by reason; clones share the counts. Register it where the process keeps its metrics.
 #[derive(Debug, Clone)]
-pub struct Refusals(Option<IntCounterVec>);
+pub struct Refusals {
+    counters: Option<IntCounterVec>,
+    /// Why the newest list of a service was refused, until a good one comes.
+    standing: Arc<Mutex<HashMap<String, Refusal>>>,
+}
 
 impl Refusals {
     /// Counters at zero.
@@ -99,19 +109,41 @@ impl Refusals {
                 counters.with_label_values(&[reason.as_str()]);
             }
         }
-        Refusals(counters)
+        Refusals {
+            counters,
+            standing: Arc::default(),
+        }
+    }
+
+    /// Counts what became of a service's newest list.
+    pub(crate) fn judged(&self, service: &str, refusal: Option<&Refusal>) {
+        let mut standing = self.standing.lock();
+        match refusal {
+            None => drop(standing.remove(service)),
+            Some(refusal) => {
+                self.count(refusal.reason());
+                if standing.len() < MOST_STANDING || standing.contains_key(service) {
+                    standing.insert(service.to_owned(), refusal.clone());
+                }
+            }
+        }
+    }
+
+    /// Why the newest list of `service` was refused, if it was.
+    pub fn of(&self, service: &str) -> Option<Refusal> {
+        self.standing.lock().get(service).cloned()
     }
 
     /// Counts one.
     pub fn count(&self, reason: Reason) {
-        if let Some(counters) = &self.0 {
+        if let Some(counters) = &self.counters {
             counters.with_label_values(&[reason.as_str()]).inc();
         }
     }
 
     /// How many were refused for `reason`.
     pub fn get(&self, reason: Reason) -> u64 {
-        let counters = self.0.as_ref();
+        let counters = self.counters.as_ref();
         counters.map_or(0, |counters| counters.with_label_values(&[reason.as_str()]).get())
     }
 }
@@ -124,10 +156,10 @@ impl Default for Refusals {
 
 impl Collector for Refusals {
     fn desc(&self) -> Vec<&Desc> {
-        self.0.as_ref().map(Collector::desc).unwrap_or_default()
+        self.counters.as_ref().map(Collector::desc).unwrap_or_default()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.0.as_ref().map(Collector::collect).unwrap_or_default()
+        self.counters.as_ref().map(Collector::collect).unwrap_or_default()
     }
 }

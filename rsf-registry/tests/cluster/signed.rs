@@ -1,8 +1,10 @@
 //! Signed lists: refused where the signature is missing or another's, taken while keys are replaced.
 
+use rsf_core::control::{ControlPlane, Discovery};
 use rsf_core::identity::{SigningKey, TrustedKeys};
 use rsf_registry::cluster::{self, Cluster};
 use rsf_registry::directory::{ListOpener, ListSealer, Reason};
+use rsf_registry::{AgentOptions, Backend, RegistryAgent};
 use rsf_testkit::{ZooKeeper, eventually};
 
 use crate::{NOBODY, PATIENCE, list, observe_version, with_zookeeper};
@@ -70,4 +72,30 @@ async fn only_lists_that_a_trusted_key_signed_are_taken_and_keys_are_replaced_wi
     write(ListSealer::signing("default", key(1)), 5).await;
     observe_version(&mut strictly, term.epoch, 5).await;
     observe_version(&mut widely, term.epoch, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_finds_no_signed_list_says_so() {
+    let zookeeper = ZooKeeper::start().await;
+    let pump = with_zookeeper(&zookeeper);
+    let term = pump.writer.lead("pump", 0).await.unwrap();
+    pump.writer
+        .write(&term, &[list(SERVICE, term.epoch, 1)])
+        .await
+        .unwrap();
+    let consumer = Backend::from(trusting(&zookeeper, &[1]));
+    let agent = RegistryAgent::new(consumer, AgentOptions::new("default", "a test")).unwrap();
+    let mut instances = agent.instances(SERVICE);
+    let told = |state: &Discovery| matches!(state, Discovery::NotReady { .. });
+    let told = tokio::time::timeout(PATIENCE, instances.wait_for(told)).await;
+    let Discovery::NotReady { reason } = told.unwrap().unwrap().clone() else {
+        unreachable!()
+    };
+    assert!(reason.contains("not signed"), "{reason}");
+    let signed = ListSealer::signing("default", key(1)).seal(&list(SERVICE, term.epoch, 2));
+    pump.writer.store(&term, &[signed.unwrap()]).await.unwrap();
+    let ready = |state: &Discovery| matches!(state, Discovery::Ready(_));
+    let ready = tokio::time::timeout(PATIENCE, instances.wait_for(ready)).await;
+    ready.unwrap().unwrap();
+    assert!(agent.refused_lists().of(SERVICE).is_none());
 }
