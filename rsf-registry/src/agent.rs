@@ -6,6 +6,7 @@
 //! - [`ControlPlane::policy`] follows a scope's policy in the same way.
 //! - [`ControlPlane::acknowledge`] says which revision this instance runs.
 
+mod beat;
 mod registration;
 
 mod lists;
@@ -33,6 +34,7 @@ use crate::directory::Refusals;
 use crate::snapshot::SnapshotFolder;
 use crate::{Backend, Directory, StoreError, limits, world};
 use acknowledgements::Acknowledger;
+use beat::Beat;
 use overrides::Overrides;
 use saver::Saver;
 
@@ -104,6 +106,7 @@ struct Shared {
     disk: Option<SnapshotFolder>,
     saver: Option<Saver>,
     refused_lists: Refusals,
+    beat: Arc<Beat>,
     runtime: Handle,
 }
 
@@ -126,6 +129,7 @@ impl RegistryAgent {
         let refused_lists = backend.directory.refusals().unwrap_or_default();
         let shared = Shared {
             refused_lists,
+            beat: Arc::new(Beat::new(options.lease_ttl / 3)),
             backend,
             options,
             overrides,
@@ -157,8 +161,10 @@ impl RegistryAgent {
         let _runtime = self.shared.runtime.enter();
         let options = &self.shared.options;
         let leases = self.shared.backend.leases.clone();
-        let registration = Registration::start(leases, request, &options.namespace, options.lease_ttl)?;
-        self.acknowledger.speak_for(&registration.lease());
+        let beat = self.shared.beat.clone();
+        let registration = Registration::start(leases, request, &options.namespace, options.lease_ttl, beat)?;
+        self.acknowledger
+            .speak_for(&registration.lease(), registration.status());
         Ok(registration)
     }
 }

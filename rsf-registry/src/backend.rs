@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub use dedup::{DedupUrl, InvalidDedupUrl};
 pub use url::{InvalidRegistryUrl, RegistryUrl};
 
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, RedisUrl};
 use crate::directory::ListOpener;
 use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
 use crate::{
@@ -152,21 +152,12 @@ impl From<Cluster> for ControlBackend {
 }
 
 fn open_cluster(
-    redis: &[String],
+    redis: &[RedisUrl],
     zookeeper: &[String],
     namespace: &str,
     lists: ListOpener,
 ) -> Result<Cluster, StoreError> {
-    let [redis] = redis else {
-        return Err(StoreError::Refused {
-            backend: "redis",
-            reason: format!(
-                "{} servers are named and one is used; name one in RSF_REGISTRY",
-                redis.len()
-            ),
-        });
-    };
-    cluster::open_with(redis, &zookeeper.join(","), namespace, lists)
+    cluster::open_at(redis, &zookeeper.join(","), namespace, lists)
 }
 
 #[cfg(test)]

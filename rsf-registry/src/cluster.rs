@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use directory::ZooKeeperDirectory;
 pub use policy::ZooKeeperPolicies;
-pub use redis::{RedisDedup, RedisLeases};
+pub use redis::{RedisDedup, RedisLeases, RedisServers, RedisUrl};
 
 use crate::directory::ListOpener;
 use crate::{
@@ -26,7 +26,7 @@ use zookeeper::Session;
 use zookeeper::namespace::Namespace;
 pub(crate) use zookeeper::place::Place;
 
-/// The stores of one namespace on Redis and ZooKeeper. They share one connection to each.
+/// The stores of one namespace on Redis and ZooKeeper. They share one connection to each server.
 #[derive(Clone)]
 pub struct Cluster {
     /// Where instances keep their leases.
@@ -51,11 +51,11 @@ impl std::fmt::Debug for Cluster {
 
 /// Opens the stores of a namespace; must be called inside a Tokio runtime.
 ///
-/// `redis_url` is `redis://[user:password@]host:port[/db]`, `zookeeper_servers` is `host:port[,host:port…]` without a
-/// scheme. Neither server needs to be up. [`StoreError::Refused`] or [`StoreError::Invalid`] where an address or the
-/// namespace makes no sense.
-pub fn open(redis_url: &str, zookeeper_servers: &str, namespace: &str) -> Result<Cluster, StoreError> {
-    open_with(redis_url, zookeeper_servers, namespace, ListOpener::unverified())
+/// `redis` is `redis://[user:password@]host:port[/db][,host:port…]`, `zookeeper_servers` is `host:port[,host:port…]`
+/// without a scheme. No server needs to be up. [`StoreError::Refused`] or [`StoreError::Invalid`] where an address or
+/// the namespace makes no sense.
+pub fn open(redis: &str, zookeeper_servers: &str, namespace: &str) -> Result<Cluster, StoreError> {
+    open_with(redis, zookeeper_servers, namespace, ListOpener::unverified())
 }
 
 /// The same, with the keys that lists must be signed with.
@@ -63,19 +63,43 @@ pub fn open(redis_url: &str, zookeeper_servers: &str, namespace: &str) -> Result
 /// # Errors
 /// As [`open`].
 pub fn open_with(
-    redis_url: &str,
+    redis: &str,
+    zookeeper_servers: &str,
+    namespace: &str,
+    lists: ListOpener,
+) -> Result<Cluster, StoreError> {
+    let redis = RedisUrl::parse_list(redis).map_err(redis::invalid_url)?;
+    open_at(&redis, zookeeper_servers, namespace, lists)
+}
+
+pub(crate) fn open_at(
+    redis: &[RedisUrl],
     zookeeper_servers: &str,
     namespace: &str,
     lists: ListOpener,
 ) -> Result<Cluster, StoreError> {
     limits::check_namespace(namespace)?;
-    let leases = Arc::new(RedisLeases::open(redis_url, namespace)?);
+    let servers = redis
+        .iter()
+        .map(|url| RedisLeases::open(url, namespace))
+        .collect::<Result<Vec<_>, _>>()?;
     let nodes = Namespace::new(Session::open(zookeeper_servers)?, namespace);
     let directory = Arc::new(ZooKeeperDirectory::new(nodes.clone(), lists));
+    let sources = servers
+        .iter()
+        .map(|server| Arc::new(server.clone()) as Arc<dyn LeaseSource>)
+        .collect();
+    let (leases, acknowledgements): (Arc<dyn LeaseStore>, Arc<dyn Acknowledgements>) = match &servers[..] {
+        [only] => (Arc::new(only.clone()), Arc::new(only.clone())),
+        _ => {
+            let all = Arc::new(RedisServers::new(servers));
+            (all.clone(), all)
+        }
+    };
     Ok(Cluster {
-        leases: leases.clone(),
-        sources: vec![leases.clone()],
-        acknowledgements: leases,
+        leases,
+        sources,
+        acknowledgements,
         directory: directory.clone(),
         writer: directory,
         policies: Arc::new(ZooKeeperPolicies::new(nodes)),

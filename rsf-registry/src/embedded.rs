@@ -24,3 +24,6 @@ pub const NAMESPACE_KEY: &str = "rsf-namespace";
 
 /// The trailer that lists the served namespaces where another one was asked for.
 pub const NAMESPACES_KEY: &str = "rsf-namespaces";
+
+/// The trailer that says who holds a lease that was not written: `<incarnation> <sequence> <left: true or false>`.
+pub const HOLDER_KEY: &str = "rsf-holder";

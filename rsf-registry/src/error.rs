@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Why a backend did not do what it was asked.
 ///
 /// Only [`StoreError::Unavailable`] is worth trying again as it is; the others say what to change first.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The backend cannot be reached, or did not answer in time. Whether a write took effect is unknown.
     #[error("{backend} at {address} is unavailable: {reason}")]
@@ -36,6 +36,24 @@ pub enum StoreError {
         key: String,
         /// The stored and the offered version.
         reason: String,
+    },
+    /// Another start of this instance, or a later write of this one, holds its lease; this write was refused.
+    ///
+    /// The clock of a machine may have stepped back between two starts, so that the later one has the smaller
+    /// incarnation. It may take a greater one than is stored once the stored lease is no longer renewed.
+    #[error(
+        "the lease of `{instance}` is held by incarnation {incarnation} (sequence {sequence}){}",
+        if *.left { ", which left" } else { "; either it runs twice under one name, so set another RSF_INSTANCE, or its clock stepped back, and it registers as soon as that lease has run out" }
+    )]
+    Superseded {
+        /// Whose lease.
+        instance: String,
+        /// The stored incarnation.
+        incarnation: u64,
+        /// The stored sequence.
+        sequence: u64,
+        /// The stored lease says that its owner left on purpose.
+        left: bool,
     },
     /// The writer's term has ended: another pump leads.
     #[error("epoch {epoch} is fenced: another pump leads")]

@@ -42,7 +42,6 @@ pub struct Application(Arc<Running>);
 struct Running {
     name: String,
     instance: String,
-    incarnation: u64,
     namespace: String,
     address: String,
     admin_address: String,
@@ -277,7 +276,7 @@ impl Running {
         Status {
             application: self.name.clone(),
             instance: self.instance.clone(),
-            incarnation: self.incarnation,
+            incarnation: registration.incarnation,
             namespace: self.namespace.clone(),
             address: self.address.clone(),
             zone: self.zone.clone(),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::RegistrationStatus;
 use crate::Acknowledgements;
 use crate::backoff::{Backoff, jittered};
 use crate::record::{Acknowledgement, Lease};
@@ -47,8 +48,9 @@ struct State {
 #[derive(Debug)]
 struct Speaker {
     instance: String,
-    incarnation: u64,
     application: String,
+    /// Knows the incarnation, which may rise.
+    registration: watch::Receiver<RegistrationStatus>,
 }
 
 #[derive(Debug)]
@@ -70,13 +72,13 @@ impl Acknowledger {
         }
     }
 
-    /// From now on speaks for the instance of `lease`.
-    pub(super) fn speak_for(&self, lease: &Lease) {
+    /// From now on speaks for the instance of `lease`, which stands as `registration` tells.
+    pub(super) fn speak_for(&self, lease: &Lease, registration: watch::Receiver<RegistrationStatus>) {
         let mut state = self.spoken.state.lock();
         state.speaker = Some(Speaker {
             instance: lease.instance.clone(),
-            incarnation: lease.incarnation,
             application: lease.application.clone(),
+            registration,
         });
         state.scopes.values_mut().for_each(|said| said.sent = false);
         drop(state);
@@ -140,9 +142,10 @@ impl State {
         let Some(speaker) = &self.speaker else {
             return Vec::new();
         };
+        let incarnation = speaker.registration.borrow().incarnation;
         let record = |(scope, said): (&String, &Said)| Acknowledgement {
             instance: speaker.instance.clone(),
-            incarnation: speaker.incarnation,
+            incarnation,
             application: speaker.application.clone(),
             scope: scope.clone(),
             revision: said.revision,

@@ -1,18 +1,24 @@
 //! This instance's lease: written as soon as the registry can be reached, renewed, and ended on purpose.
+//!
+//! An instance's incarnation is the time of its start, so that the later of two starts wins. Where a clock stepped back
+//! in between, the later start has the smaller one and is refused. It then waits until the lease that stands there has
+//! left or has run out, which it never does while its owner renews it, and takes one more than that, or the time if
+//! that is greater by now.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::beat::Beat;
 use crate::backoff::{Backoff, jittered};
 use crate::error::REQUEST_TIMEOUT;
 use crate::record::{Lease, LeaseState, ProvidedService};
 use crate::{LeaseStore, Renewal, StoreError, limits, world};
 
-/// How long the word that an instance left stays in the registry.
+/// How long the word that an instance left stays in the registry, or twice the lease's TTL where that is longer.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(30);
 
 /// What an instance says about itself.
@@ -43,6 +49,8 @@ pub struct RegistrationStatus {
     pub registered: bool,
     /// Why the last attempt to write or renew it failed; `None` after a success.
     pub last_error: Option<Arc<str>>,
+    /// Which start of the instance this is: Unix milliseconds, or more where the registry knew of a later one.
+    pub incarnation: u64,
     /// Which of the wanted states was written last.
     written: u64,
 }
@@ -74,19 +82,27 @@ impl Registration {
         request: RegistrationRequest,
         namespace: &str,
         ttl: Duration,
+        beat: Arc<Beat>,
     ) -> Result<Self, StoreError> {
         let lease = lease(request, namespace);
         limits::check_lease(&lease)?;
+        let (status_sender, status) = watch::channel(RegistrationStatus {
+            incarnation: lease.incarnation,
+            ..RegistrationStatus::default()
+        });
+        let keeper = Keeper::new(leases, ttl, beat, lease.incarnation, status_sender);
         let (wanted, wanted_receiver) = watch::channel(Wanted { lease, change: 1 });
-        let (status_sender, status) = watch::channel(RegistrationStatus::default());
         // It is not aborted with the registration: dropping that is the sign to deregister.
-        tokio::spawn(Keeper::new(leases, ttl, status_sender).run(wanted_receiver));
+        tokio::spawn(keeper.run(wanted_receiver));
         Ok(Registration { wanted, status })
     }
 
     /// The lease as it is wanted now; its sequence is that of the first write.
     pub fn lease(&self) -> Lease {
-        self.wanted.borrow().lease.clone()
+        Lease {
+            incarnation: self.status.borrow().incarnation,
+            ..self.wanted.borrow().lease.clone()
+        }
     }
 
     /// How the registration stands; the receiver is told of every change.
@@ -156,11 +172,22 @@ impl Registration {
     }
 }
 
+/// How a lease was kept.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    Renewed,
+    Written,
+}
+
 /// The task that keeps the lease.
 struct Keeper {
     leases: Arc<dyn LeaseStore>,
     ttl: Duration,
+    beat: Arc<Beat>,
     status: watch::Sender<RegistrationStatus>,
+    incarnation: u64,
+    /// The greatest incarnation that the registry has shown as another's.
+    known: u64,
     /// Rises with every write.
     sequence: u64,
     /// Which wanted state the store has.
@@ -170,12 +197,21 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(leases: Arc<dyn LeaseStore>, ttl: Duration, status: watch::Sender<RegistrationStatus>) -> Self {
+    fn new(
+        leases: Arc<dyn LeaseStore>,
+        ttl: Duration,
+        beat: Arc<Beat>,
+        incarnation: u64,
+        status: watch::Sender<RegistrationStatus>,
+    ) -> Self {
         let backoff = Backoff::new(Duration::from_millis(100), (ttl / 3).min(Duration::from_secs(2)));
         Keeper {
             leases,
             ttl,
+            beat,
             status,
+            incarnation,
+            known: 0,
             sequence: 0,
             written: 0,
             alive_until: Instant::now(),
@@ -196,28 +232,29 @@ impl Keeper {
             if leaving && self.written >= want.change {
                 return;
             }
-            let pause = match self.keep(&want).await {
-                Ok(()) if leaving => return,
-                Ok(()) => jittered(self.ttl / 3),
+            let next = match self.keep(&want).await {
+                Ok(_) if leaving => return,
+                Ok(Kept::Renewed) => self.beat.next(),
+                Ok(Kept::Written) => self.beat.next_after_write(),
                 // One attempt is owed to those who watch; the TTL does the rest.
                 Err(_) if dropped => return,
-                Err(error) if error.is_transient() => self.backoff.next(),
-                Err(_) => jittered(self.ttl / 3),
+                Err(error) if error.is_transient() => Instant::now() + self.backoff.next(),
+                Err(_) => Instant::now() + jittered(self.ttl / 3),
             };
             tokio::select! {
                 biased;
                 // Also where the registration is dropped.
                 _ = wanted.changed() => {}
-                () = sleep(pause) => {}
+                () = sleep_until(next) => {}
             }
         }
     }
 
     /// Renews the lease, or writes it where the store does not have it as it is wanted.
-    async fn keep(&mut self, want: &Wanted) -> Result<(), StoreError> {
+    async fn keep(&mut self, want: &Wanted) -> Result<Kept, StoreError> {
         let result = self.renew_or_put(want).await;
         match &result {
-            Ok(()) => {
+            Ok(_) => {
                 self.written = want.change;
                 self.alive_until = Instant::now() + self.ttl;
                 self.backoff.reset();
@@ -225,6 +262,7 @@ impl Keeper {
                 self.tell(RegistrationStatus {
                     registered: up,
                     last_error: None,
+                    incarnation: self.incarnation,
                     written: self.written,
                 });
             }
@@ -237,6 +275,7 @@ impl Keeper {
                 self.tell(RegistrationStatus {
                     registered,
                     last_error,
+                    incarnation: self.incarnation,
                     written: self.written,
                 });
             }
@@ -244,32 +283,63 @@ impl Keeper {
         result
     }
 
-    async fn renew_or_put(&mut self, want: &Wanted) -> Result<(), StoreError> {
-        let lease = &want.lease;
+    async fn renew_or_put(&mut self, want: &Wanted) -> Result<Kept, StoreError> {
         if self.written == want.change
             && self
                 .leases
-                .renew(&lease.instance, lease.incarnation, self.ttl)
+                .renew(&want.lease.instance, self.incarnation, self.ttl)
                 .await?
                 == Renewal::Renewed
         {
-            return Ok(());
+            return Ok(Kept::Renewed);
         }
+        let leaving = want.lease.state() == LeaseState::Deregistered;
+        let put = self.put(&want.lease).await;
+        if let Err(StoreError::Superseded { incarnation, .. }) = &put {
+            self.known = self.known.max(*incarnation);
+        }
+        match put {
+            Err(StoreError::Superseded { left: true, .. }) if !leaving => {}
+            // The lease that stood there has run out: nobody renewed it.
+            Ok(()) if self.known >= self.incarnation && !leaving => {}
+            put => return put.map(|()| Kept::Written),
+        }
+        self.incarnation = unix_ms().max(self.known.saturating_add(1));
+        tracing::warn!(
+            instance = want.lease.instance,
+            known = self.known,
+            incarnation = self.incarnation,
+            "the registry knew of a later start of this instance, so that this one takes a later incarnation; did the clock step back?"
+        );
+        self.put(&want.lease).await.map(|()| Kept::Written)
+    }
+
+    async fn put(&mut self, lease: &Lease) -> Result<(), StoreError> {
         self.sequence += 1;
-        let leaving = lease.state() == LeaseState::Deregistered;
+        let ttl = match lease.state() {
+            // It has to outlive what may still stand on another server.
+            LeaseState::Deregistered => TOMBSTONE_TTL.max(self.ttl * 2).min(*limits::TTL.end()),
+            _ => self.ttl,
+        };
         let lease = Lease {
+            incarnation: self.incarnation,
             sequence: self.sequence,
             ..lease.clone()
         };
-        self.leases
-            .put(&lease, if leaving { TOMBSTONE_TTL } else { self.ttl })
-            .await
+        self.leases.put(&lease, ttl).await
     }
 
     fn tell(&self, status: RegistrationStatus) {
         self.status.send_if_modified(|last| {
-            let news = (last.registered, &last.last_error, last.written)
-                != (status.registered, &status.last_error, status.written);
+            let told = |status: &RegistrationStatus| {
+                (
+                    status.registered,
+                    status.last_error.clone(),
+                    status.incarnation,
+                    status.written,
+                )
+            };
+            let news = told(last) != told(&status);
             if news {
                 *last = status;
             }
@@ -289,7 +359,7 @@ fn lease(request: RegistrationRequest, namespace: &str) -> Lease {
         namespace: namespace.to_owned(),
         instance: format!("{}/{name}", request.application),
         application: request.application,
-        incarnation: u64::try_from(world::unix_now().as_millis()).unwrap_or(u64::MAX),
+        incarnation: unix_ms(),
         sequence: 1,
         address: request.address,
         admin_address: request.admin_address,
@@ -300,4 +370,8 @@ fn lease(request: RegistrationRequest, namespace: &str) -> Lease {
         state: LeaseState::Up.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+fn unix_ms() -> u64 {
+    u64::try_from(world::unix_now().as_millis()).unwrap_or(u64::MAX)
 }

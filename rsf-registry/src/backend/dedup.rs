@@ -7,17 +7,17 @@ use std::sync::Arc;
 use rsf_core::server::dedup::{DedupStore, MemoryDedup};
 
 use super::RegistryUrl;
-use super::url::{redis_url, without_credentials};
+use super::url::without_credentials;
 use crate::StoreError;
-use crate::cluster::RedisDedup;
+use crate::cluster::{RedisDedup, RedisUrl};
 
 /// A valid value of `RSF_DEDUP`. `Display` and `Debug` leave out credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DedupUrl {
     /// `memory`: each instance's own. What it cannot know ends with `outcome_unknown`.
     Memory,
-    /// `redis://[user:password@]host:port[/db]`, credentials included.
-    Redis(String),
+    /// `redis://[user:password@]host:port[/db]`.
+    Redis(RedisUrl),
 }
 
 /// A text that says of no store of outcomes where it is.
@@ -31,7 +31,8 @@ pub struct InvalidDedupUrl {
 }
 
 impl DedupUrl {
-    /// Where outcomes stand when nothing is said of it: in the registry's Redis, or in memory beside an embedded one.
+    /// Where outcomes stand when nothing is said of it: in the first of the registry's Redis servers, or in memory
+    /// beside an embedded one.
     pub fn beside(registry: &RegistryUrl) -> Self {
         match registry {
             RegistryUrl::Cluster { redis, .. } => {
@@ -48,7 +49,7 @@ impl DedupUrl {
     pub fn open(&self, namespace: &str) -> Result<Arc<dyn DedupStore>, StoreError> {
         Ok(match self {
             DedupUrl::Memory => Arc::new(MemoryDedup::of_one_instance()),
-            DedupUrl::Redis(url) => Arc::new(RedisDedup::open(url, namespace)?),
+            DedupUrl::Redis(url) => Arc::new(RedisDedup::at(url, namespace)?),
         })
     }
 }
@@ -63,7 +64,7 @@ impl FromStr for DedupUrl {
         };
         match text.trim().split_once("://") {
             None if text.trim() == "memory" => Ok(DedupUrl::Memory),
-            Some(("redis", location)) => redis_url(location).map(DedupUrl::Redis).map_err(invalid),
+            Some(("redis", location)) => RedisUrl::parse(location).map(DedupUrl::Redis).map_err(invalid),
             Some((other, _)) => Err(invalid(format!("the scheme `{other}` is not known"))),
             None => Err(invalid("it has no scheme".to_owned())),
         }
@@ -74,7 +75,7 @@ impl fmt::Display for DedupUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DedupUrl::Memory => f.write_str("memory"),
-            DedupUrl::Redis(url) => f.write_str(&without_credentials(url)),
+            DedupUrl::Redis(url) => fmt::Display::fmt(url, f),
         }
     }
 }
@@ -93,7 +94,6 @@ mod tests {
     fn good() {
         assert_eq!("memory".parse(), Ok(DedupUrl::Memory));
         let redis: DedupUrl = "redis://u:secret@r1:6379/2".parse().expect("redis");
-        assert_eq!(redis, DedupUrl::Redis("redis://u:secret@r1:6379/2".to_owned()));
         assert_eq!(redis.to_string(), "redis://r1:6379/2");
         assert!(!format!("{redis:?}").contains("secret"));
     }
@@ -122,7 +122,7 @@ mod tests {
     fn without_a_word_it_is_beside_the_registry() {
         let beside = |registry: &str| DedupUrl::beside(&registry.parse().expect("good"));
         assert_eq!(beside("rsf://a:1"), DedupUrl::Memory);
-        let redis = DedupUrl::Redis("redis://:secret@a:1".to_owned());
-        assert_eq!(beside("redis://:secret@a:1,zk://b:1"), redis);
+        let redis: DedupUrl = "redis://:secret@a:1".parse().expect("redis");
+        assert_eq!(beside("redis://:secret@a:1,c:1,zk://b:1"), redis);
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::StoreError;
-use crate::cluster::Place;
+use crate::cluster::{Place, RedisUrl};
 use crate::limits::check_address;
 
 /// A valid value of `RSF_REGISTRY`. `Display` and `Debug` leave out credentials.
@@ -17,10 +17,10 @@ pub enum RegistryUrl {
         /// What the registry asks for; `rsf dev` leaves it in the state folder.
         token: Option<String>,
     },
-    /// `redis://[user:password@]host:port[,…],zk://[user:password@]host:port[,host:port…][/chroot]`
+    /// `redis://[user:password@]host:port[/db][,host:port…],zk://[user:password@]host:port[,host:port…][/chroot]`
     Cluster {
-        /// Whole `redis://` URLs, credentials included; at least one.
-        redis: Vec<String>,
+        /// Each Redis server; at least one, no two with one address.
+        redis: Vec<RedisUrl>,
         /// `host:port` of each ZooKeeper server, at least one; before the first `user:password@` and behind the last a
         /// `/chroot`, where they are given.
         zookeeper: Vec<String>,
@@ -30,7 +30,7 @@ pub enum RegistryUrl {
 /// A text that says of no registry where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "registry `{given}`: {reason}; set RSF_REGISTRY to rsf://host:port, or to redis://host:port,zk://host:port[,host:port]"
+    "registry `{given}`: {reason}; set RSF_REGISTRY to rsf://host:port, or to redis://host:port[,host:port],zk://host:port[,host:port]"
 )]
 pub struct InvalidRegistryUrl {
     given: String,
@@ -41,13 +41,8 @@ impl FromStr for RegistryUrl {
     type Err = InvalidRegistryUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidRegistryUrl> {
-        let given = text
-            .split(',')
-            .map(without_credentials)
-            .collect::<Vec<_>>()
-            .join(",");
         parse(text).map_err(|reason| InvalidRegistryUrl {
-            given: given.escape_debug().to_string(),
+            given: without_credentials(text).escape_debug().to_string(),
             reason,
         })
     }
@@ -58,10 +53,7 @@ impl fmt::Display for RegistryUrl {
         match self {
             RegistryUrl::Embedded { address, .. } => write!(f, "rsf://{address}"),
             RegistryUrl::Cluster { redis, zookeeper } => {
-                let redis = redis
-                    .iter()
-                    .map(|url| without_credentials(url))
-                    .collect::<Vec<_>>();
+                let redis: Vec<String> = redis.iter().map(RedisUrl::to_string).collect();
                 let zookeeper = zookeeper.join(",");
                 let zookeeper = zookeeper
                     .rsplit_once('@')
@@ -92,7 +84,13 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         };
         match scheme {
             Some("rsf") => embedded.push(guarded_address(rest)?),
-            Some("redis") => redis.push(redis_url(rest)?),
+            Some("redis") => redis.push(RedisUrl::behind(&redis, part)?),
+            Some(other @ ("redis+sentinel" | "redis-sentinel" | "sentinel" | "redis+cluster")) => {
+                return Err(format!(
+                    "`{other}` is not supported: name the servers themselves, redis://host:port,host:port, each of \
+                     which takes over for another without it"
+                ));
+            }
             Some("zk") => zookeeper.push(rest.to_owned()),
             Some(other) => return Err(format!("the scheme `{other}` is not known")),
             None if text.trim().is_empty() => return Err("it is empty".to_owned()),
@@ -155,27 +153,23 @@ fn plain_address(text: &str) -> Result<String, String> {
     check_address(address).map(|()| address.to_owned())
 }
 
-pub(super) fn redis_url(text: &str) -> Result<String, String> {
-    let location = text.rsplit_once('@').map_or(text, |(_, location)| location);
-    let (address, database) = location.split_once('/').unwrap_or((location, ""));
-    check_address(address)?;
-    if !database.is_empty() && database.parse::<u16>().is_err() {
-        return Err(format!("`/{database}` is no Redis database number"));
+/// A URL, or a list of them, without anything that may be a part of a credential: of what stands behind a `://`, only
+/// what follows the last `@` is left. A password may hold anything, a comma too.
+pub(super) fn without_credentials(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some((scheme, behind)) = rest.split_once("://") {
+        let next = behind.find("://").map_or(behind.len(), |next| {
+            behind[..next].rfind(',').map_or(next, |comma| comma + 1)
+        });
+        let (part, later) = behind.split_at(next);
+        shown.push_str(scheme);
+        shown.push_str("://");
+        shown.push_str(part.rsplit_once('@').map_or(part, |(_, location)| location));
+        rest = later;
     }
-    Ok(format!("redis://{text}"))
-}
-
-/// `redis://user:password@host:port` without what stands before the `@`.
-pub(super) fn without_credentials(part: &str) -> String {
-    let (scheme, rest) = part
-        .split_once("://")
-        .map_or(("", part), |(scheme, rest)| (scheme, rest));
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    if scheme.is_empty() {
-        rest.to_owned()
-    } else {
-        format!("{scheme}://{rest}")
-    }
+    shown.push_str(rest.rsplit_once('@').map_or(rest, |(_, location)| location));
+    shown
 }
 
 #[cfg(test)]
@@ -201,11 +195,14 @@ mod tests {
         let RegistryUrl::Cluster { redis, zookeeper } = &cluster else {
             panic!("{cluster}")
         };
-        assert_eq!(redis, &["redis://u:secret@r1:6379/2", "redis://r2:6379"]);
+        assert_eq!(
+            redis.iter().map(RedisUrl::address).collect::<Vec<_>>(),
+            ["r1:6379", "r2:6379"]
+        );
         assert_eq!(zookeeper, &["z1:2181", "z2:2181", "[::1]:2181"]);
         assert_eq!(
             cluster.to_string(),
-            "redis://r1:6379/2,redis://r2:6379,zk://z1:2181,z2:2181,[::1]:2181"
+            "redis://r1:6379/2,redis://r2:6379/2,zk://z1:2181,z2:2181,[::1]:2181"
         );
         assert!(!format!("{cluster:?}").contains("secret"));
         let guarded: RegistryUrl = "redis://r1:6379,zk://pump:secret@z1:2181,z2:2181/site"
@@ -234,6 +231,9 @@ mod tests {
             ("redis://a:1,zk://u@b:1", "user:password"),
             ("redis://a:1,zk://b:1//x", "chroot"),
             ("redis://u:secret@:1,zk://b:1", "no host"),
+            ("redis://u:sec,secret@a:1,zk://b:1", "address"),
+            ("redis://u:secret@a:1,b:1,a:1,zk://b:1", "twice"),
+            ("redis+sentinel://a:1,zk://b:1", "name the servers themselves"),
         ];
         for (text, reason) in cases {
             let error = text.parse::<RegistryUrl>().expect_err(text).to_string();

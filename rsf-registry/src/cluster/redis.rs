@@ -1,26 +1,45 @@
-//! Leases and acknowledgements in Redis: one connection for all requests, another for the hints. Outcomes of
-//! deduplicated calls, on a server of their own where one is named.
+//! Leases and acknowledgements in Redis: one connection for all requests to a server, another for the hints. Outcomes
+//! of deduplicated calls, on a server of their own where one is named.
+
+mod url;
+
+mod lease;
+mod renewals;
 
 mod acknowledge;
-mod dedup;
+
 mod hints;
-mod lease;
 mod sweep;
 
+mod rendezvous;
+
+mod health;
+mod servers;
+
+mod dedup;
+
 pub use dedup::RedisDedup;
+pub use servers::RedisServers;
+pub use url::RedisUrl;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError};
+use redis::{Client, ErrorKind, Pipeline, RedisError};
 
 use crate::StoreError;
 use crate::error::REQUEST_TIMEOUT;
+use renewals::Renewals;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The code for what the user may not do. It stands in the reason of the refusal.
+const DENIED: &str = "NOPERM";
+/// Why a server that is part of a Redis Cluster is of no use.
+const NO_CLUSTER: &str = "it is part of a Redis Cluster, which RSF does not use: name several independent servers \
+    in RSF_REGISTRY (redis://a:6379,b:6379), which share the leases and take over for each other";
 /// After this long without an acknowledgement by its kernel a server's machine counts as gone.
 const DEAD_PEER: Duration = Duration::from_secs(10);
 
@@ -33,6 +52,7 @@ pub struct RedisLeases {
     client: Client,
     connection: ConnectionManager,
     scripts: Arc<Scripts>,
+    renewals: Arc<Renewals>,
     /// `host:port`, never with credentials.
     address: String,
     /// `rsf:<namespace>:`, before every key.
@@ -53,31 +73,32 @@ impl std::fmt::Debug for RedisLeases {
 struct Scripts {
     put: redis::Script,
     renew: redis::Script,
+    remove: redis::Script,
+    ready: redis::Script,
     acknowledge: redis::Script,
     forget: redis::Script,
 }
 
 impl RedisLeases {
-    /// Prepares the store at a `redis://[user:password@]host:port[/db]` URL; must be called inside a Tokio runtime.
+    /// Prepares the store on one server; must be called inside a Tokio runtime.
     ///
     /// Connects with the first request, so that it returns at once whether or not the server is up;
     /// [`StoreError::Refused`] where the URL makes no sense.
-    pub(crate) fn open(url: &str, namespace: &str) -> Result<Self, StoreError> {
-        let Connected {
-            client,
-            connection,
-            address,
-        } = connect(url)?;
+    pub(crate) fn open(url: &RedisUrl, namespace: &str) -> Result<Self, StoreError> {
+        let Connected { client, connection } = connect(url)?;
         Ok(RedisLeases {
             client,
             connection,
             scripts: Arc::new(Scripts {
                 put: redis::Script::new(lease::PUT),
-                renew: redis::Script::new(lease::RENEW),
+                renew: redis::Script::new(renewals::RENEW),
+                remove: redis::Script::new(lease::REMOVE),
+                ready: redis::Script::new(lease::READY),
                 acknowledge: redis::Script::new(acknowledge::ACKNOWLEDGE),
                 forget: redis::Script::new(acknowledge::FORGET),
             }),
-            address,
+            renewals: Arc::default(),
+            address: url.address().to_owned(),
             prefix: format!("rsf:{namespace}:"),
             swept: Arc::default(),
         })
@@ -134,10 +155,12 @@ impl RedisLeases {
             "OOM" => "it is full: raise `maxmemory` or remove other data",
             "READONLY" => "it is a replica: name the primary in RSF_REGISTRY",
             "NOAUTH" | "WRONGPASS" => "give a valid user and password in RSF_REGISTRY",
-            "NOPERM" => "let the user run RSF's commands on `rsf:*` (ACL SETUSER)",
+            DENIED => {
+                "let the user do what an application, a pump or a console does: deploy/redis-users.conf has the rules"
+            }
             "WRONGTYPE" => "another program writes keys under `rsf:`; give RSF a database of its own",
-            "MOVED" | "ASK" | "CROSSSLOT" => "Redis Cluster is not supported: name a single server",
-            "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" => {
+            "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => NO_CLUSTER,
+            "LOADING" | "BUSY" | "MASTERDOWN" | "TRYAGAIN" | "NOREPLICAS" => {
                 return self.unavailable(format!("{code} {detail}"));
             }
             "" if error.kind() == ErrorKind::AuthenticationFailed => {
@@ -157,36 +180,26 @@ impl RedisLeases {
 struct Connected {
     client: Client,
     connection: ConnectionManager,
-    /// `host:port`, never with credentials.
-    address: String,
 }
 
-fn connect(url: &str) -> Result<Connected, StoreError> {
-    let invalid = |error: RedisError| StoreError::Refused {
-        backend: "redis",
-        // The URL itself may hold a password, so it is not repeated.
-        reason: format!(
-            "its URL is not valid ({}); write redis://[user:password@]host:port[/db]",
-            error.category()
-        ),
-    };
-    let info = url.into_connection_info().map_err(invalid)?;
-    let address = info.addr().to_string();
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(DEAD_PEER);
-    let client = Client::open(info.set_tcp_settings(tcp)).map_err(invalid)?;
+fn connect(url: &RedisUrl) -> Result<Connected, StoreError> {
+    let client = url.client()?;
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(REQUEST_TIMEOUT))
         // The callers try again by themselves; a request must not hide an outage behind retries of its own.
         .set_number_of_retries(0);
-    let connection = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(invalid)?;
-    Ok(Connected {
-        client,
-        connection,
-        address,
-    })
+    let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)
+        .map_err(|error| invalid_url(error.category().to_owned()))?;
+    Ok(Connected { client, connection })
+}
+
+/// The URL itself may hold a password, so it is not repeated.
+pub(crate) fn invalid_url(reason: String) -> StoreError {
+    StoreError::Refused {
+        backend: "redis",
+        reason: format!("its URL is not valid ({reason}); write {}", url::FORM),
+    }
 }
 
 /// The code that the server sent and what it said, also for a command inside a pipeline; empty for a broken connection.

@@ -13,7 +13,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{NAMESPACE_KEY, NAMESPACES_KEY};
+use super::{HOLDER_KEY, NAMESPACE_KEY, NAMESPACES_KEY};
 use crate::backoff::Backoff;
 use crate::directory::open::Opened;
 use crate::directory::sealed::shard_names;
@@ -225,10 +225,10 @@ impl EmbeddedRegistry {
                     known: known.unwrap_or("others").to_owned(),
                 }
             }
-            Code::Aborted => StoreError::Stale {
+            Code::Aborted => superseded(key, status).unwrap_or(StoreError::Stale {
                 key: key.to_owned(),
                 reason: text,
-            },
+            }),
             Code::InvalidArgument => StoreError::Invalid {
                 key: key.to_owned(),
                 reason: text,
@@ -388,6 +388,17 @@ fn open_event(
             opener.assemble(head, shards).map(|opened| opened.list)
         }
     }
+}
+
+/// Who holds the lease, where the status tells it.
+fn superseded(instance: &str, status: &Status) -> Option<StoreError> {
+    let mut holder = status.metadata().get(HOLDER_KEY)?.to_str().ok()?.split(' ');
+    Some(StoreError::Superseded {
+        instance: instance.to_owned(),
+        incarnation: holder.next()?.parse().ok()?,
+        sequence: holder.next()?.parse().ok()?,
+        left: holder.next()?.parse().ok()?,
+    })
 }
 
 /// In whole milliseconds; the limits keep TTLs far under the greatest of them.

@@ -61,11 +61,11 @@ impl Leases {
         let offered = (lease.incarnation, lease.sequence);
         match self.alive(&lease.instance, now) {
             Some(held) if (held.lease.incarnation, held.lease.sequence) > offered => {
-                let stored = (held.lease.incarnation, held.lease.sequence);
-                let reason = format!("(incarnation, sequence) {stored:?} is stored, {offered:?} was offered");
-                return Err(StoreError::Stale {
-                    key: lease.instance.clone(),
-                    reason,
+                return Err(StoreError::Superseded {
+                    instance: lease.instance.clone(),
+                    incarnation: held.lease.incarnation,
+                    sequence: held.lease.sequence,
+                    left: held.lease.state() == LeaseState::Deregistered,
                 });
             }
             None if self.held.len() >= MAX_LEASES => {

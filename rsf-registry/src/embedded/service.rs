@@ -13,7 +13,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
-use super::{EmbeddedNamespace, EmbeddedStore, NAMESPACE_KEY, NAMESPACES_KEY};
+use super::{EmbeddedNamespace, EmbeddedStore, HOLDER_KEY, NAMESPACE_KEY, NAMESPACES_KEY};
 use crate::directory::SealedList;
 use crate::record::registry_server::{Registry, RegistryServer};
 use crate::record::{
@@ -337,6 +337,7 @@ fn status(error: &StoreError) -> Status {
         StoreError::Unavailable { .. } => (Code::Unavailable, error.to_string()),
         StoreError::UnknownNamespace { .. } => (Code::FailedPrecondition, error.to_string()),
         StoreError::Stale { reason, .. } => (Code::Aborted, reason.clone()),
+        StoreError::Superseded { .. } => (Code::Aborted, error.to_string()),
         StoreError::Fenced { .. } => (Code::Aborted, error.to_string()),
         StoreError::Invalid { reason, .. } => (Code::InvalidArgument, reason.clone()),
         StoreError::Refused { reason, .. } => (Code::ResourceExhausted, reason.clone()),
@@ -346,6 +347,16 @@ fn status(error: &StoreError) -> Status {
         && let Ok(known) = known.parse()
     {
         status.metadata_mut().insert(NAMESPACES_KEY, known);
+    }
+    if let StoreError::Superseded {
+        incarnation,
+        sequence,
+        left,
+        ..
+    } = error
+        && let Ok(holder) = format!("{incarnation} {sequence} {left}").parse()
+    {
+        status.metadata_mut().insert(HOLDER_KEY, holder);
     }
     status
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rsf_registry::record::{LeaseState, ProvidedService};
-use rsf_registry::{LeaseSource, LeaseStore, RegistrationRequest, StoreError};
+use rsf_registry::record::{Lease, LeaseState, ProvidedService};
+use rsf_registry::{LeaseSource, LeaseStore, RegistrationRequest, Renewal, StoreError};
 
 use crate::server::Server;
 use crate::{agent, eventually, seen};
@@ -104,13 +104,69 @@ async fn a_newer_incarnation_is_not_disturbed() {
         .expect("put");
     let mut status = registration.status();
     let reason = seen(&mut status, "the error", |status| status.last_error.clone()).await;
-    assert!(reason.contains("stale"), "{reason}");
+    assert!(
+        reason.contains("RSF_INSTANCE") && reason.contains("clock"),
+        "{reason}"
+    );
     drop(registration);
     seen_ended(&mut status).await;
     found(&server, "member/1", |lease| {
         lease.incarnation == newer.incarnation
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_clock_that_stepped_back_keeps_nobody_out() {
+    let server = Server::started().await;
+    let agent = agent(&server);
+    let mut ahead = lease_of_another_start("1");
+    ahead.incarnation = now_ms() + 3_600_000;
+    server
+        .namespace()
+        .put(&ahead, Duration::from_secs(2))
+        .await
+        .expect("put");
+    let registration = agent.register(provider("1")).expect("register");
+    let first = registration.lease().incarnation;
+    let mut status = registration.status();
+    seen(&mut status, "the error", |status| status.last_error.clone()).await;
+    // While that lease is renewed its owner lives, and keeps it.
+    let renewed = server.namespace();
+    for _ in 0..3 {
+        let renewal = renewed
+            .renew("member/1", ahead.incarnation, Duration::from_secs(2))
+            .await;
+        assert_eq!(renewal.expect("renew"), Renewal::Renewed);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    assert_eq!(registration.lease().incarnation, first);
+    // It is renewed no longer.
+    let taken = found(&server, "member/1", |lease| lease.incarnation > ahead.incarnation).await;
+    assert_eq!(taken.incarnation, ahead.incarnation + 1);
+    seen(&mut status, "registered", |status| {
+        status.registered.then_some(())
+    })
+    .await;
+    assert_eq!(registration.lease().incarnation, ahead.incarnation + 1);
+    found(&server, "member/1", |lease| lease.sequence == taken.sequence).await;
+}
+
+#[tokio::test]
+async fn who_left_keeps_nobody_out_at_all() {
+    let server = Server::started().await;
+    let agent = agent(&server);
+    let mut left = lease_of_another_start("1");
+    left.incarnation = now_ms() + 3_600_000;
+    left.state = LeaseState::Deregistered.into();
+    server
+        .namespace()
+        .put(&left, Duration::from_secs(3600))
+        .await
+        .expect("put");
+    let _registration = agent.register(provider("1")).expect("register");
+    let lease = found(&server, "member/1", |lease| lease.state() == LeaseState::Up).await;
+    assert_eq!(lease.incarnation, left.incarnation + 1);
 }
 
 #[tokio::test]
@@ -184,6 +240,23 @@ fn provider(name: &str) -> RegistrationRequest {
     }
 }
 
+fn lease_of_another_start(name: &str) -> Lease {
+    Lease {
+        namespace: "default".into(),
+        application: "member".into(),
+        instance: format!("member/{name}"),
+        sequence: 1,
+        address: "127.0.0.1:7001".into(),
+        state: LeaseState::Up.into(),
+        ..Default::default()
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(now.expect("after 1970").as_millis()).expect("fits")
+}
+
 fn service(name: &str) -> ProvidedService {
     ProvidedService {
         name: name.into(),
@@ -191,11 +264,7 @@ fn service(name: &str) -> ProvidedService {
     }
 }
 
-async fn found(
-    server: &Server,
-    instance: &str,
-    wanted: impl Fn(&rsf_registry::record::Lease) -> bool,
-) -> rsf_registry::record::Lease {
+async fn found(server: &Server, instance: &str, wanted: impl Fn(&Lease) -> bool) -> Lease {
     let (namespace, ids) = (server.namespace(), [instance.to_owned()]);
     eventually("the lease is there", async || {
         let live = namespace.read(&ids).await.expect("read").pop()??;

@@ -16,7 +16,10 @@ mod directory;
 mod leases;
 mod observers;
 mod pumps;
+mod renewals;
+mod servers;
 mod signed;
+mod users;
 mod volume;
 
 use std::time::Duration;

@@ -311,7 +311,6 @@ impl ApplicationBuilder {
         let running = Arc::new(Running {
             name: self.name,
             instance,
-            incarnation: registration.lease().incarnation,
             namespace: settings.namespace,
             address,
             admin_address,

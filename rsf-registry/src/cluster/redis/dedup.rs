@@ -28,7 +28,7 @@ use rsf_core::server::dedup::{
 };
 
 use super::lease::milliseconds;
-use super::{Connected, code_and_detail};
+use super::{Connected, RedisUrl, code_and_detail};
 use crate::{StoreError, limits};
 
 /// Version, state, hash, deadline, the owner's length.
@@ -124,10 +124,14 @@ impl RedisDedup {
     /// # Errors
     /// [`StoreError::Refused`] where the URL makes no sense, [`StoreError::Invalid`] for a name that is no namespace.
     pub fn open(url: &str, namespace: &str) -> Result<Self, StoreError> {
+        let url = RedisUrl::behind(&[], url).map_err(super::invalid_url)?;
+        RedisDedup::at(&url, namespace)
+    }
+
+    pub(crate) fn at(url: &RedisUrl, namespace: &str) -> Result<Self, StoreError> {
         limits::check_namespace(namespace)?;
-        let Connected {
-            connection, address, ..
-        } = super::connect(url)?;
+        let Connected { connection, .. } = super::connect(url)?;
+        let address = url.address().to_owned();
         let script = |body: &str| redis::Script::new(&format!("{PRELUDE}{body}"));
         Ok(RedisDedup {
             connection,

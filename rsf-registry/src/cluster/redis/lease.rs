@@ -15,19 +15,21 @@ use async_trait::async_trait;
 use prost::Message;
 
 use super::RedisLeases;
-use crate::record::Lease;
+use crate::record::{Lease, LeaseState};
 use crate::{LeaseStore, Renewal, StoreError, limits};
 
 const FORMAT: u8 = 1;
 const HEADER: usize = 17;
+/// Format and incarnation.
+const INCARNATION_HEADER: usize = 9;
 
-/// KEYS: the lease. ARGV: its bytes, TTL in ms. Answers 1, or the stored header where that is greater.
+/// KEYS: the lease. ARGV: its bytes, TTL in ms. Answers 1, or what is stored where that is greater.
 pub(super) const PUT: &str = r"
 local stored = redis.call('GETRANGE', KEYS[1], 0, 16)
 if #stored == 17 and stored:byte(1) == 1 then
   for i = 2, 17 do
     local old, new = stored:byte(i), ARGV[1]:byte(i)
-    if old > new then return stored end
+    if old > new then return redis.call('GET', KEYS[1]) end
     if old < new then break end
   end
 end
@@ -35,12 +37,21 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 ";
 
-/// KEYS: the lease. ARGV: format and incarnation, TTL in ms. Answers 1, or 0 where another incarnation is stored.
-pub(super) const RENEW: &str = r"
-if redis.call('GETRANGE', KEYS[1], 0, 8) == ARGV[1] then
-  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+/// KEYS: the lease. ARGV: format, incarnation and sequence. Removes the lease unless a greater one is stored.
+pub(super) const REMOVE: &str = r"
+local stored = redis.call('GETRANGE', KEYS[1], 0, 16)
+for i = 1, #stored do
+  local old, new = stored:byte(i), ARGV[1]:byte(i)
+  if old > new then return 0 end
+  if old < new then break end
 end
-return 0
+return redis.call('DEL', KEYS[1])
+";
+
+/// KEYS: a lease. Changes nothing, and by its first line is refused where a write would be: by a replica, a full
+/// server, one that cannot save, for a user that may not.
+pub(super) const READY: &str = r"#!lua
+return 1
 ";
 
 #[async_trait]
@@ -53,22 +64,37 @@ impl LeaseStore for RedisLeases {
         script.arg(encode(lease)).arg(milliseconds(ttl));
         let answer: redis::Value = self.invoke(&script).await?;
         match answer {
-            redis::Value::BulkString(stored) => Err(stale(&key, &stored, lease)),
+            redis::Value::BulkString(stored) => Err(superseded(&lease.instance, &stored)),
             _ => Ok(()),
         }
     }
 
     async fn renew(&self, instance: &str, incarnation: u64, ttl: Duration) -> Result<Renewal, StoreError> {
         limits::check_ttl(instance, ttl)?;
-        let mut script = self.scripts.renew.key(self.lease_key(instance));
-        script.arg(&header(incarnation, 0)[..9]).arg(milliseconds(ttl));
-        let renewed: i64 = self.invoke(&script).await?;
-        Ok(if renewed == 1 {
-            Renewal::Renewed
-        } else {
-            Renewal::Unknown
-        })
+        self.renew_in_batch(instance, incarnation, ttl).await
     }
+}
+
+impl RedisLeases {
+    /// Removes the lease of an instance that has a later one elsewhere.
+    pub(super) async fn remove(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut script = self.scripts.remove.key(self.lease_key(&lease.instance));
+        script.arg(&header(lease.incarnation, lease.sequence)[..]);
+        self.invoke(&script).await
+    }
+
+    /// Whether the lease of `instance` could be written now; writes nothing.
+    pub(super) async fn ready(&self, instance: &str) -> Result<(), StoreError> {
+        self.invoke(&self.scripts.ready.key(self.lease_key(instance)))
+            .await
+    }
+}
+
+/// What stands before the sequence in the lease of this incarnation.
+pub(super) fn incarnation_header(incarnation: u64) -> [u8; INCARNATION_HEADER] {
+    let mut bytes = [FORMAT; INCARNATION_HEADER];
+    bytes[1..].copy_from_slice(&incarnation.to_be_bytes());
+    bytes
 }
 
 fn header(incarnation: u64, sequence: u64) -> [u8; HEADER] {
@@ -105,22 +131,19 @@ pub(super) fn decode(instance: &str, bytes: &[u8]) -> Result<Lease, StoreError> 
     Ok(lease)
 }
 
-fn stale(key: &str, stored: &[u8], offered: &Lease) -> StoreError {
+fn superseded(instance: &str, stored: &[u8]) -> StoreError {
     let number = |range| {
         stored
             .get(range)
             .and_then(|b: &[u8]| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    StoreError::Stale {
-        key: key.to_owned(),
-        reason: format!(
-            "incarnation {} sequence {} is stored, incarnation {} sequence {} was offered",
-            number(1..9),
-            number(9..17),
-            offered.incarnation,
-            offered.sequence
-        ),
+    let left = decode(instance, stored).is_ok_and(|lease| lease.state() == LeaseState::Deregistered);
+    StoreError::Superseded {
+        instance: instance.to_owned(),
+        incarnation: number(1..9),
+        sequence: number(9..17),
+        left,
     }
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use redis::{InfoDict, Pipeline};
 
-use super::{RedisLeases, lease};
+use super::{NO_CLUSTER, RedisLeases, lease};
 use crate::lease::LiveLease;
 use crate::{Hint, LeaseSource, StoreError, Sweep, limits};
 
@@ -165,6 +165,15 @@ impl RedisLeases {
             Some(kept) => kept,
             None => self.plant(&canary).await?,
         };
+        if server
+            .get::<String>("redis_mode")
+            .is_some_and(|mode| mode == "cluster")
+        {
+            return Err(StoreError::Refused {
+                backend: "redis",
+                reason: format!("{}: {NO_CLUSTER}", self.address),
+            });
+        }
         let run: String = server.get("run_id").unwrap_or_default();
         let history: String = replication.get("master_replid").unwrap_or_default();
         Ok(format!("{run}/{history}/{canary}"))
@@ -196,11 +205,12 @@ impl RedisLeases {
     }
 }
 
-/// Takes the special meaning from the characters of a `MATCH` or `PSUBSCRIBE` pattern.
+/// Takes the special meaning from the characters of a `MATCH` or `PSUBSCRIBE` pattern. No others: a user's right to a
+/// pattern is compared with it letter by letter.
 pub(super) fn escape_glob(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
             escaped.push('\\');
         }
         escaped.push(c);
@@ -214,6 +224,6 @@ mod tests {
 
     #[test]
     fn a_namespace_with_glob_characters_matches_itself_only() {
-        assert_eq!(escape_glob("rsf:a*b[c]-d:"), r"rsf:a\*b\[c\]\-d:");
+        assert_eq!(escape_glob("rsf:a*b[c]-d:"), r"rsf:a\*b\[c\]-d:");
     }
 }

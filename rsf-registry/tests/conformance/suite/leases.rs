@@ -91,7 +91,8 @@ pub(crate) async fn stale_incarnation_is_refused(fixture: &impl Fixture) {
         .await
         .expect("put");
     let refused = fixture.leases().put(&lease("member", "1", 10, 99), LONG).await;
-    assert!(matches!(refused, Err(StoreError::Stale { .. })), "{refused:?}");
+    let held = (20, 1, false);
+    assert_eq!(holder(refused), Some(held), "who holds it is told");
     let renewed = fixture.leases().renew("member/1", 10, LONG).await.expect("renew");
     assert_eq!(
         renewed,
@@ -115,7 +116,7 @@ pub(crate) async fn stale_sequence_is_refused(fixture: &impl Fixture) {
     let newer = lease("member", "1", 20, 5);
     fixture.leases().put(&newer, LONG).await.expect("put");
     let refused = fixture.leases().put(&lease("member", "1", 20, 4), LONG).await;
-    assert!(matches!(refused, Err(StoreError::Stale { .. })), "{refused:?}");
+    assert_eq!(holder(refused), Some((20, 5, false)));
     fixture
         .leases()
         .put(&newer, LONG)
@@ -159,9 +160,10 @@ pub(crate) async fn deregistering_leaves_a_tombstone(fixture: &impl Fixture) {
         "leaving is seen, not guessed"
     );
     let refused = fixture.leases().put(&lease("member", "1", 20, 1), LONG).await;
-    assert!(
-        matches!(refused, Err(StoreError::Stale { .. })),
-        "a late write must not undo it: {refused:?}"
+    assert_eq!(
+        holder(refused),
+        Some((20, 2, true)),
+        "a late write must not undo it"
     );
     fixture
         .leases()
@@ -231,4 +233,17 @@ pub(crate) async fn bad_leases_are_refused(fixture: &impl Fixture) {
         );
     }
     assert!(fixture.source().sweep().await.expect("sweep").leases.is_empty());
+}
+
+/// Incarnation, sequence, and whether it left, of the lease that stands where another was to be written.
+fn holder(refused: Result<(), StoreError>) -> Option<(u64, u64, bool)> {
+    match refused {
+        Err(StoreError::Superseded {
+            incarnation,
+            sequence,
+            left,
+            ..
+        }) => Some((incarnation, sequence, left)),
+        _ => None,
+    }
 }
