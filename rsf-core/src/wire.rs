@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::identity::Peer;
+use crate::message::Response;
 use crate::metadata::Metadata;
 use crate::status::Status;
 
@@ -397,11 +398,5 @@ pub struct InboundRequest {
     pub peer: Option<Peer>,
 }
 
-/// The answer to a unary request.
-#[derive(Debug)]
-pub struct InboundReply {
-    /// The length-prefixed message, or the status.
-    pub result: Result<Frame, Status>,
-    /// The application's own metadata.
-    pub metadata: Metadata,
-}
+/// The answer to a unary request: the length-prefixed message with the application's own metadata, or the status.
+pub type InboundReply = Result<Response<Frame>, Status>;

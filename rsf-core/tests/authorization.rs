@@ -513,7 +513,7 @@ async fn ask(
         metadata: tonic_metadata(headers),
         peer,
     };
-    node.provider.unary(method, request).await.result.map(drop)
+    node.provider.unary(method, request).await.map(drop)
 }
 
 /// Metadata as it comes from a wire, RSF's own keys included.

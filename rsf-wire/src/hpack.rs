@@ -63,9 +63,12 @@ impl Headers {
 
     /// The first value of `name`.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter()
-            .find(|field| field.name == name.as_bytes())
-            .map(|field| &field.value[..])
+        let named = |field: &&Field| field.name == name.as_bytes();
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        // Part by part: over both as one it takes twice as long, and this is asked several times a request.
+        let field = prefix.iter().find(named);
+        let field = field.or_else(|| self.tail.iter().find(named))?;
+        Some(&field.value)
     }
 
     pub(crate) fn fault(&self) -> Option<Fault> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use prost::Message as _;
+use rsf_core::message::Response;
 use rsf_core::metadata::Metadata;
 use rsf_core::status::Status;
 use rsf_core::wire::{
@@ -36,14 +37,9 @@ impl Dispatch for Echo {
 
     fn unary(&self, _method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
         Box::pin(async move {
-            let echoed = |message| -> Result<Frame, Status> {
-                let message = Message::decode(message).map_err(|e| Status::internal(e.to_string()))?;
-                Frame::encode(&message).map_err(|size| Status::internal(format!("{size} bytes")))
-            };
-            InboundReply {
-                result: request.message.and_then(echoed),
-                metadata: Metadata::new(),
-            }
+            let message = Message::decode(request.message?).map_err(|e| Status::internal(e.to_string()))?;
+            let frame = Frame::encode(&message).map_err(|size| Status::internal(format!("{size} bytes")))?;
+            Ok(Response::new(frame))
         })
     }
 

@@ -3,24 +3,49 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use super::stack::{AdmitRules, InboundCall, Stage};
+use super::stack::{Gate, InboundCall, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
 use crate::outcome::Reason;
 use crate::status::Status;
-use crate::timer::until;
+use crate::timer::{Timers, until};
 use crate::wire::Frame;
 use crate::wire::headers::TARGET;
 
-/// Refuses what is not for us; ends what outlives its deadline.
-pub(super) struct Admit<S> {
-    inner: S,
-    rules: AdmitRules,
+/// Refuses what is not for us, is broken, or comes too late.
+pub(super) struct Admit {
+    /// `namespace/instance`.
+    identity: Option<String>,
 }
 
-impl<S> Admit<S> {
-    pub(super) fn new(inner: S, rules: AdmitRules) -> Self {
-        Admit { inner, rules }
+impl Admit {
+    pub(super) fn new(identity: Option<String>) -> Self {
+        Admit { identity }
+    }
+}
+
+impl Gate for Admit {
+    fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
+        check_target(self.identity.as_deref(), call.context.metadata().header(&TARGET))?;
+        if let Err(status) = &call.message {
+            return Err(status.clone());
+        }
+        match call.context.deadline() {
+            Some(deadline) if deadline <= call.arrived => Err(expired(call, "before the call was admitted")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Ends what outlives its deadline.
+pub(super) struct Deadline<S> {
+    inner: S,
+    timers: Timers,
+}
+
+impl<S> Deadline<S> {
+    pub(super) fn new(inner: S, timers: Timers) -> Self {
+        Deadline { inner, timers }
     }
 }
 
@@ -28,23 +53,15 @@ impl<S> Admit<S> {
 /// does, a little later.
 const GRACE: Duration = Duration::from_millis(5);
 
-impl<S: Stage> Stage for Admit<S> {
+impl<S: Stage> Stage for Deadline<S> {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        let target = call.context.metadata().header(&TARGET);
-        check_target(self.rules.identity.as_deref(), target)?;
-        if let Err(status) = &call.message {
-            return Err(status.clone());
-        }
         let Some(deadline) = call.context.deadline() else {
             return self.inner.call(call).await;
         };
-        if deadline <= call.arrived {
-            return Err(expired(call, "before the call was admitted"));
-        }
         let handled = {
             // Pinned here: passed by value, it would take its room twice.
             let handled = pin!(self.inner.call(call));
-            until(&self.rules.timers, deadline + GRACE, handled).await
+            until(&self.timers, deadline + GRACE, handled).await
         };
         handled.unwrap_or_else(|| Err(expired(call, "while the call waited or was handled")))
     }

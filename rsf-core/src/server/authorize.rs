@@ -8,15 +8,13 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 
-use super::stack::{InboundCall, Stage};
+use super::stack::{Gate, InboundCall};
 use crate::error::framework_status;
 use crate::identity::{Peer, TokenVerifier};
-use crate::message::Response;
 use crate::metrics::Metrics;
 use crate::outcome::Reason;
 use crate::policy::{Access, AuthorizationMode, IdentityDemand, ProviderView};
 use crate::status::Status;
-use crate::wire::Frame;
 use crate::wire::headers::{CALLER, TOKEN};
 
 /// Callers of a service that a log line is written for; everything else is counted only.
@@ -25,29 +23,27 @@ const LOGGED_CALLERS: usize = 100;
 const MAX_NAME: usize = 100;
 
 /// Refuses callers that policy does not let in.
-pub(super) struct Authorize<S> {
-    inner: S,
+pub(super) struct Authorize {
     verifier: Option<Arc<TokenVerifier>>,
 }
 
-impl<S> Authorize<S> {
-    pub(super) fn new(inner: S, verifier: Option<Arc<TokenVerifier>>) -> Self {
-        Authorize { inner, verifier }
+impl Authorize {
+    pub(super) fn new(verifier: Option<Arc<TokenVerifier>>) -> Self {
+        Authorize { verifier }
     }
 }
 
-impl<S: Stage> Stage for Authorize<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+impl Gate for Authorize {
+    fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
         if self.verifier.is_none() && call.peer.is_none() && call.method.door.is_open() {
-            return self.inner.call(call).await;
+            return Ok(());
         }
         let door = call.method.door.clone();
         let identified = identify(call, self.verifier.as_deref());
         identified.inspect_err(|_| door.unauthenticated.inc())?;
         let context = &call.context;
         let proven = context.identity().is_proven();
-        door.check(context.caller(), proven, &call.method.name)?;
-        self.inner.call(call).await
+        door.check(context.caller(), proven, &call.method.name)
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::future::Either;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
@@ -120,11 +121,11 @@ impl<S> Dedup<S> {
 }
 
 impl<S: Stage> Stage for Dedup<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        match &call.method.dedup {
-            None => self.inner.call(call).await,
+    fn call(&self, call: &mut InboundCall) -> impl Future<Output = Result<Response<Frame>, Status>> + Send {
+        match call.method.dedup.is_some() {
+            false => Either::Left(self.inner.call(call)),
             // Apart, so that the other methods' futures stay small.
-            Some(_) => Box::pin(self.once(call)).await,
+            true => Either::Right(Box::pin(self.once(call))),
         }
     }
 }

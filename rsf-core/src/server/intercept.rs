@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use tokio::time::Instant;
 
 use super::stack::{InboundCall, Stage, own};
@@ -176,10 +176,16 @@ impl<S> Intercept<S> {
 }
 
 impl<S: Stage> Stage for Intercept<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        if self.interceptors.0.is_empty() {
-            return self.inner.call(call).await;
+    fn call(&self, call: &mut InboundCall) -> impl Future<Output = Result<Response<Frame>, Status>> + Send {
+        match self.interceptors.0.is_empty() {
+            true => Either::Left(self.inner.call(call)),
+            false => Either::Right(Box::pin(self.intercept(call))),
         }
+    }
+}
+
+impl<S: Stage> Intercept<S> {
+    async fn intercept(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         let context: Arc<Context> = call.context.clone();
         let next = ServerNext {
             rest: &self.interceptors.0,

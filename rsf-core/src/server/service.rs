@@ -17,7 +17,8 @@ pub trait Service: Send + Sync + 'static {
     /// Its names and method options.
     fn descriptor(&self) -> &ServiceDescriptor;
 
-    /// Handles one request of the method at place `method` of the descriptor.
+    /// Handles one request of the method at place `method` of the descriptor. The future that it returns runs within the
+    /// call's [`Context`](crate::context::Context); what it does before that does not.
     fn call(
         self: Arc<Self>,
         method: usize,

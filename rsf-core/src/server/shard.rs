@@ -7,9 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 
-use super::stack::{InboundCall, Stage};
+use super::stack::{Gate, InboundCall};
 use crate::error::framework_status;
-use crate::message::Response;
 use crate::method::ServiceDescriptor;
 use crate::outcome::Reason;
 use crate::policy::routing::{NoKey, RoutingRule, RoutingRules};
@@ -17,26 +16,23 @@ use crate::policy::{Resolution, method_policy};
 use crate::routing::key::{Facts, KeySource, schema};
 use crate::routing::shard::{Owner, ShardMap};
 use crate::status::Status;
-use crate::wire::Frame;
 use crate::wire::headers::{ROUTING_KEY, SHARD};
 
 /// Refuses calls whose key is another instance's. Its messages say where this instance is and who owns the key, and go to
 /// callers who may come in only; whose policy holds is a matter of who the caller has proven to be.
-pub(super) struct OwnShard<S> {
-    inner: S,
+pub(super) struct OwnShard {
     place: Place,
 }
 
-impl<S> OwnShard<S> {
-    pub(super) fn new(inner: S, place: Place) -> Self {
-        OwnShard { inner, place }
+impl OwnShard {
+    pub(super) fn new(place: Place) -> Self {
+        OwnShard { place }
     }
 }
 
-impl<S: Stage> Stage for OwnShard<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        check(&self.place, call)?;
-        self.inner.call(call).await
+impl Gate for OwnShard {
+    fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
+        check(&self.place, call)
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::Context as TaskContext;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::admission::Admit;
+use super::admission::{Admit, Deadline};
 use super::authorize::Authorize;
 use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
@@ -26,6 +26,11 @@ use crate::timer::Timers;
 use crate::wire::Frame;
 use crate::wire::headers::REPLAYED;
 
+/// What decides about a call at once: lets it pass, or says why not. It waits for nothing, so it needs no future.
+pub(super) trait Gate {
+    fn enter(&self, call: &mut InboundCall) -> Result<(), Status>;
+}
+
 /// One stage of the path; it wraps the stages behind it. The call stays where it is and is lent from stage to stage: a
 /// copy of it in each of their futures would cost more than what most of them do.
 pub(super) trait Stage: Send + Sync + 'static {
@@ -41,7 +46,7 @@ pub(super) struct InboundCall {
     pub(super) context: Arc<Context>,
     /// Who the wire has proven to be at the other end.
     pub(super) peer: Option<Peer>,
-    /// What the call has taken of the limits; set by [`Threshold`] and [`Pool`].
+    /// What the call has taken of the limits; set by [`Threshold`] and [`Pool`], and free again when the handler has ended.
     pub(super) places: Places,
 }
 
@@ -60,8 +65,31 @@ impl InboundCall {
 }
 
 /// The whole path of a call.
-pub(super) type ServerStack =
-    Measure<Admit<Authorize<OwnShard<Threshold<Pool<Dedup<Catch<Intercept<Handler>>>>>>>>>;
+pub(super) type ServerStack = Measure<Gated<Deadline<Pool<Dedup<Catch<Intercept<Handler>>>>>>>;
+
+/// The gates that each call passes, in this order.
+pub(super) struct Gates {
+    admit: Admit,
+    authorize: Authorize,
+    own_shard: OwnShard,
+    threshold: Threshold,
+}
+
+/// The gates, in front of the stages behind them.
+pub(super) struct Gated<S> {
+    gates: Gates,
+    inner: S,
+}
+
+impl<S: Stage> Stage for Gated<S> {
+    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+        self.gates.admit.enter(call)?;
+        self.gates.authorize.enter(call)?;
+        self.gates.own_shard.enter(call)?;
+        self.gates.threshold.enter(call)?;
+        self.inner.call(call).await
+    }
+}
 
 /// Composes the path, outermost first. Tests run this very stack.
 pub(super) fn server_stack(
@@ -79,14 +107,19 @@ pub(super) fn server_stack(
     let stack = Dedup::new(stack, dedup);
     // The instance's own limit: how many handlers run, how many calls wait.
     let stack = Pool::new(stack, pool);
-    // Outside the queue, so that one method cannot fill it.
-    let stack = Threshold::new(stack);
-    // What is another instance's takes no place; inside authorization, because the refusal says who owns what.
-    let stack = OwnShard::new(stack, admit.place.clone());
-    // Outside every limit, so that strangers take no place.
-    let stack = Authorize::new(stack, admit.verifier.clone());
-    // Outside even that: what is not meant for us, or too late, takes no place.
-    let stack = Admit::new(stack, admit);
+    // Around all that waits.
+    let stack = Deadline::new(stack, admit.timers);
+    let gates = Gates {
+        // First, because what is not meant for us, or too late, takes no place.
+        admit: Admit::new(admit.identity),
+        // Outside every limit, so that strangers take no place.
+        authorize: Authorize::new(admit.verifier),
+        // What is another instance's takes no place; inside authorization, because the refusal says who owns what.
+        own_shard: OwnShard::new(admit.place),
+        // Outside the queue, so that one method cannot fill it.
+        threshold: Threshold {},
+    };
+    let stack = Gated { gates, inner: stack };
     // Outermost, so that refusals are counted too.
     Measure::new(stack)
 }
@@ -111,15 +144,12 @@ pub(super) struct Handler {}
 impl Stage for Handler {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         let (method, context) = (&call.method, &call.context);
-        // Taken, so that they are free as soon as the handler has ended, whatever stages do behind it.
-        let mut places = std::mem::take(&mut call.places);
         let message = std::mem::replace(&mut call.message, Ok(Bytes::new()))?;
         let request = Request::from_parts(message, context.metadata().clone());
-        let (service, place) = (method.service.clone(), method.place);
-        let handled = context
-            .clone()
-            .scope(async move { service.call(place, request).await });
+        let handled = method.service.clone().call(method.place, request);
+        let handled = context.clone().scope(handled);
         if method.blocking || method.watched.blocks() {
+            let places = std::mem::take(&mut call.places);
             // Apart, so that the other methods' futures stay small.
             let result = Box::pin(on_thread(handled, places)).await;
             return concluded(context, result);
@@ -127,8 +157,9 @@ impl Stage for Handler {
         let mut handled = pin!(handled);
         let polled = |cx: &mut TaskContext<'_>| method.watched.poll(|| handled.as_mut().poll(cx));
         let result = std::future::poll_fn(polled).await;
-        places.finished();
-        drop(places);
+        call.places.finished();
+        // Whatever stages do behind it.
+        call.places = Places::default();
         concluded(context, result)
     }
 }

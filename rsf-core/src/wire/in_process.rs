@@ -283,9 +283,10 @@ fn received(reply: InboundReply, load: Option<HeaderValue>) -> UnaryReply {
     if let Some(load) = load {
         headers.insert(LOAD_METRICS, load);
     }
-    let result = match reply.result {
-        Ok(frame) => {
-            reply.metadata.write_to(&mut headers);
+    let result = match reply {
+        Ok(reply) => {
+            let (frame, metadata) = reply.into_parts();
+            metadata.write_to(&mut headers);
             match frame.message_len() {
                 length if length > MAX_MESSAGE_BYTES => Err(too_large(length, MAX_MESSAGE_BYTES)),
                 _ => Ok(frame.message()),

@@ -30,7 +30,7 @@ async fn ask(node: &Node, proven: bool) -> Result<(), Status> {
         metadata: Metadata::clone(Status::from(metadata).metadata()),
         peer: proven.then(|| Peer(Arc::from("order"))),
     };
-    node.provider.unary(method, request).await.result.map(drop)
+    node.provider.unary(method, request).await.map(drop)
 }
 
 fn reason(status: &Status) -> Option<Reason> {

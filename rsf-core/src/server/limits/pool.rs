@@ -136,14 +136,18 @@ impl PoolLimits {
         method: &Arc<MethodLimits>,
         entering: impl FnOnce() -> Entering,
     ) -> Result<PoolPlace, Status> {
-        if !method.is_shared() && self.take(0) {
-            return Ok(self.place(method, Shares::default()));
+        if let Some(place) = self.enter_at_once(method) {
+            return Ok(place);
         }
         match self.join(method, entering())? {
             Ok(place) => Ok(place),
-            // Apart, so that the futures of all calls need no room for it.
-            Err(waiting) => Box::pin(waiting.granted()).await,
+            Err(waiting) => waiting.granted().await,
         }
+    }
+
+    /// A place where one is free and nobody waits, for methods without shares of their own.
+    fn enter_at_once(self: &Arc<Self>, method: &Arc<MethodLimits>) -> Option<PoolPlace> {
+        (!method.is_shared() && self.take(0)).then(|| self.place(method, Shares::default()))
     }
 
     /// Takes a place where one is free and no more than `others` wait.
@@ -351,9 +355,12 @@ impl<S> Pool<S> {
 
 impl<S: Stage> Stage for Pool<S> {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        let context = &call.context;
-        let entering = self.limits.enter(&call.method.limits, || Entering::of(context));
-        let place = entering.await?;
+        let (method, context) = (&call.method.limits, &call.context);
+        let place = match self.limits.enter_at_once(method) {
+            Some(place) => place,
+            // Apart, so that the futures of all calls need no room for it.
+            None => Box::pin(self.limits.enter(method, || Entering::of(context))).await?,
+        };
         call.places.pool = Some(place);
         self.inner.call(call).await
     }

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::MethodLimits;
 use super::groups::Group;
-use crate::message::Response;
 use crate::outcome::Reason;
-use crate::server::stack::{InboundCall, Stage};
+use crate::server::stack::{Gate, InboundCall};
 use crate::status::Status;
-use crate::wire::Frame;
 
 /// Calls under way, waiting ones included, and how many there may be.
 #[derive(Debug)]
@@ -98,19 +96,11 @@ impl Drop for ThresholdPlace {
 }
 
 /// Applies the thresholds of the method and its groups.
-pub(in crate::server) struct Threshold<S> {
-    inner: S,
-}
+pub(in crate::server) struct Threshold {}
 
-impl<S> Threshold<S> {
-    pub(in crate::server) fn new(inner: S) -> Self {
-        Threshold { inner }
-    }
-}
-
-impl<S: Stage> Stage for Threshold<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
+impl Gate for Threshold {
+    fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
         call.places.threshold = Some(ThresholdPlace::take(&call.method.limits)?);
-        self.inner.call(call).await
+        Ok(())
     }
 }

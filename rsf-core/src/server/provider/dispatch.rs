@@ -42,39 +42,22 @@ impl Dispatch for Provider {
         self.drain.arrived();
         let Some(method) = self.methods.get(method).cloned() else {
             let status = framework_status(Reason::Unimplemented, "no such method number");
-            return Box::pin(std::future::ready(InboundReply {
-                result: Err(status),
-                metadata: Metadata::new(),
-            }));
+            return Box::pin(std::future::ready(Err(status)));
         };
         let arrived = Instant::now();
         let deadline = request.timeout.and_then(|timeout| arrived.checked_add(timeout));
         let context = Context::new(deadline, request.metadata);
         let context = Arc::new(context.capped(method.limits.max_priority()));
         let stack = self.stack.clone();
-        Box::pin(async move {
-            let mut call = InboundCall {
-                method,
-                arrived,
-                message: request.message,
-                context,
-                peer: request.peer,
-                places: Places::default(),
-            };
-            match stack.call(&mut call).await {
-                Ok(response) => {
-                    let (frame, metadata) = response.into_parts();
-                    InboundReply {
-                        result: Ok(frame),
-                        metadata,
-                    }
-                }
-                Err(status) => InboundReply {
-                    result: Err(status),
-                    metadata: Metadata::new(),
-                },
-            }
-        })
+        let mut call = InboundCall {
+            method,
+            arrived,
+            message: request.message,
+            context,
+            peer: request.peer,
+            places: Places::default(),
+        };
+        Box::pin(async move { stack.call(&mut call).await })
     }
 
     fn hold_body(&self, place: &mut Option<BodyPlace>, bytes: usize) -> Result<(), Status> {

@@ -140,14 +140,14 @@ fn message(body: Result<Bytes, MessageError>) -> Result<Bytes, Status> {
 }
 
 fn response(reply: InboundReply, load: Option<HeaderValue>) -> Response {
-    let frame = match reply.result {
-        Ok(frame) => frame,
+    let (frame, metadata) = match reply {
+        Ok(reply) => reply.into_parts(),
         Err(status) => return refusal_with(&status, load),
     };
     let mut headers = Literals::new();
-    if !reply.metadata.is_empty() {
+    if !metadata.is_empty() {
         let mut map = HeaderMap::new();
-        reply.metadata.write_to(&mut map);
+        metadata.write_to(&mut map);
         headers = fields::literals(&map);
     }
     Response::Message {

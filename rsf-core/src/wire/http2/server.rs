@@ -266,8 +266,8 @@ fn too_slow(timeout: Option<Duration>, limit: Duration) -> Status {
 }
 
 fn reply(reply: InboundReply, load: Option<http::HeaderValue>) -> Response<OutBody> {
-    let frame = match reply.result {
-        Ok(frame) => frame,
+    let (frame, metadata) = match reply {
+        Ok(reply) => reply.into_parts(),
         Err(status) => {
             let mut response = refusal(&status);
             if let Some(load) = load {
@@ -287,7 +287,7 @@ fn reply(reply: InboundReply, load: Option<http::HeaderValue>) -> Response<OutBo
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    reply.metadata.write_to(response.headers_mut());
+    metadata.write_to(response.headers_mut());
     response
 }
 
