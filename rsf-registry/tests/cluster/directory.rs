@@ -263,3 +263,62 @@ async fn publications_beside_each_other_all_arrive_and_keep_their_predecessors()
         "{refused:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_that_no_head_names_are_deleted_also_those_that_a_dead_leader_left() {
+    let zookeeper = ZooKeeper::start().await;
+    let pump = with_zookeeper(&zookeeper);
+    let term = pump.writer.lead("pump", 0).await.unwrap();
+    let large = |epoch, sequence| {
+        let mut large = list("shop.v1.Large", epoch, sequence);
+        let one = large.instances[0].clone();
+        large.instances = (0..10_000)
+            .map(|n| {
+                let mut listed = one.clone();
+                listed.instance = format!("member/{n}");
+                listed.zone = std::iter::repeat_with(fastrand::alphanumeric).take(60).collect();
+                listed
+            })
+            .collect();
+        large
+    };
+    pump.writer.write(&term, &[large(term.epoch, 1)]).await.unwrap();
+    let operator = zookeeper_client::Client::connect(&zookeeper.address().to_string())
+        .await
+        .unwrap();
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    let leftover = "/rsf/default/shards/shop.v1.Large@0-1-1";
+    operator
+        .create(leftover, b"half a write", &options)
+        .await
+        .unwrap();
+    let named = async || {
+        let stored = pump.writer.stored().await.unwrap();
+        let mut names: Vec<String> = stored.iter().flat_map(|list| list.names.clone()).collect();
+        names.sort();
+        names
+    };
+    let first = named().await;
+    assert!(first.len() > 1, "{first:?}");
+    pump.writer.write(&term, &[large(term.epoch, 2)]).await.unwrap();
+    let mut sequence = 2;
+    // Deleting rides on later writes, after the time that readers get.
+    let left = eventually(PATIENCE, async || {
+        sequence += 1;
+        let small = list("shop.v1.Small", term.epoch, sequence);
+        pump.writer.write(&term, &[small]).await.unwrap();
+        let mut there = operator.list_children("/rsf/default/shards").await.unwrap();
+        there.sort();
+        match there.iter().any(|name| name.ends_with("@0-1-1")) || there.len() > first.len() {
+            false => Ok(there),
+            true => Err(format!("{there:?}")),
+        }
+    })
+    .await;
+    let current: Vec<String> = named()
+        .await
+        .iter()
+        .map(|name| format!("shop.v1.Large@{name}"))
+        .collect();
+    assert_eq!(left, current);
+}
