@@ -88,6 +88,8 @@ impl Common {
 /// The public keys in a file, and those in `more`.
 pub(crate) fn trusted_keys(path: &Path, more: &str) -> Result<TrustedKeys, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    // The file by itself, or a private key in its place would pass for no further keys.
+    TrustedKeys::from_pem(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     TrustedKeys::from_pem(&format!("{text}\n{more}")).map_err(|error| format!("{}: {error}", path.display()))
 }
 
