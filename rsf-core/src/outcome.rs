@@ -180,6 +180,7 @@ impl Reason {
                 | Reason::WrongInstance
                 | Reason::WrongShard
                 | Reason::Unavailable
+                | Reason::DedupUnavailable
         )
     }
 
@@ -259,6 +260,9 @@ pub fn markdown() -> String {
     );
     for row in TABLE {
         let retry = match row.retry {
+            _ if row.reason == Reason::WrongShard => {
+                "yes, by the route stage: once consumer and provider agree on the owner, and to that one"
+            }
             Retry::Never => "–",
             Retry::Always => "yes",
             Retry::IfIdempotent => "if idempotent or deduplicated",

@@ -147,7 +147,7 @@ async fn instances_that_may_take_no_calls_take_none_and_the_error_says_why() {
         1,
         &format!(
             r#"{{"instances":[{{"instance":"echo/1","weight":0}},{{"zone":"north","disabled":true}},
-                {{"tags":{{"canary":"yes"}},"weight":0}},{{"disabled":true,"expires_unix_ms":{past}}}]}}"#
+                {{"tags":{{"canary":"yes"}},"weight":0}},{{"zone":"","disabled":true,"expires_unix_ms":{past}}}]}}"#
         ),
     );
     let echoes: Vec<_> = (0..5).map(|_| Echo::plain()).collect();
@@ -239,13 +239,71 @@ async fn rules_for_instances_change_live() {
     }
 }
 
+/// An operator takes one instance out of use: what it has begun it ends, streams included, and it gets nothing new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_instance_ends_what_it_has_and_gets_nothing_new() {
+    for kind in [Kind::Http2, Kind::InProcess] {
+        let fleet = Fleet::new(kind);
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let held = gate.clone();
+        let leaving = Echo::with(move |_, request| {
+            let gate = held.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(Response::new(request.into_inner()))
+            }
+        });
+        let _leaves = fleet.provide_as(|instance| instance.id = "echo/leaves".into(), leaving.clone());
+        fleet.service_policy(1, r#"{"call":{"timeout_ms":60000}}"#);
+        let peer = fleet.consumer();
+        peer.connected(1).await;
+        let under_way: Vec<_> = (0..3).map(|_| peer.put(note("")).start()).collect();
+        leaving.seen().until("all run", |counts| counts.began == 3).await;
+        let staying = Echo::plain();
+        let _stays = fleet.provide_as(|instance| instance.id = "echo/stays".into(), staying.clone());
+        peer.connected(2).await;
+
+        fleet.service_policy(2, r#"{"call":{"timeout_ms":60000},"instances":[{"instance":"echo/leaves","drained":true}]}"#);
+        let left = || peer.channel.view().instances.len() == 1;
+        eventually("it takes no new calls", left).await;
+        for _ in 0..50 {
+            peer.put(note("")).await.unwrap();
+        }
+        assert_eq!(
+            (leaving.counts().began, staying.counts().began),
+            (3, 50),
+            "{kind:?}"
+        );
+        gate.add_permits(3);
+        for call in under_way {
+            call.await.expect("what was under way is finished");
+        }
+        assert_eq!(leaving.counts().dropped, 0, "{kind:?}");
+        // Nobody else is left: the error says why.
+        fleet.list(|instances| instances.retain(|instance| &*instance.id == "echo/leaves"));
+        eventually("the list is known", || peer.channel.view().instances.is_empty()).await;
+        let error = peer.put(note("")).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::NoInstance);
+        assert!(
+            error.message().contains("echo/leaves is drained by policy"),
+            "{error}"
+        );
+        // And back, live.
+        fleet.service_policy(3, r#"{"instances":[{"instance":"echo/leaves","drained":false}]}"#);
+        gate.add_permits(1);
+        peer.connected(1).await;
+        peer.put(note("")).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_rule_ends_when_it_expires() {
     let fleet = Fleet::in_test();
-    let soon = now_unix_ms() + 300;
-    let rule = format!(r#"{{"instances":[{{"disabled":true,"expires_unix_ms":{soon}}}]}}"#);
+    let soon = now_unix_ms() + 1000;
+    let _node = fleet.provide_as(|instance| instance.id = "echo/a".into(), Echo::plain());
+    let rule =
+        format!(r#"{{"instances":[{{"instance":"echo/a","disabled":true,"expires_unix_ms":{soon}}}]}}"#);
     fleet.service_policy(1, &rule);
-    let _node = fleet.provide(Echo::plain());
     let peer = fleet.consumer();
     assert_eq!(peer.get(note("")).await.unwrap_err().reason(), Reason::NoInstance);
     peer.connected(1).await;

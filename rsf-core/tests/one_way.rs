@@ -135,6 +135,43 @@ fn what_fails_before_it_is_handed_over_is_reported() {
     });
 }
 
+/// Policy's answer is for who waits for one: before the request is handed over, and never afterwards.
+#[test]
+fn policy_answers_them_only_while_somebody_waits() {
+    let fleet = Fleet::new(Kind::Http2);
+    fleet.runtime.clone().handle().block_on(async {
+        let counts = |peer: &support::Peer| {
+            [
+                "rsf_client_one_way_total",
+                "rsf_client_one_way_failed_total",
+                "rsf_client_degraded_total",
+            ]
+            .map(|name| counted(&peer.registry, name, ""))
+        };
+        let silent = Echo::silent();
+        let mut dying = fleet.provide(silent.clone());
+        let peer = fleet.consumer();
+        peer.connected(1).await;
+        let degrade = r#"{"call":{"degrade":{"when":"unavailable","reply_json":{"text":"later"}}}}"#;
+        fleet.govern(&peer, 1, degrade).await;
+        peer.put(note("")).one_way().await.unwrap();
+        silent.seen().until("it runs", |counts| counts.began == 1).await;
+        dying.kill();
+        eventually("its loss is a failure", || counts(&peer)[1] == 1).await;
+        assert_eq!(counts(&peer), [1, 1, 0], "an answer that nobody gets is none");
+        // Now nobody is there to hand it over to: policy answers who waits for that, and nothing was sent.
+        fleet.list(Vec::clear);
+        eventually("no instance is left", || peer.channel.view().instances.is_empty()).await;
+        peer.put(note("")).one_way().await.unwrap();
+        assert_eq!(counts(&peer), [1, 1, 1]);
+        let always = r#"{"call":{"degrade":{"when":"always","code":"ABORTED"}}}"#;
+        fleet.govern(&peer, 2, always).await;
+        let error = peer.put(note("")).one_way().await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Degraded, "{error}");
+        assert_eq!(counts(&peer), [1, 1, 2]);
+    });
+}
+
 #[test]
 fn an_idempotent_method_is_not_run_twice() {
     let fleet = Fleet::new(Kind::Http2);

@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use super::reply_type::ReplyTypes;
 use super::stack::{Guard, OutboundCall, Outcome};
+use crate::call::HandOver;
 use crate::error::RpcError;
 use crate::metadata::Metadata;
 use crate::method::MethodDescriptor;
@@ -34,6 +35,9 @@ impl Guard for Degrade {
     #[inline]
     fn leave(&self, (): (), call: &mut OutboundCall, outcome: Outcome) -> Outcome {
         match outcome {
+            // Nobody waits for a one-way call that was handed over: an answer would be counted that nobody got, and hide
+            // from the count of failures that the handler may never have run.
+            Err(error) if call.one_way.as_ref().is_some_and(HandOver::is_done) => Err(error),
             Err(error) => match &call.guards().degrade {
                 Some(degraded) if degraded.is_for(error.reason()) => degraded.answer(call, Some(error)),
                 _ => Err(error),

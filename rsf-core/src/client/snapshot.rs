@@ -254,17 +254,18 @@ fn members(
     let mut members = Vec::with_capacity(list.instances.len());
     let mut left_out = Vec::new();
     for instance in &list.instances {
-        let (weight, disabled) = governed(instance, rules, unix_ms);
-        let out = if instance.draining {
-            Some("drains")
-        } else if disabled {
-            Some("is disabled by policy")
-        } else if weight == 0 {
-            Some("has weight 0")
-        } else {
-            None
-        };
-        if let Some(reason) = out {
+        let Governed {
+            weight,
+            disabled,
+            drained,
+        } = governed(instance, rules, unix_ms);
+        let reasons = [
+            (instance.draining, "drains"),
+            (disabled, "is disabled by policy"),
+            (drained, "is drained by policy"),
+            (weight == 0, "has weight 0"),
+        ];
+        if let Some((_, reason)) = reasons.into_iter().find(|(out, _)| *out) {
             left_out.push((instance.id.clone(), reason));
             continue;
         }
@@ -295,12 +296,23 @@ fn new_for(instance: &Instance, previous: Option<&ServiceSnapshot>, unix_ms: u64
     joins.then(|| Duration::from_millis(age))
 }
 
-/// An instance's weight and whether it is disabled, after all rules that select it.
-fn governed(instance: &Instance, rules: &[&InstanceRule], unix_ms: u64) -> (u32, bool) {
-    let mut governed = (instance.weight.min(10_000), false);
+/// What holds for an instance after all rules that select it.
+struct Governed {
+    weight: u32,
+    disabled: bool,
+    drained: bool,
+}
+
+fn governed(instance: &Instance, rules: &[&InstanceRule], unix_ms: u64) -> Governed {
+    let mut governed = Governed {
+        weight: instance.weight.min(10_000),
+        disabled: false,
+        drained: false,
+    };
     for rule in rules.iter().filter(|rule| rule.selects(instance, unix_ms)) {
-        governed.0 = rule.weight.unwrap_or(governed.0);
-        governed.1 = rule.disabled.unwrap_or(governed.1);
+        governed.weight = rule.weight.unwrap_or(governed.weight);
+        governed.disabled = rule.disabled.unwrap_or(governed.disabled);
+        governed.drained = rule.drained.unwrap_or(governed.drained);
     }
     governed
 }

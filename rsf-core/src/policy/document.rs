@@ -91,6 +91,7 @@ impl PolicyDocument {
             .map(|(name, call)| (join("consumers", name), call));
         let mut problems = Vec::new();
         self.provider.check(&mut problems);
+        problems.extend(super::instances::problems(&self.instances));
         for (path, call) in call.chain(methods).chain(consumers) {
             for (field, problem) in call.degrade.problems() {
                 problems.push(PolicyError {

@@ -43,6 +43,21 @@ async fn a_store_that_is_down_or_mute_closes_the_method() {
     assert_eq!(world.put("a", note("x")).await.unwrap().into_inner().number, 1);
 }
 
+/// A method that refuses because its store fails gives no answer of its own: policy may give one.
+#[tokio::test(start_paused = true)]
+async fn policy_answers_for_a_method_that_its_store_closes() {
+    let echo = numbering();
+    let world = World::of(&echo).await;
+    let degrade = r#"{"call":{"degrade":{"when":"unavailable","reply_json":{"text":"later"}}}}"#;
+    world.fleet.govern(&world.peer, 2, degrade).await;
+    assert_eq!(world.put("a", note("x")).await.unwrap().into_inner().number, 1);
+    world.store.set(Mode::Down);
+    let reply = world.put("b", note("x")).await.unwrap();
+    assert_eq!(reply.metadata().get("rsf-degraded"), Some("policy"));
+    assert_eq!(reply.into_inner().text, "later");
+    assert_eq!(echo.counts().began, 1, "the handler did not run");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_leaves_an_open_method_open() {
     let echo = numbering();
