@@ -263,7 +263,10 @@ async fn a_drained_instance_ends_what_it_has_and_gets_nothing_new() {
         let _stays = fleet.provide_as(|instance| instance.id = "echo/stays".into(), staying.clone());
         peer.connected(2).await;
 
-        fleet.service_policy(2, r#"{"call":{"timeout_ms":60000},"instances":[{"instance":"echo/leaves","drained":true}]}"#);
+        fleet.service_policy(
+            2,
+            r#"{"call":{"timeout_ms":60000},"instances":[{"instance":"echo/leaves","drained":true}]}"#,
+        );
         let left = || peer.channel.view().instances.len() == 1;
         eventually("it takes no new calls", left).await;
         for _ in 0..50 {
