@@ -51,7 +51,7 @@ impl std::fmt::Debug for Cluster {
 
 /// Opens the stores of a namespace; must be called inside a Tokio runtime.
 ///
-/// `redis` is `redis://[user:password@]host:port[/db][,host:port…]`, `zookeeper_servers` is `host:port[,host:port…]`
+/// `redis` is `redis[s]://[user:password@]host:port[/db][,host:port…]`, `zookeeper_servers` is `host:port[,host:port…]`
 /// without a scheme. No server needs to be up. [`StoreError::Refused`] or [`StoreError::Invalid`] where an address or
 /// the namespace makes no sense.
 pub fn open(redis: &str, zookeeper_servers: &str, namespace: &str) -> Result<Cluster, StoreError> {

@@ -16,14 +16,14 @@ use crate::cluster::{RedisDedup, RedisUrl};
 pub enum DedupUrl {
     /// `memory`: each instance's own. What it cannot know ends with `outcome_unknown`.
     Memory,
-    /// `redis://[user:password@]host:port[/db]`.
+    /// `redis[s]://[user:password@]host:port[/db]`.
     Redis(RedisUrl),
 }
 
 /// A text that says of no store of outcomes where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "store of outcomes `{given}`: {reason}; set RSF_DEDUP to redis://[user:password@]host:port[/db], or to memory"
+    "store of outcomes `{given}`: {reason}; set RSF_DEDUP to redis[s]://[user:password@]host:port[/db], or to memory"
 )]
 pub struct InvalidDedupUrl {
     given: String,
@@ -64,7 +64,9 @@ impl FromStr for DedupUrl {
         };
         match text.trim().split_once("://") {
             None if text.trim() == "memory" => Ok(DedupUrl::Memory),
-            Some(("redis", location)) => RedisUrl::parse(location).map(DedupUrl::Redis).map_err(invalid),
+            Some((scheme @ ("redis" | "rediss"), location)) => RedisUrl::parse(scheme == "rediss", location)
+                .map(DedupUrl::Redis)
+                .map_err(invalid),
             Some((other, _)) => Err(invalid(format!("the scheme `{other}` is not known"))),
             None => Err(invalid("it has no scheme".to_owned())),
         }

@@ -17,7 +17,7 @@ pub enum RegistryUrl {
         /// What the registry asks for; `rsf dev` leaves it in the state folder.
         token: Option<String>,
     },
-    /// `redis://[user:password@]host:port[/db][,host:port…],zk://[user:password@]host:port[,host:port…][/chroot]`
+    /// `redis[s]://[user:password@]host:port[/db][,host:port…],zk://[user:password@]host:port[,host:port…][/chroot]`
     Cluster {
         /// Each Redis server; at least one, no two with one address.
         redis: Vec<RedisUrl>,
@@ -84,7 +84,7 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         };
         match scheme {
             Some("rsf") => embedded.push(guarded_address(rest)?),
-            Some("redis") => redis.push(RedisUrl::behind(&redis, part)?),
+            Some("redis" | "rediss") => redis.push(RedisUrl::behind(&redis, part)?),
             Some(other @ ("redis+sentinel" | "redis-sentinel" | "sentinel" | "redis+cluster")) => {
                 return Err(format!(
                     "`{other}` is not supported: name the servers themselves, redis://host:port,host:port, each of \
@@ -233,6 +233,7 @@ mod tests {
             ("redis://u:secret@:1,zk://b:1", "no host"),
             ("redis://u:sec,secret@a:1,zk://b:1", "address"),
             ("redis://u:secret@a:1,b:1,a:1,zk://b:1", "twice"),
+            ("rediss://a:1?x=1,zk://b:1", "`x`"),
             ("redis+sentinel://a:1,zk://b:1", "name the servers themselves"),
         ];
         for (text, reason) in cases {

@@ -83,7 +83,7 @@ impl RedisLeases {
     /// Prepares the store on one server; must be called inside a Tokio runtime.
     ///
     /// Connects with the first request, so that it returns at once whether or not the server is up;
-    /// [`StoreError::Refused`] where the URL makes no sense.
+    /// [`StoreError::Refused`] where a file of TLS cannot be used.
     pub(crate) fn open(url: &RedisUrl, namespace: &str) -> Result<Self, StoreError> {
         let Connected { client, connection } = connect(url)?;
         Ok(RedisLeases {

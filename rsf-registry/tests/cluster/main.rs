@@ -19,6 +19,7 @@ mod pumps;
 mod renewals;
 mod servers;
 mod signed;
+mod tls;
 mod users;
 mod volume;
 

@@ -118,7 +118,7 @@ impl std::fmt::Debug for RedisDedup {
 }
 
 impl RedisDedup {
-    /// The store at a `redis://[user:password@]host:port[/db]` URL, for one environment. Connects with the first
+    /// The store at a `redis[s]://[user:password@]host:port[/db]` URL, for one environment. Connects with the first
     /// request; call it inside a Tokio runtime.
     ///
     /// # Errors
