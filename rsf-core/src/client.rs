@@ -34,6 +34,7 @@ mod explain;
 mod follow;
 mod guards;
 mod intercept;
+mod kept;
 pub(crate) mod key;
 mod latency;
 mod limit;

@@ -48,6 +48,9 @@ pub struct InstanceList {
     pub origin: ListOrigin,
     /// In no order.
     pub instances: Vec<Instance>,
+    /// Who is gone for certain, with the last incarnation that is: it deregistered, or an operator or a newer
+    /// incarnation took its place. Who is missing without being here may still answer.
+    pub gone: HashMap<Arc<str>, u64>,
 }
 
 /// Where a list came from.
@@ -58,6 +61,8 @@ pub enum ListOrigin {
     Directory,
     /// The snapshot on disk, because the directory could not be reached.
     Disk,
+    /// Another instance's snapshot, because neither directory nor disk had one.
+    Peer,
     /// An operator's static override.
     Static,
 }
@@ -188,10 +193,15 @@ impl StaticControlPlane {
     /// Replaces the instances of one service.
     pub fn set_instances(&self, service: &str, instances: Vec<Instance>) {
         let list = InstanceList {
-            version: (0, 0),
             origin: ListOrigin::Static,
             instances,
+            ..InstanceList::default()
         };
+        self.set_list(service, list);
+    }
+
+    /// Replaces the list of one service.
+    pub fn set_list(&self, service: &str, list: InstanceList) {
         self.lists
             .lock()
             .entry(service.to_owned())

@@ -33,6 +33,7 @@ pub struct Metrics {
     server_underway: IntGauge,
     errors: IntCounterVec,
     ejections: IntCounterVec,
+    kept: IntGaugeVec,
     breaker_states: IntGaugeVec,
     breakers_opened: IntCounterVec,
     degraded: IntCounterVec,
@@ -119,6 +120,11 @@ impl Metrics {
                 "Ejections of instances",
                 &["service"],
             )?,
+            kept: gauges(
+                "rsf_instances_kept",
+                "Instances that fell out of the list without a word and are called because they still answer",
+                &["service"],
+            )?,
             breaker_states: gauges(
                 "rsf_method_breaker_state",
                 "Method breakers that policy wants: 0 closed, 1 half-open, 2 open",
@@ -202,6 +208,10 @@ impl Metrics {
 
     pub(crate) fn ejections(&self, service: &str) -> IntCounter {
         self.ejections.with_label_values(&[service])
+    }
+
+    pub(crate) fn kept(&self, service: &str) -> IntGauge {
+        self.kept.with_label_values(&[service])
     }
 
     pub(crate) fn method_breaker(&self, method: &str) -> MethodBreakerMetrics {

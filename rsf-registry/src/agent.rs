@@ -95,7 +95,6 @@ pub struct RegistryAgent {
     shared: Arc<Shared>,
     lists: Followed<String, Discovery>,
     policies: Followed<Scope, PolicyState>,
-    acknowledger: Acknowledger,
 }
 
 /// What the agent's tasks share.
@@ -107,6 +106,7 @@ struct Shared {
     saver: Option<Saver>,
     refused_lists: Refusals,
     beat: Arc<Beat>,
+    acknowledger: Acknowledger,
     runtime: Handle,
 }
 
@@ -135,13 +135,13 @@ impl RegistryAgent {
             overrides,
             disk,
             saver,
+            acknowledger,
             runtime,
         };
         Ok(RegistryAgent {
             shared: Arc::new(shared),
             lists: Followed::default(),
             policies: Followed::default(),
-            acknowledger,
         })
     }
 
@@ -163,7 +163,8 @@ impl RegistryAgent {
         let leases = self.shared.backend.leases.clone();
         let beat = self.shared.beat.clone();
         let registration = Registration::start(leases, request, &options.namespace, options.lease_ttl, beat)?;
-        self.acknowledger
+        self.shared
+            .acknowledger
             .speak_for(&registration.lease(), registration.status());
         Ok(registration)
     }
@@ -191,7 +192,8 @@ impl ControlPlane for RegistryAgent {
     }
 
     fn acknowledge(&self, scope: &Scope, revision: u64, refusal: Option<String>) {
-        self.acknowledger
+        self.shared
+            .acknowledger
             .acknowledge(&scope.to_string(), revision, refusal);
     }
 }

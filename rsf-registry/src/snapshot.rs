@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -19,6 +20,11 @@ use crate::world::Guard;
 const MAGIC: &[u8; 4] = b"RSFS";
 const FORMAT: u16 = 1;
 const HEADER: usize = 16;
+/// The most bytes of a snapshot.
+pub(crate) const MAX_SNAPSHOT: usize = HEADER + limits::MAX_RECORD;
+
+/// How old a temporary file is that nobody writes any more.
+const LEFT_OVER: Duration = Duration::from_secs(60);
 
 /// The longest file name that is written out; longer keys are cut and told apart by a checksum.
 const MAX_FILE_NAME: usize = 180;
@@ -148,6 +154,18 @@ impl SnapshotFolder {
         }
     }
 
+    /// Removes the temporary files of processes that were killed while they saved. One that cannot be removed stays.
+    pub fn tidy(&self) {
+        for kind in [Kind::List, Kind::Policy] {
+            let entries = fs::read_dir(self.root.join(kind.folder()));
+            for entry in entries.into_iter().flatten().flatten() {
+                if is_left_over(&entry) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
     /// Writes a snapshot: whole or not at all, and the former one becomes the predecessor.
     ///
     /// # Errors
@@ -163,18 +181,40 @@ impl SnapshotFolder {
     }
 }
 
+/// Whether it is what a save leaves that was cut off long ago. A younger one may be another process's that still writes.
+fn is_left_over(entry: &fs::DirEntry) -> bool {
+    let temporary = Path::new(&entry.file_name())
+        .extension()
+        .is_some_and(|extension| extension == "tmp");
+    let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+    temporary && age().is_some_and(|age| age > LEFT_OVER)
+}
+
 fn write(path: &Path, bytes: &[u8], keep_former: bool) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let temporary = path.with_added_extension(format!("{}.tmp", std::process::id()));
+    let written = write_file(&temporary, bytes).and_then(|()| put_in_place(&temporary, path, keep_former));
+    if written.is_err() {
+        // A full disk must not be filled further; the first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(folder)?.sync_all()
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&temporary)?;
+        .open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    file.sync_all()
+}
+
+fn put_in_place(temporary: &Path, path: &Path, keep_former: bool) -> io::Result<()> {
     if keep_former {
         match fs::rename(path, predecessor(path)) {
             // Another process of this machine has just done it.
@@ -182,8 +222,7 @@ fn write(path: &Path, bytes: &[u8], keep_former: bool) -> io::Result<()> {
             other => other?,
         }
     }
-    fs::rename(&temporary, path)?;
-    File::open(folder)?.sync_all()
+    fs::rename(temporary, path)
 }
 
 fn read<M: Snapshot>(path: &Path, key: &str) -> Result<Option<M>, SnapshotError> {
@@ -197,24 +236,30 @@ fn read<M: Snapshot>(path: &Path, key: &str) -> Result<Option<M>, SnapshotError>
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    let most = (HEADER + limits::MAX_RECORD + 1) as u64;
+    let most = (MAX_SNAPSHOT + 1) as u64;
     file.take(most).read_to_end(&mut bytes).map_err(failed)?;
     let damaged = |reason: String| SnapshotError::Damaged {
         path: path.to_owned(),
         reason,
     };
-    let record: M = decode(&bytes).map_err(damaged)?;
-    if record.key() != key {
-        return Err(damaged(format!(
-            "it is of `{}`, not of `{key}`",
-            record.key().escape_debug()
-        )));
-    }
-    record.check().map_err(|error| damaged(error.to_string()))?;
-    Ok(Some(record))
+    checked(&bytes, key).map(Some).map_err(damaged)
 }
 
-fn encode<M: Snapshot>(record: &M) -> Vec<u8> {
+/// The record of `key` that `bytes` are the snapshot of, or what is wrong with them.
+pub(crate) fn checked<M: Snapshot>(bytes: &[u8], key: &str) -> Result<M, String> {
+    let record: M = decode(bytes)?;
+    if record.key() != key {
+        return Err(format!(
+            "it is of `{}`, not of `{key}`",
+            record.key().escape_debug()
+        ));
+    }
+    record.check().map_err(|error| error.to_string())?;
+    Ok(record)
+}
+
+/// A record as a snapshot's bytes, for a file or for a peer.
+pub(crate) fn encode<M: Snapshot>(record: &M) -> Vec<u8> {
     let payload = record.encode_to_vec();
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(MAGIC);

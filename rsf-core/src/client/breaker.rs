@@ -255,6 +255,10 @@ impl NodeBreaker {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.standing(Instant::now()), Standing::Closed)
+    }
+
     pub(super) fn state_name(&self) -> &'static str {
         match self.standing(Instant::now()) {
             Standing::Closed => "closed",

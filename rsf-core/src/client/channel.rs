@@ -71,6 +71,8 @@ pub struct ChannelView {
     pub not_ready: Option<String>,
     /// Its instances.
     pub instances: Vec<InstanceView>,
+    /// The ids of those that fell out of the list without a word and are called because they still answer.
+    pub kept: Vec<String>,
     /// Method name → closed, open or half-open, for the methods whose breaker policy has switched on.
     pub method_breakers: std::collections::BTreeMap<String, &'static str>,
     /// Method name → what holds for it, and where each value came from.
@@ -204,6 +206,10 @@ impl Channel {
                     pool.members().iter().zip(pool.explain(now))
                 })
                 .map(|(member, candidate)| member.view(candidate))
+                .collect(),
+            kept: snapshot
+                .iter()
+                .flat_map(|snapshot| snapshot.kept.keys().map(ToString::to_string))
                 .collect(),
             method_breakers: breakers.collect(),
             policies: methods

@@ -165,6 +165,12 @@ impl Endpoint {
         self.is_connected() && !self.breaker.is_troubled()
     }
 
+    /// Whether there is reason to believe that the instance lives, whatever the registry says: its connection holds, and
+    /// calls on it do not fail.
+    pub(super) fn still_answers(&self) -> bool {
+        self.is_connected() && self.breaker.is_closed()
+    }
+
     /// Whether the last attempt to connect failed.
     pub(super) fn is_unreachable(&self) -> bool {
         self.link.borrow().failure.is_some()

@@ -14,7 +14,7 @@ use crate::policy::Resolution;
 use crate::policy_book::LayerState;
 use crate::timer::at_or_never;
 
-/// How soon the expiry of an instance rule is noticed.
+/// How soon the expiry of an instance rule is noticed, and the end of an instance that is kept.
 const RULE_EXPIRY: Duration = Duration::from_secs(1);
 
 /// How long the first list of instances waits for the policies that govern it. The control plane's own limits are
@@ -169,7 +169,7 @@ impl Sources {
     }
 }
 
-/// Builds and publishes a snapshot. Returns whether a rule in it expires.
+/// Builds and publishes a snapshot. Returns whether it may change with time alone.
 fn publish(channel: &ChannelState, discovery: &Discovery, resolution: &Resolution) -> bool {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -177,11 +177,32 @@ fn publish(channel: &ChannelState, discovery: &Discovery, resolution: &Resolutio
         .as_millis() as u64;
     let previous = channel.snapshot.load_full();
     let next = ServiceSnapshot::build(channel, discovery, resolution, previous.as_deref(), now);
+    let mut keeps = false;
     if let Some(next) = next {
+        keeps = !next.kept.is_empty();
+        tell_kept(channel, &next, previous.as_deref());
         next.place_endpoints(&channel.shared, previous.as_deref());
         channel.snapshot.store(Some(Arc::new(next)));
         channel.version.send_modify(|version| *version += 1);
     }
     let mut rules = resolution.layers().flat_map(|layer| &layer.document.instances);
-    rules.any(|rule| rule.expires_unix_ms.is_some_and(|end| end > now))
+    keeps || rules.any(|rule| rule.expires_unix_ms.is_some_and(|end| end > now))
+}
+
+/// Counts the instances that are kept, and says who they are when the first one comes.
+fn tell_kept(channel: &ChannelState, next: &ServiceSnapshot, previous: Option<&ServiceSnapshot>) {
+    let metrics = &channel.shared.metrics;
+    let before = previous.map_or(0, |previous| previous.kept.len());
+    if (before, next.kept.len()) == (0, 0) {
+        return;
+    }
+    metrics.kept(&channel.key).set(next.kept.len() as i64);
+    if let (0, Some(instance)) = (before, next.kept.keys().next()) {
+        tracing::warn!(
+            service = channel.key,
+            count = next.kept.len(),
+            %instance,
+            "instances fell out of the list without a word and still answer; they are kept"
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::balance::{Member, Pool, unregistered};
@@ -13,6 +14,7 @@ use super::budget::RetryBudget;
 use super::channel::ChannelState;
 use super::endpoint::{Endpoint, EndpointGroup, Place};
 use super::guards::Guards;
+use super::kept::{Kept, keep};
 use super::route::build::build;
 use super::route::rules::CompiledRules;
 use super::route::tree::Routes;
@@ -47,6 +49,8 @@ pub(crate) struct ServiceSnapshot {
     pub(crate) routes: Option<Routes>,
     /// Instances that are listed but take no calls, with the reason.
     pub(super) left_out: Vec<(Arc<str>, &'static str)>,
+    /// Instances that are not listed any more and take calls all the same.
+    pub(super) kept: Kept,
 }
 
 impl ServiceSnapshot {
@@ -64,6 +68,7 @@ impl ServiceSnapshot {
             Discovery::NotReady { reason } => (&nothing, Some(reason.clone())),
             Discovery::Ready(list) => (&**list, None),
         };
+        let (list, kept) = keep(list, previous, Instant::now());
         let caller = &channel.shared.application;
         let service = method_policy(None, caller, resolution);
         let rules: Vec<_> = resolution
@@ -80,7 +85,7 @@ impl ServiceSnapshot {
                 connections: Arc::new(watch::Sender::new(service.call.connections)),
             },
         };
-        let (members, left_out) = members(channel, list, &rules, previous, &group, unix_ms);
+        let (members, left_out) = members(channel, &list, &rules, previous, &group, unix_ms);
         let endpoints = members.iter().map(|member| &member.endpoint);
         let endpoints = endpoints.map(|endpoint| (endpoint.instance.id.clone(), endpoint.clone()));
         let endpoints = endpoints.collect();
@@ -135,6 +140,7 @@ impl ServiceSnapshot {
             group,
             endpoints,
             left_out,
+            kept,
         })
     }
 

@@ -1,14 +1,19 @@
 //! The members of one service and who left it last.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use rsf_registry::directory::slot;
 use rsf_registry::record::{ListedInstance, Removal, RemovalCause};
 
 use super::slots::Slots;
 
-/// How many removals a list carries.
+/// How many removals a list carries however old they are.
 const REMOVALS_KEPT: usize = 64;
+/// How long a list carries all of them. A consumer that was away for less can tell why each instance is gone, and lets
+/// go of its last good list even where all left at once.
+const REMOVALS_KEPT_MS: u64 = 60_000;
+/// How many it carries at most; as many as it can have instances.
+const MOST_REMOVALS: usize = rsf_registry::limits::MAX_INSTANCES;
 
 /// One list in the making. No incarnation stands in it both as listed and as removed.
 #[derive(Debug, Default)]
@@ -82,22 +87,24 @@ impl Members {
 
     /// Adds what an earlier pump published about who left.
     pub(super) fn remember(&mut self, removed: &[Removal]) {
+        let known = self
+            .removed
+            .iter()
+            .map(|gone| (gone.instance.clone(), gone.incarnation));
+        let mut known: HashSet<(String, u64)> = known.collect();
         for removal in removed {
-            let same = |gone: &Removal| {
-                (&gone.instance, gone.incarnation) == (&removal.instance, removal.incarnation)
-            };
             let listed = self
                 .instances
                 .get(&(slot(&removal.instance), removal.instance.clone()));
             let back = listed.is_some_and(|entry| entry.incarnation == removal.incarnation);
-            if !back && !self.removed.iter().any(same) {
+            if !back && known.insert((removal.instance.clone(), removal.incarnation)) {
                 self.removed.push_back(removal.clone());
             }
         }
         self.removed
             .make_contiguous()
             .sort_by_key(|removal| removal.at_unix_ms);
-        self.trim();
+        self.trim(0);
     }
 
     fn note(&mut self, old: &ListedInstance, cause: RemovalCause, at_unix_ms: u64) -> Removal {
@@ -108,13 +115,62 @@ impl Members {
             at_unix_ms,
         };
         self.removed.push_back(removal.clone());
-        self.trim();
+        self.trim(at_unix_ms);
         removal
     }
 
-    fn trim(&mut self) {
-        while self.removed.len() > REMOVALS_KEPT {
+    /// Forgets the oldest removals; at `unix_ms` 0 none by its age.
+    fn trim(&mut self, unix_ms: u64) {
+        let recent = |removal: &Removal| removal.at_unix_ms.saturating_add(REMOVALS_KEPT_MS) > unix_ms;
+        while self.removed.len() > MOST_REMOVALS
+            || (self.removed.len() > REMOVALS_KEPT && !self.removed.front().is_some_and(recent))
+        {
             self.removed.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: usize, incarnation: u64) -> ListedInstance {
+        ListedInstance {
+            instance: format!("a/{number}"),
+            incarnation,
+            ..ListedInstance::default()
+        }
+    }
+
+    #[test]
+    fn all_that_leave_at_once_are_told_and_forgotten_later() {
+        let (mut members, mut changed) = (Members::default(), BTreeMap::new());
+        for number in 0..1_000 {
+            members.put(entry(number, 1), 1, &mut changed, "s.S");
+        }
+        for number in 0..999 {
+            members.remove(&format!("a/{number}"), RemovalCause::Deregistered, 1_000);
+        }
+        assert_eq!(members.list().1.len(), 999);
+        let mut restored = Members::default();
+        restored.remember(&members.list().1);
+        assert_eq!(restored.list().1.len(), 999, "a new leader tells them too");
+        members.remove("a/999", RemovalCause::Expired, 1_000 + REMOVALS_KEPT_MS);
+        let removed = members.list().1;
+        assert_eq!(removed.len(), REMOVALS_KEPT);
+        assert_eq!(removed[REMOVALS_KEPT - 1].instance, "a/999", "the newest stay");
+    }
+
+    #[test]
+    fn what_a_list_carries_is_bounded() {
+        let removal = |number| Removal {
+            instance: format!("a/{number}"),
+            at_unix_ms: 1_000,
+            ..Removal::default()
+        };
+        let published: Vec<_> = (0..MOST_REMOVALS + 100).map(removal).collect();
+        let mut members = Members::default();
+        members.remember(&published);
+        assert_eq!(members.list().1.len(), MOST_REMOVALS);
     }
 }

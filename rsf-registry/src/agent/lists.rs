@@ -228,7 +228,24 @@ fn converted(list: &ServiceList, origin: ListOrigin) -> InstanceList {
         version: order(list),
         origin,
         instances: here.map(instance).collect(),
+        gone: gone(list),
     }
+}
+
+/// Who is gone for certain. Whose lease ran out, or who is missing without a word, may still answer.
+fn gone(list: &ServiceList) -> HashMap<Arc<str>, u64> {
+    let certain = |removal: &&Removal| {
+        matches!(
+            removal.cause(),
+            RemovalCause::Deregistered | RemovalCause::Evicted
+        )
+    };
+    let mut gone = HashMap::new();
+    for removal in list.removed.iter().filter(certain) {
+        let last = gone.entry(removal.instance.as_str().into()).or_default();
+        *last = removal.incarnation.max(*last);
+    }
+    gone
 }
 
 #[cfg(test)]

@@ -60,9 +60,9 @@ fn parse(text: &str) -> Result<Overrides, String> {
             instances.push(Instance::at("static", address));
         }
         let list = InstanceList {
-            version: (0, 0),
             origin: ListOrigin::Static,
             instances,
+            ..InstanceList::default()
         };
         lists.insert(service, Arc::new(list));
     }

@@ -41,6 +41,7 @@ pub(super) async fn follow(shared: &Shared, scope: &str, sender: &watch::Sender<
                     Ok(false) => {}
                     Err(reason) => {
                         tracing::warn!(scope, reason, "a policy is refused; the last good one stays");
+                        shared.acknowledger.acknowledge(scope, record.revision, Some(reason));
                         none_yet(sender);
                     }
                 },

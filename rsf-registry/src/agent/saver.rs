@@ -59,6 +59,10 @@ impl Saver {
 
 async fn run(waiting: Arc<Waiting>, folder: SnapshotFolder) {
     let mut failing = false;
+    let tidied = folder.clone();
+    if world::blocking(move || tidied.tidy()).await.is_err() {
+        return;
+    }
     loop {
         waiting.more.notified().await;
         let records = std::mem::take(&mut *waiting.records.lock());

@@ -151,3 +151,36 @@ fn a_giant_file_is_refused_unread() {
     file.set_len(1 << 40).expect("sparse");
     folder.load::<ServiceList>("a.A").expect_err("too large");
 }
+
+#[test]
+fn no_temporary_file_stays() {
+    let state = tempfile::tempdir().expect("folder");
+    let folder = SnapshotFolder::new(state.path(), "default");
+    folder.save(&list("a.A", 1, 1)).expect("save");
+    let path = folder.path(Kind::List, "a.A");
+    let others = |name: &str, age: u64| {
+        let other = path.with_file_name(name);
+        let file = File::create(&other).expect("create");
+        let past = std::time::SystemTime::now() - Duration::from_secs(age);
+        file.set_modified(past).expect("an older time");
+        other
+    };
+    let (dead, writing) = (others("a.A.rsf.17.tmp", 3_600), others("b.B.rsf.18.tmp", 1));
+    folder.tidy();
+    assert!(!dead.exists(), "a killed process's");
+    assert!(writing.exists(), "another process may be writing it");
+    assert!(folder.load::<ServiceList>("a.A").expect("loads").is_some());
+    fs::remove_file(writing).expect("remove");
+    // A save that cannot be finished leaves nothing either.
+    fs::remove_file(&path).expect("remove");
+    fs::create_dir(&path).expect("a folder stands in the way");
+    fs::write(path.join("x"), "x").expect("and is not empty");
+    folder
+        .save(&list("a.A", 2, 1))
+        .expect_err("no file can be put there");
+    let left = fs::read_dir(path.parent().expect("parent")).expect("read");
+    let temporary = left
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"));
+    assert_eq!(temporary.count(), 0);
+}

@@ -8,7 +8,8 @@ use rsf_core::control::{ControlPlane, PolicyState, PolicyText, Scope};
 use rsf_registry::record::PolicyRecord;
 use rsf_registry::snapshot::SnapshotFolder;
 use rsf_registry::{
-    AgentOptions, Backend, Observed, PolicyStore, PolicyWriter, RegistryAgent, StoreError, Watch,
+    AgentOptions, Backend, Observed, PolicyStore, PolicyWriter, RegistrationRequest, RegistryAgent,
+    StoreError, Watch,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -123,6 +124,32 @@ async fn a_slow_store_is_pending_until_it_speaks() {
     let begun = Instant::now();
     said(&mut policy, PolicyState::Absent).await;
     assert!(begun.elapsed() < DISK_AFTER / 4, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_the_agent_refuses_is_acknowledged_as_refused() {
+    let server = Server::started().await;
+    let states = Arc::new(watch::Sender::new(Observed::Present(Arc::new(record(5, "{}")))));
+    let mut backend = Backend::from(server.client("default"));
+    backend.policies = Arc::new(Scripted(states.clone()));
+    let agent = RegistryAgent::new(backend, AgentOptions::new("default", "scripted")).expect("agent");
+    let request = RegistrationRequest {
+        application: "order".into(),
+        instance: Some("1".into()),
+        ..Default::default()
+    };
+    let _registration = agent.register(request).expect("register");
+    let mut policy = agent.policy(&Scope::Fleet);
+    revision(&mut policy, 5).await;
+    states.send_replace(Observed::Present(Arc::new(record(4, "{}"))));
+    let namespace = server.namespace();
+    let refused = eventually("the refusal arrives", async || {
+        let found = namespace.acknowledged("fleet").await.expect("acknowledged");
+        found.into_iter().find(|found| found.revision == 4)
+    })
+    .await;
+    assert!(refused.refusal.contains("older than 5"), "{}", refused.refusal);
+    revision(&mut policy, 5).await;
 }
 
 /// A store that says what the test wants.
