@@ -12,8 +12,9 @@ const REMOVALS_KEPT: usize = 64;
 /// How long a list carries all of them. A consumer that was away for less can tell why each instance is gone, and lets
 /// go of its last good list even where all left at once.
 const REMOVALS_KEPT_MS: u64 = 60_000;
-/// How many it carries at most; as many as it can have instances.
-const MOST_REMOVALS: usize = rsf_registry::limits::MAX_INSTANCES;
+/// How many bytes they are at most, about ten thousand removals: they fit the list's head even where they do not
+/// compress.
+const MOST_BYTES: usize = 448 << 10;
 
 /// One list in the making. No incarnation stands in it both as listed and as removed.
 #[derive(Debug, Default)]
@@ -21,6 +22,14 @@ pub(super) struct Members {
     /// By slot, so that a shard is a run of them.
     instances: BTreeMap<(u8, String), ListedInstance>,
     removed: VecDeque<Removal>,
+    /// The bytes of all removals.
+    bytes: usize,
+}
+
+/// The most bytes that a removal takes in a list.
+fn bytes(removal: &Removal) -> usize {
+    // Its name, three numbers, and what tells them apart.
+    removal.instance.len() + 32
 }
 
 impl Members {
@@ -65,8 +74,14 @@ impl Members {
         if self.instances.get(&key) == Some(&entry) {
             return None;
         }
-        self.removed
-            .retain(|gone| gone.instance != entry.instance || gone.incarnation != entry.incarnation);
+        let left = &mut self.bytes;
+        self.removed.retain(|gone| {
+            let other = gone.instance != entry.instance || gone.incarnation != entry.incarnation;
+            if !other {
+                *left -= bytes(gone);
+            }
+            other
+        });
         changed.entry(service.to_owned()).or_default().insert(key.0);
         let incarnation = entry.incarnation;
         let old = self.instances.insert(key, entry)?;
@@ -98,6 +113,7 @@ impl Members {
                 .get(&(slot(&removal.instance), removal.instance.clone()));
             let back = listed.is_some_and(|entry| entry.incarnation == removal.incarnation);
             if !back && known.insert((removal.instance.clone(), removal.incarnation)) {
+                self.bytes += bytes(removal);
                 self.removed.push_back(removal.clone());
             }
         }
@@ -114,6 +130,7 @@ impl Members {
             cause: cause.into(),
             at_unix_ms,
         };
+        self.bytes += bytes(&removal);
         self.removed.push_back(removal.clone());
         self.trim(at_unix_ms);
         removal
@@ -122,10 +139,13 @@ impl Members {
     /// Forgets the oldest removals; at `unix_ms` 0 none by its age.
     fn trim(&mut self, unix_ms: u64) {
         let recent = |removal: &Removal| removal.at_unix_ms.saturating_add(REMOVALS_KEPT_MS) > unix_ms;
-        while self.removed.len() > MOST_REMOVALS
+        while self.bytes > MOST_BYTES
             || (self.removed.len() > REMOVALS_KEPT && !self.removed.front().is_some_and(recent))
         {
-            self.removed.pop_front();
+            let Some(oldest) = self.removed.pop_front() else {
+                return;
+            };
+            self.bytes -= bytes(&oldest);
         }
     }
 }
@@ -168,9 +188,12 @@ mod tests {
             at_unix_ms: 1_000,
             ..Removal::default()
         };
-        let published: Vec<_> = (0..MOST_REMOVALS + 100).map(removal).collect();
+        let published: Vec<_> = (0..20_000).map(removal).collect();
         let mut members = Members::default();
         members.remember(&published);
-        assert_eq!(members.list().1.len(), MOST_REMOVALS);
+        let kept = members.list().1;
+        assert!(kept.len() > 10_000, "{}", kept.len());
+        assert!(kept.iter().map(bytes).sum::<usize>() <= MOST_BYTES);
+        assert_eq!(kept.last().map(|gone| &*gone.instance), Some("a/19999"));
     }
 }
