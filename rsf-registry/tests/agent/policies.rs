@@ -129,7 +129,7 @@ async fn a_slow_store_is_pending_until_it_speaks() {
 #[tokio::test]
 async fn what_the_agent_refuses_is_acknowledged_as_refused() {
     let server = Server::started().await;
-    let states = Arc::new(watch::Sender::new(Observed::Present(Arc::new(record(5, "{}")))));
+    let states = Arc::new(watch::Sender::new(Observed::Unknown));
     let mut backend = Backend::from(server.client("default"));
     backend.policies = Arc::new(Scripted(states.clone()));
     let agent = RegistryAgent::new(backend, AgentOptions::new("default", "scripted")).expect("agent");
@@ -140,6 +140,8 @@ async fn what_the_agent_refuses_is_acknowledged_as_refused() {
     };
     let _registration = agent.register(request).expect("register");
     let mut policy = agent.policy(&Scope::Fleet);
+    said(&mut policy, PolicyState::Absent).await;
+    states.send_replace(Observed::Present(Arc::new(record(5, "{}"))));
     revision(&mut policy, 5).await;
     states.send_replace(Observed::Present(Arc::new(record(4, "{}"))));
     let namespace = server.namespace();
