@@ -8,8 +8,8 @@ use rsf_core::control::{ControlPlane, PolicyState, PolicyText, Scope};
 use rsf_registry::record::PolicyRecord;
 use rsf_registry::snapshot::SnapshotFolder;
 use rsf_registry::{
-    AgentOptions, Backend, Observed, PolicyStore, PolicyWriter, RegistrationRequest, RegistryAgent,
-    StoreError, Watch,
+    Acknowledgements, AgentOptions, Backend, Observed, PolicyStore, PolicyWriter, RegistrationRequest,
+    RegistryAgent, StoreError, Watch,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
