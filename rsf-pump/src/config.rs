@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::ProbeConfig;
 use crate::shrink::ShrinkConfig;
 
 /// The settings as they stand in a file, unchecked. Unknown fields are refused.
@@ -44,6 +45,18 @@ pub struct PumpSettings {
     pub shrink_floor_percent: u8,
     /// How long a hold lasts without evidence, milliseconds, at least the window. Default 300 000.
     pub shrink_hold_ms: u64,
+    /// Whether instances that are missing and held are probed: a TCP connection to their service port tells who is gone
+    /// and who lives. Default `true`.
+    pub probe: bool,
+    /// How long one probe may take, milliseconds, 10 to 60 000. Default 1 000.
+    pub probe_timeout_ms: u64,
+    /// How many probes begin a second at most, 1 to 10 000. Default 100.
+    pub probe_rate: u32,
+    /// How many probes run at once, 1 to 10 000. Default 32.
+    pub probe_concurrency: u32,
+    /// How long a finding stands before it is asked for again, milliseconds, 1 000 to 600 000; it counts for three times
+    /// as long. Default 10 000.
+    pub probe_interval_ms: u64,
 }
 
 impl Default for PumpSettings {
@@ -64,6 +77,11 @@ impl Default for PumpSettings {
             shrink_window_ms: 10_000,
             shrink_floor_percent: 50,
             shrink_hold_ms: 300_000,
+            probe: true,
+            probe_timeout_ms: 1_000,
+            probe_rate: 100,
+            probe_concurrency: 32,
+            probe_interval_ms: 10_000,
         }
     }
 }
@@ -82,6 +100,7 @@ pub struct PumpConfig {
     pub(crate) first_delay: Duration,
     pub(crate) list_retention: Option<Duration>,
     pub(crate) shrink: ShrinkConfig,
+    pub(crate) probe: Option<ProbeConfig>,
 }
 
 impl PumpConfig {
@@ -131,6 +150,12 @@ impl PumpSettings {
                 floor_percent: self.shrink_floor_percent,
                 max_hold: ms(self.shrink_hold_ms),
             },
+            probe: self.probe.then(|| ProbeConfig {
+                timeout: ms(self.probe_timeout_ms),
+                gap: Duration::from_secs(1) / self.probe_rate.max(1),
+                concurrency: usize::try_from(self.probe_concurrency).unwrap_or(1),
+                interval: ms(self.probe_interval_ms),
+            }),
         })
     }
 
@@ -177,6 +202,10 @@ impl PumpSettings {
             self.shrink_window_ms.min(600_000),
             86_400_000,
         );
+        check("probe_timeout_ms", self.probe_timeout_ms, 10, 60_000);
+        check("probe_rate", self.probe_rate.into(), 1, 10_000);
+        check("probe_concurrency", self.probe_concurrency.into(), 1, 10_000);
+        check("probe_interval_ms", self.probe_interval_ms, 1_000, 600_000);
         let printable = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
         if self.pump.is_empty() || self.pump.len() > 200 || !self.pump.chars().all(printable) {
             problems.push(format!(
@@ -213,6 +242,7 @@ mod tests {
             lease_ttl_ms: 0,
             first_delay_ms: 2_000,
             shrink_share_percent: 0,
+            probe_rate: 0,
             state_file: Some("/".into()),
             ..PumpSettings::default()
         };
@@ -222,6 +252,7 @@ mod tests {
             "lease_ttl_ms",
             "first_delay_ms",
             "shrink_share_percent",
+            "probe_rate",
             "state_file",
         ];
         for field in fields {

@@ -15,6 +15,7 @@ use rsf_registry::record::{Lease, ListedInstance, Removal, ServiceList};
 
 use crate::listed::{entries, leases};
 use known::{Copy, Known, Restored};
+pub use leave::FindingAges;
 use members::Members;
 pub use slots::Slots;
 

@@ -34,7 +34,7 @@ pub(crate) struct Takeover {
     pub(crate) lists: Vec<ServiceList>,
     /// The shards of each list that stands in some.
     pub(crate) shards: HashMap<String, Vec<ShardReference>>,
-    /// This pump published lists before and the directory has none.
+    /// Lists were published before, as far as this pump knows, and the directory has none.
     pub(crate) wiped: bool,
 }
 
@@ -167,6 +167,9 @@ impl Leader {
                 return Err(format!(
                     "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
                 ));
+            }
+            if !lists.is_empty() {
+                state.record_published().await;
             }
             let wiped = lists.is_empty() && state.get().await.published;
             Ok(Takeover {

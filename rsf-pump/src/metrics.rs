@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) source_errors: IntCounter,
     pub(crate) discontinuities: IntCounterVec,
     pub(crate) removed: IntCounterVec,
+    pub(crate) probes: IntCounterVec,
     pub(crate) lists_written: IntCounter,
     pub(crate) write_errors: IntCounter,
     pub(crate) lists_removed: IntCounter,
@@ -84,6 +85,12 @@ impl Metrics {
                 "reason",
             )?,
             removed: counters(r, "removed_total", "Instances that left a list.", "cause")?,
+            probes: counters(
+                r,
+                "probes_total",
+                "Held instances that were asked themselves.",
+                "finding",
+            )?,
             lists_written: counter(r, "lists_written_total", "Lists written.")?,
             write_errors: counter(r, "write_errors_total", "Lists whose write failed.")?,
             lists_removed: counter(

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::PumpConfig;
+use crate::evidence::{Probe, Prober};
 use crate::intake::Intakes;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
@@ -31,6 +32,7 @@ const REPORT: Duration = Duration::from_millis(500);
 pub struct Pump {
     sources: Vec<Arc<dyn LeaseSource>>,
     writer: Arc<dyn DirectoryWriter>,
+    probe: Option<Arc<dyn Probe>>,
     config: PumpConfig,
     sealer: ListSealer,
     opener: ListOpener,
@@ -65,6 +67,7 @@ impl Pump {
         Ok(Pump {
             sources,
             writer,
+            probe: None,
             config,
             sealer: ListSealer::unsigned(),
             opener: ListOpener::unverified(),
@@ -82,6 +85,13 @@ impl Pump {
         self
     }
 
+    /// Asks held instances by `probe` whether they live, unless the configuration forbids it. Without one a hold ends
+    /// by time, by an operator, or when the instances are back.
+    pub fn with_probe(mut self, probe: Arc<dyn Probe>) -> Pump {
+        self.probe = Some(probe);
+        self
+    }
+
     /// A handle to the status and to what a running pump can be told.
     pub fn handle(&self) -> PumpHandle {
         self.handle.clone()
@@ -93,6 +103,7 @@ impl Pump {
         let Pump {
             sources,
             writer,
+            probe,
             config,
             sealer,
             opener,
@@ -105,7 +116,10 @@ impl Pump {
         drop(handle);
         let names = sources.iter().map(|source| source.name().to_owned()).collect();
         let mut intake = Intakes::new(sources, &config);
+        let probing = config.probe.clone().unwrap_or_default();
+        let mut prober = Prober::new(probe.filter(|_| config.probe.is_some()), probing);
         let mut leader = Leader::new(writer.clone(), opener, config.pump.clone(), state.clone());
+        let view = state.clone();
         let publisher = Publisher::new(writer, sealer, state, &config);
         let mut running = Running::new(&config, names, metrics, publisher, status);
         let mut report = interval(REPORT);
@@ -144,8 +158,15 @@ impl Pump {
                         let now = running.now().elapsed;
                         running.publisher.retire(now, &running.fold);
                     }
+                    if running.knows_a_view() {
+                        view.record_published().await;
+                    }
                 }
+                evidence = prober.next() => running.on_evidence(&evidence),
                 (source, event) = intake.next() => running.on_intake(source, event, &mut intake),
+            }
+            if let Some(suspects) = running.to_probe.take() {
+                prober.want(suspects);
             }
             running.note_changes();
         }

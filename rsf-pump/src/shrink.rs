@@ -34,6 +34,9 @@ pub struct Hold {
     pub service: String,
     /// How many instances are listed only because of the hold.
     pub held: usize,
+    /// How many of them answer when they are probed.
+    #[serde(default)]
+    pub answering: usize,
     /// How many were listed before it.
     pub before: usize,
     /// How long it has lasted, milliseconds.
@@ -70,6 +73,7 @@ struct Held {
     since: Duration,
     before: usize,
     held: usize,
+    answering: usize,
 }
 
 impl ShrinkRule {
@@ -128,18 +132,28 @@ impl ShrinkRule {
         self.sources.distrust(source, now, self.config.lease_ttl)
     }
 
-    /// How many of the `leaving` instances, of `listed` in all, may be taken from the list now.
+    /// How many instances, of `listed` in all, may be taken from the list now: of `leaving` nothing is known, `answering`
+    /// are missing and live. Those of whom nothing is known go first, and who answers goes only when an operator ends
+    /// the hold.
     ///
     /// What is admitted counts as lost. What is not begins or continues a hold.
-    pub fn admit(&mut self, now: Duration, service: &str, listed: usize, leaving: usize) -> usize {
-        if !self.config.enforced || leaving == 0 {
-            return leaving;
+    pub fn admit(
+        &mut self,
+        now: Duration,
+        service: &str,
+        listed: usize,
+        leaving: usize,
+        answering: usize,
+    ) -> usize {
+        let missing = leaving + answering;
+        if !self.config.enforced || missing == 0 {
+            return missing;
         }
         let guard = self.services.entry(service.to_owned()).or_default();
         guard.forget(now, self.config.window);
         if std::mem::take(&mut guard.released) {
             guard.hold = None;
-            return leaving;
+            return missing;
         }
         let before = guard.losses.front().map_or(listed, |loss| loss.listed_before);
         let lost: usize = guard.losses.iter().map(|loss| loss.count).sum();
@@ -147,17 +161,18 @@ impl ShrinkRule {
             .max(1)
             .saturating_sub(lost);
         let mut admitted = leaving.min(allowed);
-        if admitted < leaving && guard.hold.is_none() {
+        if admitted < missing && guard.hold.is_none() {
             guard.hold = Some(Held {
                 since: now,
                 before,
                 held: 0,
+                answering: 0,
             });
             self.holds_begun += 1;
             tracing::warn!(
                 service,
                 listed = before,
-                leaving,
+                missing,
                 "list would shrink too fast: instances are held"
             );
         }
@@ -166,7 +181,8 @@ impl ShrinkRule {
                 let floor = percent_ceil(hold.before, self.config.floor_percent);
                 admitted = admitted.min(listed.saturating_sub(floor));
             }
-            hold.held = leaving - admitted;
+            hold.held = missing - admitted;
+            hold.answering = answering;
         }
         if admitted > 0 {
             guard.losses.push_back(Loss {
@@ -223,6 +239,7 @@ impl ShrinkRule {
             Some(Hold {
                 service: service.clone(),
                 held: held.held,
+                answering: held.answering,
                 before: held.before,
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
                 releasing: age >= self.config.max_hold,
@@ -276,19 +293,19 @@ mod tests {
     #[test]
     fn a_fifth_goes_at_once_and_the_rest_is_held_at_half() {
         let mut rule = rule();
-        assert_eq!(rule.admit(secs(0), "s", 20, 12), 4);
-        assert_eq!(rule.admit(secs(5), "s", 16, 8), 0);
-        assert_eq!(rule.admit(secs(10), "s", 16, 8), 3);
-        assert_eq!(rule.admit(secs(20), "s", 13, 5), 2);
-        assert_eq!(rule.admit(secs(30), "s", 11, 3), 1, "half of 20 stays");
-        assert_eq!(rule.admit(secs(299), "s", 10, 2), 0);
+        assert_eq!(rule.admit(secs(0), "s", 20, 12, 0), 4);
+        assert_eq!(rule.admit(secs(5), "s", 16, 8, 0), 0);
+        assert_eq!(rule.admit(secs(10), "s", 16, 8, 0), 3);
+        assert_eq!(rule.admit(secs(20), "s", 13, 5, 0), 2);
+        assert_eq!(rule.admit(secs(30), "s", 11, 3, 0), 1, "half of 20 stays");
+        assert_eq!(rule.admit(secs(299), "s", 10, 2, 0), 0);
         let holds = rule.holds(secs(299));
         assert_eq!(
             (holds[0].held, holds[0].before, holds[0].releasing),
             (2, 20, false)
         );
         assert_eq!(
-            rule.admit(secs(300), "s", 10, 2),
+            rule.admit(secs(300), "s", 10, 2, 0),
             2,
             "its time is over: 20 % of 10 a window"
         );
@@ -298,7 +315,7 @@ mod tests {
     fn one_instance_may_always_go() {
         let mut rule = rule();
         for (second, listed) in [(0, 3), (10, 2), (20, 1)] {
-            assert_eq!(rule.admit(secs(second), "s", listed, 1), 1);
+            assert_eq!(rule.admit(secs(second), "s", listed, 1, 0), 1);
         }
         assert!(rule.holds(secs(20)).is_empty());
     }
@@ -306,17 +323,30 @@ mod tests {
     #[test]
     fn an_operator_ends_a_hold_at_once() {
         let mut rule = rule();
-        rule.admit(secs(0), "s", 20, 20);
+        rule.admit(secs(0), "s", 20, 20, 0);
         assert_eq!(rule.end_hold(Some("other")), 0);
         assert_eq!(rule.end_hold(None), 1);
-        assert_eq!(rule.admit(secs(1), "s", 16, 16), 16);
+        assert_eq!(rule.admit(secs(1), "s", 16, 16, 0), 16);
         assert!(rule.holds(secs(1)).is_empty());
+    }
+
+    #[test]
+    fn who_answers_is_kept_until_an_operator_says_otherwise() {
+        let mut rule = rule();
+        assert_eq!(rule.admit(secs(0), "s", 20, 12, 0), 4);
+        assert_eq!(rule.admit(secs(10), "s", 16, 5, 3), 3);
+        assert_eq!(rule.admit(secs(400), "s", 13, 0, 5), 0, "its time is over, and it answers");
+        rule.settle(secs(400), |_| true);
+        let holds = rule.holds(secs(400));
+        assert_eq!((holds[0].held, holds[0].answering), (5, 5));
+        assert_eq!(rule.end_hold(None), 1);
+        assert_eq!(rule.admit(secs(401), "s", 13, 0, 5), 5);
     }
 
     #[test]
     fn a_hold_ends_when_nothing_is_missing() {
         let mut rule = rule();
-        rule.admit(secs(0), "s", 20, 20);
+        rule.admit(secs(0), "s", 20, 20, 0);
         rule.settle(secs(1), |_| true);
         assert_eq!(rule.holds(secs(1)).len(), 1);
         rule.settle(secs(2), |_| false);

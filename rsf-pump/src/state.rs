@@ -13,7 +13,8 @@ use tokio::sync::Mutex;
 pub(crate) struct State {
     /// The greatest epoch that this pump led in or read from a list.
     pub(crate) epoch: u64,
-    /// Whether this pump ever published a list: an empty directory was wiped then.
+    /// Whether this pump ever published a list, read a published one, or stood by while another led: an empty directory
+    /// was wiped then.
     pub(crate) published: bool,
 }
 
@@ -70,7 +71,7 @@ impl StateFile {
         }
     }
 
-    /// Remembers that lists have been published.
+    /// Remembers that lists have been published, by whichever pump.
     pub(crate) async fn record_published(&self) {
         let mut state = self.state.lock().await;
         if !state.published {

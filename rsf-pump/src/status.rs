@@ -79,6 +79,9 @@ pub struct Counters {
     pub write_errors: u64,
     /// Instances that left a list, by cause.
     pub removed: BTreeMap<String, u64>,
+    /// Held instances that were asked themselves, by finding.
+    #[serde(default)]
+    pub probes: BTreeMap<String, u64>,
 }
 
 /// The state of a pump at one moment; at most half a second old.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rsf_pump::fold::{Fold, Moment};
+use rsf_pump::fold::{FindingAges, Fold, Moment};
 use rsf_pump::shrink::{Discontinuity, ShrinkConfig, ShrinkRule};
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{
@@ -13,6 +13,10 @@ use rsf_registry::record::{
 };
 
 const TTL: Duration = Duration::from_secs(15);
+const AGES: FindingAges = FindingAges {
+    again: Duration::from_secs(10),
+    life: Duration::from_secs(30),
+};
 const SERVICES: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Debug, Clone)]
@@ -206,7 +210,7 @@ impl Run {
     fn sweep(&mut self, asked: Duration, leases: Vec<LiveLease>) {
         self.fold.sweep(self.at(), 0, asked, leases);
         self.check();
-        self.fold.reap(self.at(), &mut self.rule);
+        self.fold.reap(self.at(), &mut self.rule, AGES);
     }
 
     fn restart(&mut self) {
@@ -485,7 +489,7 @@ fn nobody_expires_before_its_own_deadline() {
     fold.observe(moment(0), 0, Duration::ZERO, observed(1, LeaseState::Up, 15));
     for (second, listed) in [(5, 1), (14, 1), (15, 0)] {
         fold.sweep(moment(second), 0, Duration::from_secs(second), Vec::new());
-        fold.reap(moment(second), &mut rule);
+        fold.reap(moment(second), &mut rule, AGES);
         assert_eq!(fold.list("a").0.len(), listed, "after {second} s");
     }
     assert!(fold.is_empty());

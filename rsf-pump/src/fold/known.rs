@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rsf_registry::record::Lease;
 
+use crate::evidence::Finding;
 use crate::listed::is_tombstone;
 use crate::shrink::ShrinkRule;
 
@@ -21,6 +22,8 @@ pub(super) struct Known {
     pub(super) suspect: bool,
     /// It left all lists, and is remembered until then because a source may still have an older lease of it.
     pub(super) left: Option<Duration>,
+    /// What a probe found since it went missing, and when.
+    pub(super) found: Option<(Finding, Duration)>,
     pub(super) listed: BTreeSet<String>,
 }
 
@@ -51,8 +54,10 @@ pub(super) struct Restored {
 /// Whether an instance may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// A source has its lease, or had it last and does not answer.
+    /// A source has its lease.
     Here,
+    /// The source that had its lease last does not answer: it stays, unless evidence says that it is gone.
+    Unheard { deadline: Duration },
     /// Whoever had its lease last has it no more; `trusted` says whether that is to be believed.
     Gone { deadline: Duration, trusted: bool },
 }
@@ -82,7 +87,9 @@ impl Known {
             return Standing::Here;
         }
         match self.current().max_by_key(|copy| (copy.confirmed, !copy.missing)) {
-            Some(last) if !last.missing => Standing::Here,
+            Some(last) if !last.missing => Standing::Unheard {
+                deadline: last.deadline,
+            },
             Some(last) => Standing::Gone {
                 deadline: last.deadline,
                 trusted: rule.trusts(last.source, now, last.ttl),
@@ -97,6 +104,15 @@ impl Known {
                     trusted: rule.trusts_all(now, restored.ttl),
                 }
             }
+        }
+    }
+
+    /// Whether nothing but rule R's rate keeps it: no source that answers has it, and its time is over.
+    pub(super) fn may_leave(&self, now: Duration, rule: &ShrinkRule) -> bool {
+        match self.standing(now, rule) {
+            Standing::Here => false,
+            Standing::Unheard { deadline } => deadline <= now,
+            Standing::Gone { deadline, trusted } => trusted && deadline <= now,
         }
     }
 
@@ -125,6 +141,12 @@ impl Known {
         self.copies
             .retain(|copy| !copy.missing || (copy.order.0 == incarnation && copy.deadline > now));
         self.suspect = self.copies.iter().any(|copy| copy.missing);
+    }
+
+    /// What is known of it now, if that is not older than `life`.
+    pub(super) fn finding(&self, now: Duration, life: Duration) -> Option<Finding> {
+        let (finding, at) = self.found?;
+        (now < at + life).then_some(finding)
     }
 
     /// Whether a source may still have a lease of this instance.

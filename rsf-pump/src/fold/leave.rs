@@ -8,27 +8,53 @@ use rsf_registry::record::RemovalCause;
 use super::known::Standing;
 use super::members::Members;
 use super::{Fold, Moment};
+use crate::evidence::{Evidence, Finding, Suspect};
 use crate::listed::is_draining;
 use crate::shrink::ShrinkRule;
+
+/// How many suspects are handed out to be probed at once.
+const TO_PROBE: usize = 1_000;
+
+/// How long findings count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FindingAges {
+    /// After this a finding is asked for again.
+    pub again: Duration,
+    /// After this it counts no more.
+    pub life: Duration,
+}
 
 /// What the suspects turn out to be.
 #[derive(Default)]
 struct Verdicts {
     /// Another source has them.
     here: Vec<String>,
-    /// They leave without a question: listed nowhere, or announced.
+    /// They leave without a question: listed nowhere, announced, or proven to be gone.
     exempt: Vec<String>,
-    /// By service: the deadlines and ids of those that rule R judges.
-    leaving: BTreeMap<String, Vec<(Duration, String)>>,
+    /// By service: those that rule R judges.
+    leaving: BTreeMap<String, Leaving>,
     /// Held services that miss instances which cannot be judged yet.
     open: BTreeSet<String>,
+    /// Who is kept listed only because the source that had it does not answer.
+    unheard: Vec<String>,
+}
+
+/// Who is missing in one service.
+#[derive(Default)]
+struct Leaving {
+    /// The deadlines and ids of those of whom nothing is known.
+    unknown: Vec<(Duration, String)>,
+    /// Those that answer.
+    answering: Vec<String>,
 }
 
 impl Fold {
     /// Lets go what no source has any more, past its deadline and as far as `rule` admits. Call it after a sweep that
     /// went well: one lost node looks the same as an emptied source, and only a sweep tells the two apart.
-    pub fn reap(&mut self, at: Moment, rule: &mut ShrinkRule) {
-        let mut verdicts = self.judge(at.elapsed, rule);
+    ///
+    /// Answers who is still listed without a lease and wants to be probed.
+    pub fn reap(&mut self, at: Moment, rule: &mut ShrinkRule, ages: FindingAges) -> Vec<Suspect> {
+        let mut verdicts = self.judge(at.elapsed, rule, ages);
         for instance in verdicts.here {
             self.welcome(at, &instance);
         }
@@ -37,33 +63,82 @@ impl Fold {
             self.unlist_everywhere(at, &instance, RemovalCause::Expired);
             gone.insert(instance);
         }
-        for (service, candidates) in &mut verdicts.leaving {
-            candidates.sort();
+        for (service, Leaving { unknown, answering }) in &mut verdicts.leaving {
+            unknown.sort();
             let listed = self.services.get(service).map_or(0, Members::len);
-            let admitted = rule.admit(at.elapsed, service, listed, candidates.len());
-            for (_, instance) in candidates.drain(..admitted) {
+            let admitted = rule.admit(at.elapsed, service, listed, unknown.len(), answering.len());
+            let kept = unknown.split_off(admitted.min(unknown.len()));
+            let released = answering.drain(..admitted - unknown.len());
+            for instance in unknown.drain(..).map(|(_, instance)| instance).chain(released) {
                 self.unlist(at, service, &instance, RemovalCause::Expired);
                 gone.insert(instance);
             }
+            *unknown = kept;
         }
+        verdicts.leaving.retain(|_, rest| !(rest.unknown.is_empty() && rest.answering.is_empty()));
         rule.settle(at.elapsed, |service| {
-            let rest = verdicts.leaving.get(service);
-            rest.is_some_and(|rest| !rest.is_empty()) || verdicts.open.contains(service)
+            verdicts.leaving.contains_key(service) || verdicts.open.contains(service)
         });
         for instance in gone {
             self.depart(at, rule, &instance);
         }
+        let unknown = |rest: &Leaving| rest.unknown.iter().map(|(_, instance)| instance.clone()).collect();
+        let held = verdicts.leaving.values().flat_map(|rest| -> Vec<String> {
+            let mut held: Vec<_> = unknown(rest);
+            held.extend(rest.answering.iter().cloned());
+            held
+        });
+        self.to_probe(at.elapsed, held.chain(verdicts.unheard), ages)
     }
 
-    fn judge(&self, now: Duration, rule: &ShrinkRule) -> Verdicts {
+    /// Takes in what a probe found; whoever is proven to be gone leaves at once. Answers whether anybody did.
+    pub fn take_evidence(&mut self, at: Moment, rule: &ShrinkRule, evidence: &Evidence) -> bool {
+        let Evidence { suspect, finding } = evidence;
+        let Some(known) = self.instances.get_mut(&suspect.instance) else {
+            return false;
+        };
+        if !known.suspect || known.lease.incarnation != suspect.incarnation || known.lease.address != suspect.address {
+            return false;
+        }
+        known.found = Some((*finding, at.elapsed));
+        if *finding != Finding::Gone || !known.may_leave(at.elapsed, rule) {
+            return false;
+        }
+        self.unlist_everywhere(at, &suspect.instance, RemovalCause::Expired);
+        self.depart(at, rule, &suspect.instance);
+        true
+    }
+
+    /// Makes suspects of all instances that silent sources had last, so that they are probed.
+    pub fn suspect_silent(&mut self, now: Duration, rule: &ShrinkRule) {
+        for (instance, known) in &mut self.instances {
+            let unheard = !known.suspect && matches!(known.standing(now, rule), Standing::Unheard { .. });
+            if unheard && !known.listed.is_empty() {
+                known.suspect = true;
+                self.suspects.insert(instance.clone());
+            }
+        }
+    }
+
+    fn judge(&self, now: Duration, rule: &ShrinkRule, ages: FindingAges) -> Verdicts {
         let mut verdicts = Verdicts::default();
         for instance in &self.suspects {
             let Some(known) = self.instances.get(instance) else {
                 continue;
             };
-            let (deadline, trusted) = match known.standing(now, rule) {
+            let standing = known.standing(now, rule);
+            let finding = known.finding(now, ages.life);
+            let (deadline, trusted) = match standing {
                 Standing::Here => {
                     verdicts.here.push(instance.clone());
+                    continue;
+                }
+                Standing::Unheard { .. } if finding == Some(Finding::Gone) && known.may_leave(now, rule) => {
+                    verdicts.exempt.push(instance.clone());
+                    continue;
+                }
+                Standing::Unheard { .. } => {
+                    verdicts.unheard.push(instance.clone());
                     continue;
                 }
                 Standing::Gone { deadline, trusted } => (deadline, trusted),
@@ -71,20 +146,41 @@ impl Fold {
             if deadline > now {
                 continue;
             }
-            if known.listed.is_empty() || is_draining(&known.lease) {
+            let proven = trusted && finding == Some(Finding::Gone);
+            if known.listed.is_empty() || is_draining(&known.lease) || proven {
                 verdicts.exempt.push(instance.clone());
                 continue;
             }
             for service in &known.listed {
-                if trusted {
-                    let leaving = verdicts.leaving.entry(service.clone()).or_default();
-                    leaving.push((deadline, instance.clone()));
-                } else if rule.is_held(service) {
-                    verdicts.open.insert(service.clone());
+                if !trusted {
+                    if rule.is_held(service) {
+                        verdicts.open.insert(service.clone());
+                    }
+                    continue;
+                }
+                let leaving = verdicts.leaving.entry(service.clone()).or_default();
+                match finding {
+                    Some(Finding::Answers) => leaving.answering.push(instance.clone()),
+                    _ => leaving.unknown.push((deadline, instance.clone())),
                 }
             }
         }
         verdicts
+    }
+
+    /// Of those that are held, the ones whose last finding is old enough to ask again.
+    fn to_probe(&self, now: Duration, held: impl Iterator<Item = String>, ages: FindingAges) -> Vec<Suspect> {
+        let mut seen = BTreeSet::new();
+        let wanted = held.filter_map(|instance| {
+            let known = self.instances.get(&instance)?;
+            let due = known.found.is_none_or(|(_, at)| now >= at + ages.again);
+            (due && !known.listed.is_empty() && seen.insert(instance)).then(|| Suspect {
+                instance: known.lease.instance.clone(),
+                incarnation: known.lease.incarnation,
+                address: known.lease.address.clone(),
+            })
+        });
+        wanted.take(TO_PROBE).collect()
     }
 
     /// Another source has a suspect: it stands wherever its lease says, whatever it lost meanwhile.

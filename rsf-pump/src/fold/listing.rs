@@ -26,6 +26,7 @@ impl Fold {
         let old = std::mem::replace(&mut known.lease, lease);
         known.restored = None;
         known.left = None;
+        known.found = None;
         known.suspect = known.copies.iter().any(|copy| copy.missing);
         if !known.suspect {
             self.suspects.remove(&instance);

@@ -7,6 +7,7 @@ use rsf_registry::record::RemovalCause;
 
 use super::lane::Lane;
 use super::running::{Running, cause};
+use crate::evidence::Finding;
 use crate::shrink::Discontinuity;
 use crate::status::{Counters, PumpStatus, Role, SourceStatus};
 
@@ -127,6 +128,11 @@ impl Running {
             lists_written: m.lists_written.get(),
             write_errors: m.write_errors.get(),
             removed: removed.into_iter().collect(),
+            probes: Finding::ALL
+                .iter()
+                .map(|finding| finding.as_str())
+                .map(|finding| (finding.to_owned(), m.probes.with_label_values(&[finding]).get()))
+                .collect(),
         }
     }
 

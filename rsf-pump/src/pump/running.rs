@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::lane::Lane;
 use crate::config::PumpConfig;
-use crate::fold::{Fold, Moment};
+use crate::evidence::{Evidence, Suspect};
+use crate::fold::{FindingAges, Fold, Moment};
 use crate::intake::{Intake, Intakes};
 use crate::leader::{Leadership, Takeover};
 use crate::metrics::Metrics;
@@ -38,6 +39,8 @@ pub(super) struct Running {
     pub(super) wiped: bool,
     pub(super) last_write: Option<u64>,
     pub(super) last_error: Option<String>,
+    /// Who wants to be probed, after a sweep.
+    pub(super) to_probe: Option<Vec<Suspect>>,
 }
 
 impl Running {
@@ -62,6 +65,7 @@ impl Running {
             wiped: false,
             last_write: None,
             last_error: None,
+            to_probe: None,
             config: config.clone(),
         }
     }
@@ -311,7 +315,7 @@ impl Running {
         if let Some(reason) = discontinuity.or(vanished) {
             self.distrust(source, now.elapsed, reason);
         }
-        self.fold.reap(now, &mut self.rule);
+        self.to_probe = Some(self.reap(now));
         if loading {
             tracing::info!(
                 source = self.lanes.get(source).map(|lane| lane.name.as_str()),
@@ -320,6 +324,39 @@ impl Running {
             );
         }
         self.report();
+    }
+
+    fn reap(&mut self, now: Moment) -> Vec<Suspect> {
+        let silent = |lane: &Lane| {
+            lane.silent
+                .is_some_and(|silent| silent + self.config.lease_ttl <= now.elapsed)
+        };
+        if self.lanes.iter().any(silent) {
+            self.fold.suspect_silent(now.elapsed, &self.rule);
+        }
+        let again = self.config.probe.clone().unwrap_or_default().interval;
+        let ages = FindingAges { again, life: again * 3 };
+        self.fold.reap(now, &mut self.rule, ages)
+    }
+
+    pub(super) fn on_evidence(&mut self, evidence: &Evidence) {
+        let Evidence { suspect, finding } = evidence;
+        self.metrics.probes.with_label_values(&[finding.as_str()]).inc();
+        tracing::debug!(
+            instance = suspect.instance,
+            address = suspect.address,
+            finding = finding.as_str(),
+            "probed"
+        );
+        self.fold.take_evidence(self.now(), &self.rule, evidence);
+    }
+
+    /// Whether lists have been published that this pump would know again: had the directory none later, it was wiped.
+    pub(super) fn knows_a_view(&self) -> bool {
+        let ttl = self.config.lease_ttl;
+        let now = self.now().elapsed;
+        let settled = |lane: &Lane| lane.loaded.is_some_and(|loaded| loaded + ttl <= now);
+        self.role == Role::Standby && self.lanes.iter().any(settled) && self.fold.services().next().is_some()
     }
 
     fn distrust(&mut self, source: usize, now: Duration, reason: Discontinuity) {
