@@ -60,12 +60,16 @@ struct Ports {
     /// The HTTP adapter's port; an error where it is taken [default: 8080, or a free one]
     #[arg(long)]
     adapter_port: Option<u16>,
+    /// The pump's admin port; an error where it is taken [default: 7610, or a free one]
+    #[arg(long)]
+    pump_port: Option<u16>,
 }
 
 /// The ports that `rsf dev` takes if they are free; else it takes any.
 const REGISTRY_PORT: u16 = 7600;
 const CONSOLE_PORT: u16 = 7601;
 const ADAPTER_PORT: u16 = 8080;
+const PUMP_PORT: u16 = 7610;
 /// The shop's provider instances.
 const PROVIDERS: usize = 3;
 
@@ -163,6 +167,7 @@ fn banner(places: &Places, children: &Children, shop: bool) {
     println!("  rsf call shop.v1.MemberService/Get '{{\"id\":1}}'");
     println!("  rsf policy set service/shop.v1.MemberService call.timeout_ms=200");
     println!("  rsf nodes shop.v1.MemberService");
+    println!("  rsf pump status");
     if let Some((name, pid)) = children
         .pids()
         .into_iter()

@@ -38,8 +38,9 @@ struct Arguments {
 enum Command {
     /// Registry, pump, console, HTTP adapter and a demo shop on this machine
     Dev(dev::DevArguments),
-    /// Fold leases into the directory (for Redis + ZooKeeper; `rsf dev` has a pump of its own)
-    Pump(process::pump::PumpArguments),
+    /// Fold leases into the directory (for Redis + ZooKeeper; `rsf dev` has a pump of its own); ask a running pump, and
+    /// end its holds
+    Pump(Box<process::pump::PumpArguments>),
     /// Serve the governance API and the web console (for Redis + ZooKeeper; `rsf dev` has one of its own)
     Console(process::console::ConsoleArguments),
     /// Serve registered methods as HTTP and JSON
@@ -116,7 +117,7 @@ fn default_level(command: &Command) -> &'static str {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Dev(arguments) => dev::run(arguments).await?,
-        Command::Pump(arguments) => process::pump::run(arguments).await?,
+        Command::Pump(arguments) => process::pump::run(*arguments).await?,
         Command::Console(arguments) => process::console::run(arguments).await?,
         Command::Adapter(arguments) => process::adapter::run(arguments).await?,
         Command::Call(arguments) => return call::run(arguments).await,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rsf::state::DevFiles;
+use rsf_console::Token;
 use rsf_core::identity::TrustedKeys;
 use rsf_registry::RegistryUrl;
 use rsf_registry::directory::ListOpener;
@@ -117,6 +118,19 @@ pub(crate) fn address(text: &str, name: &str, problems: &mut Vec<String>) -> Opt
             ))
         })
         .ok()
+}
+
+/// The token in a file. Mistakes go to `problems`.
+pub(crate) fn token(path: &Path, problems: &mut Vec<String>) -> Option<Token> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Token::new(&text)
+            .map_err(|error| problems.push(format!("{}: {error}", path.display())))
+            .ok(),
+        Err(error) => {
+            problems.push(format!("cannot read the token file {}: {error}", path.display()));
+            None
+        }
+    }
 }
 
 pub(crate) async fn listen(address: SocketAddr, what: &str) -> Result<TcpListener, Failure> {

@@ -265,7 +265,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_nobody_listens_on_is_gone_and_an_open_one_answers() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         assert_eq!(TcpProbe.probe(&address).await, Finding::Answers);
         drop(listener);

@@ -74,7 +74,7 @@ mod metrics;
 mod pump;
 pub mod status;
 
-pub use evidence::{Finding, Probe, TcpProbe};
 pub use config::{InvalidConfig, PumpConfig, PumpSettings};
+pub use evidence::{Finding, Probe, TcpProbe};
 pub use pump::Pump;
 pub use status::{PumpHandle, PumpStatus, PumpStopped, Role};

@@ -335,7 +335,11 @@ mod tests {
         let mut rule = rule();
         assert_eq!(rule.admit(secs(0), "s", 20, 12, 0), 4);
         assert_eq!(rule.admit(secs(10), "s", 16, 5, 3), 3);
-        assert_eq!(rule.admit(secs(400), "s", 13, 0, 5), 0, "its time is over, and it answers");
+        assert_eq!(
+            rule.admit(secs(400), "s", 13, 0, 5),
+            0,
+            "its time is over, and it answers"
+        );
         rule.settle(secs(400), |_| true);
         let holds = rule.holds(secs(400));
         assert_eq!((holds[0].held, holds[0].answering), (5, 5));

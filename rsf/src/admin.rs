@@ -24,6 +24,17 @@ pub struct AdminPage {
 /// Serves `/metrics`, `/healthz`, `/readyz` and `/status` until `shutdown`. Applications have this by themselves; it is
 /// for processes that are none, such as a pump.
 pub async fn serve(listener: TcpListener, page: Arc<AdminPage>, shutdown: CancellationToken) {
+    serve_with(listener, page, Router::new(), shutdown).await;
+}
+
+/// Serves routes of the process's own besides. What they change they must guard: the other pages are open to whoever
+/// reaches the port.
+pub async fn serve_with(
+    listener: TcpListener,
+    page: Arc<AdminPage>,
+    own: Router,
+    shutdown: CancellationToken,
+) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -32,7 +43,8 @@ pub async fn serve(listener: TcpListener, page: Arc<AdminPage>, shutdown: Cancel
             "/status",
             get(|State(page): State<Arc<AdminPage>>| async move { Json((page.status)()) }),
         )
-        .with_state(page);
+        .with_state(page)
+        .merge(own);
     let served = axum::serve(listener, routes)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await;

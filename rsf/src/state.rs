@@ -50,7 +50,12 @@ impl DevFiles {
         read(&self.folder.join("console"))
     }
 
-    /// The token for the console's API; the file is readable by its owner alone.
+    /// The admin port of its pump.
+    pub fn pump(&self) -> Option<String> {
+        read(&self.folder.join("pump"))
+    }
+
+    /// The token for the console's API and for what the pump can be told; the file is readable by its owner alone.
     pub fn token(&self) -> Option<String> {
         read(&self.folder.join("token"))
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::children::Children;
 use super::files::RunningFiles;
-use super::{ADAPTER_PORT, CONSOLE_PORT, DevArguments, Places, banner, listen, open_shop};
+use super::{ADAPTER_PORT, CONSOLE_PORT, PUMP_PORT, DevArguments, Places, banner, listen, open_shop};
 use crate::Failure;
 use crate::process::{private_folder, until_signal};
 
@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         ("RSF_NAMESPACE", arguments.namespace.clone()),
     ];
 
-    let pump_admin = free(None, super::REGISTRY_PORT + 10).await?;
+    let pump_admin = free(arguments.ports.pump_port, PUMP_PORT).await?;
     let pump_config = files.path("pump.toml");
     let sweep = 5_000.min(arguments.lease_ttl_ms);
     std::fs::write(
@@ -47,6 +47,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
             arguments.lease_ttl_ms
         ),
     )?;
+    let pump_token = text(&files.path("token"));
     let (pump_config, pump_state) = (text(&pump_config), text(&files.path("pump-cluster.state")));
     let pump = [
         "pump",
@@ -56,6 +57,8 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         &pump_config,
         "--state-file",
         &pump_state,
+        "--token-file",
+        &pump_token,
     ];
     children.own("pump", &pump, &environment, true)?;
 
@@ -96,7 +99,13 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         token: token.expose().to_owned(),
         adapter: format!("http://{adapter}"),
     };
-    files.announce(&registry, &arguments.namespace, &places.console, &places.adapter)?;
+    files.announce(
+        &registry,
+        &arguments.namespace,
+        &places.console,
+        &places.adapter,
+        &pump_url,
+    )?;
     if !arguments.no_shop {
         open_shop(&children, &arguments, &registry)?;
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rsf::{Application, Settings};
 use rsf_adapter_http::{Adapter, AdapterSettings, DirectorySchemas};
 use rsf_console::{Console, ConsoleSettings, Parts, PumpStatus, Token};
-use rsf_pump::{Pump, PumpHandle, PumpSettings};
+use rsf_pump::{Pump, PumpHandle, PumpSettings, TcpProbe};
 use rsf_registry::backend::{Backend, ControlBackend, RegistryUrl};
 use rsf_registry::embedded::{self, EmbeddedNamespace, EmbeddedStore};
 use tokio_util::sync::CancellationToken;
@@ -15,9 +15,12 @@ use tokio_util::task::TaskTracker;
 
 use super::children::Children;
 use super::files::RunningFiles;
-use super::{ADAPTER_PORT, CONSOLE_PORT, DevArguments, Places, REGISTRY_PORT, banner, listen, open_shop};
+use super::{
+    ADAPTER_PORT, CONSOLE_PORT, DevArguments, PUMP_PORT, Places, REGISTRY_PORT, banner, listen, open_shop,
+};
 use crate::Failure;
 use crate::process::adapter::APPLICATION;
+use crate::process::pump::port;
 use crate::process::{private_folder, until_signal};
 
 pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
@@ -32,12 +35,12 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     let store = Arc::new(EmbeddedStore::open(&files.path("registry.redb"), &[&arguments.namespace]).await?);
     let namespace = store.namespace(&arguments.namespace)?;
     let registry = parts.registry(store.clone(), &arguments, &registry_token).await?;
-    let pump = parts.pump(&namespace, &arguments, &files)?;
+    let (pump, pump_url) = parts.pump(&namespace, &arguments, &files, &token).await?;
     let console = parts
         .console(&namespace, &arguments, &files, &token, pump)
         .await?;
     let (adapter, app) = parts.adapter(&namespace, &arguments, &registry).await?;
-    files.announce(&registry, &arguments.namespace, &console, &adapter)?;
+    files.announce(&registry, &arguments.namespace, &console, &adapter, &pump_url)?;
 
     let signal = until_signal()?;
     let children = Children::new(private_folder(files.path("log"))?);
@@ -97,12 +100,13 @@ impl ControlPlane {
         Ok(url)
     }
 
-    fn pump(
+    async fn pump(
         &self,
         namespace: &EmbeddedNamespace,
         arguments: &DevArguments,
         files: &RunningFiles,
-    ) -> Result<PumpHandle, Failure> {
+        token: &Token,
+    ) -> Result<(PumpHandle, String), Failure> {
         let backend = ControlBackend::from(namespace.clone());
         let settings = PumpSettings {
             state_file: Some(files.path("pump.state")),
@@ -118,8 +122,13 @@ impl ControlPlane {
             &metrics,
         )?;
         let handle = pump.handle();
-        self.tasks.spawn(pump.run(self.end.clone()));
-        Ok(handle)
+        let listener = listen(arguments.ports.pump_port, PUMP_PORT).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let port = port::serve(listener, handle.clone(), metrics, Some(token.clone()), self.end.clone());
+        self.tasks.spawn(port);
+        self.tasks
+            .spawn(pump.with_probe(Arc::new(TcpProbe)).run(self.end.clone()));
+        Ok((handle, url))
     }
 
     async fn console(

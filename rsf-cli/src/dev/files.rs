@@ -73,11 +73,13 @@ impl RunningFiles {
         namespace: &str,
         console: &str,
         adapter: &str,
+        pump: &str,
     ) -> Result<(), Failure> {
         let places = [
             ("namespace", namespace),
             ("console", console),
             ("adapter", adapter),
+            ("pump", pump),
             ("registry", registry),
         ];
         for (name, text) in places {
@@ -99,7 +101,7 @@ impl RunningFiles {
 
 impl Drop for RunningFiles {
     fn drop(&mut self) {
-        for name in ["registry", "namespace", "console", "adapter"] {
+        for name in ["registry", "namespace", "console", "adapter", "pump"] {
             let _ = std::fs::remove_file(self.path(name));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Args;
-use rsf_console::{Console, ConsoleSettings, Parts, PumpStatus, Token};
+use rsf_console::{Console, ConsoleSettings, Parts, PumpStatus};
 use rsf_registry::backend::{Backend, ControlBackend};
 use serde::Deserialize;
 
@@ -63,7 +63,17 @@ pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
         .or(file.listen)
         .unwrap_or_else(|| "127.0.0.1:7601".to_owned());
     let listen = super::address(&listen, "listen", &mut problems);
-    let token = token(arguments.token_file.or(file.token_file), &mut problems);
+    let token = match arguments.token_file.or(file.token_file) {
+        Some(path) => super::token(&path, &mut problems),
+        None => {
+            problems.push(
+                "no token: set --token-file or RSF_CONSOLE_TOKEN_FILE to a file that only you can read; make one with \
+                 `(umask 077; openssl rand -hex 32 > token)`"
+                    .to_owned(),
+            );
+            None
+        }
+    };
     let mut settings = file.console;
     settings.database = arguments.database.or(settings.database);
     settings.namespace = registry.as_ref().map(|(_, namespace)| namespace.clone());
@@ -105,26 +115,6 @@ pub(crate) async fn run(arguments: ConsoleArguments) -> Result<(), Failure> {
     );
     console.serve(listener, super::until_signal()?).await?;
     Ok(())
-}
-
-fn token(file: Option<PathBuf>, problems: &mut Vec<String>) -> Option<Token> {
-    let Some(path) = file else {
-        problems.push(
-            "no token: set --token-file or RSF_CONSOLE_TOKEN_FILE to a file that only you can read; make one with \
-             `(umask 077; openssl rand -hex 32 > token)`"
-                .to_owned(),
-        );
-        return None;
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Token::new(&text)
-            .map_err(|e| problems.push(format!("{}: {e}", path.display())))
-            .ok(),
-        Err(error) => {
-            problems.push(format!("cannot read the token file {}: {error}", path.display()));
-            None
-        }
-    }
 }
 
 /// The status of a pump in another process, from its admin port.

@@ -1,12 +1,16 @@
-//! `rsf pump`: folds the leases in Redis into the directory in ZooKeeper.
+//! `rsf pump`: folds the leases in Redis into the directory in ZooKeeper; asks a running pump, and ends its holds.
+
+pub(crate) mod port;
+
+mod operate;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use rsf::admin::{self, AdminPage};
 use rsf_core::identity::{SigningKey, TrustedKeys};
-use rsf_pump::{Pump, PumpHandle, PumpSettings, Role};
+use rsf_pump::{Pump, PumpSettings, TcpProbe};
 use rsf_registry::backend::ControlBackend;
 use rsf_registry::directory::{ListOpener, ListSealer};
 use serde::Deserialize;
@@ -14,12 +18,22 @@ use serde::Deserialize;
 use super::Common;
 use crate::Failure;
 
+/// `rsf pump` runs one, or asks one that runs.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct PumpArguments {
+    #[command(subcommand)]
+    command: Option<operate::PumpCommand>,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
 /// Flags of `rsf pump`.
 #[derive(Args)]
-pub(crate) struct PumpArguments {
+struct RunArguments {
     #[command(flatten)]
     common: Common,
-    /// TOML file: `registry`, `namespace`, `admin`, and the table `[pump]`
+    /// TOML file: `registry`, `namespace`, `admin`, `token_file`, and the table `[pump]`
     #[arg(long, env = "RSF_CONFIG")]
     config: Option<PathBuf>,
     /// address:port of metrics, health and status [default: 127.0.0.1:7610]
@@ -34,6 +48,9 @@ pub(crate) struct PumpArguments {
     /// File with the private key that signs the lists (`rsf token key`) [default: lists are not signed]
     #[arg(long, env = "RSF_LIST_KEY")]
     list_key: Option<PathBuf>,
+    /// File with the token that lets operators end holds (`rsf pump release`); without one nobody can
+    #[arg(long, env = "RSF_PUMP_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -44,10 +61,18 @@ struct File {
     list_keys: Option<PathBuf>,
     admin: Option<String>,
     list_key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
     pump: PumpSettings,
 }
 
 pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
+    match arguments.command {
+        Some(command) => operate::run(command).await,
+        None => serve(arguments.run).await,
+    }
+}
+
+async fn serve(arguments: RunArguments) -> Result<(), Failure> {
     let file: File = super::read_file(arguments.config.as_deref())?;
     let mut problems = Vec::new();
     let from_file = Common {
@@ -65,6 +90,8 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
         .or(file.admin)
         .unwrap_or_else(|| "127.0.0.1:7610".to_owned());
     let admin = super::address(&admin, "admin", &mut problems);
+    let token_file = arguments.token_file.or(file.token_file);
+    let token = token_file.and_then(|path| super::token(&path, &mut problems));
     let mut settings = file.pump;
     settings.pump = arguments.name.unwrap_or(settings.pump);
     settings.state_file = arguments.state_file.or(settings.state_file);
@@ -87,10 +114,11 @@ pub(crate) async fn run(arguments: PumpArguments) -> Result<(), Failure> {
         }
         None => pump,
     };
+    let pump = pump.with_probe(Arc::new(TcpProbe));
     let listener = super::listen(admin, "admin port").await?;
     let bound = listener.local_addr()?;
     let end = super::until_signal()?;
-    let serving = tokio::spawn(admin::serve(listener, page(pump.handle(), metrics), end.clone()));
+    let serving = tokio::spawn(port::serve(listener, pump.handle(), metrics, token, end.clone()));
     println!("pump of namespace {namespace} on {url}, admin port http://{bound}");
     pump.run(end).await;
     serving.await?;
@@ -130,18 +158,4 @@ fn seal(
         ))
     };
     read().map_err(|problem| problems.push(problem)).ok()
-}
-
-/// The admin page of a pump. A standby is ready: it can take over. A leader is while its source covers what it
-/// published.
-fn page(handle: PumpHandle, metrics: prometheus::Registry) -> Arc<AdminPage> {
-    let asked = handle.clone();
-    Arc::new(AdminPage {
-        metrics,
-        ready: Box::new(move || {
-            let status = asked.status();
-            status.ready || status.role == Role::Standby
-        }),
-        status: Box::new(move || serde_json::to_value(&*handle.status()).unwrap_or_default()),
-    })
 }

@@ -75,14 +75,21 @@ impl Fold {
             }
             *unknown = kept;
         }
-        verdicts.leaving.retain(|_, rest| !(rest.unknown.is_empty() && rest.answering.is_empty()));
+        verdicts
+            .leaving
+            .retain(|_, rest| !(rest.unknown.is_empty() && rest.answering.is_empty()));
         rule.settle(at.elapsed, |service| {
             verdicts.leaving.contains_key(service) || verdicts.open.contains(service)
         });
         for instance in gone {
             self.depart(at, rule, &instance);
         }
-        let unknown = |rest: &Leaving| rest.unknown.iter().map(|(_, instance)| instance.clone()).collect();
+        let unknown = |rest: &Leaving| {
+            rest.unknown
+                .iter()
+                .map(|(_, instance)| instance.clone())
+                .collect()
+        };
         let held = verdicts.leaving.values().flat_map(|rest| -> Vec<String> {
             let mut held: Vec<_> = unknown(rest);
             held.extend(rest.answering.iter().cloned());
@@ -97,7 +104,10 @@ impl Fold {
         let Some(known) = self.instances.get_mut(&suspect.instance) else {
             return false;
         };
-        if !known.suspect || known.lease.incarnation != suspect.incarnation || known.lease.address != suspect.address {
+        if !known.suspect
+            || known.lease.incarnation != suspect.incarnation
+            || known.lease.address != suspect.address
+        {
             return false;
         }
         known.found = Some((*finding, at.elapsed));

@@ -335,7 +335,10 @@ impl Running {
             self.fold.suspect_silent(now.elapsed, &self.rule);
         }
         let again = self.config.probe.clone().unwrap_or_default().interval;
-        let ages = FindingAges { again, life: again * 3 };
+        let ages = FindingAges {
+            again,
+            life: again * 3,
+        };
         self.fold.reap(now, &mut self.rule, ages)
     }
 

@@ -149,6 +149,37 @@ async fn after_a_wipe_a_restarted_pump_gathers_renewals_before_it_writes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_wipe_a_pump_that_only_stood_by_knows_that_there_were_lists() {
+    let folder = tempfile::tempdir().expect("folder");
+    let settings = PumpSettings {
+        state_file: Some(folder.path().join("standby.state")),
+        ..named("standby")
+    };
+    let (world, leader) = World::with(10, named("leader")).await;
+    let standby = world.pump(settings.clone());
+    secs(20).await;
+    assert_eq!(standby.handle.status().role, Role::Standby);
+    standby.stop().await;
+    leader.stop().await;
+    world.directory.wipe();
+    world.store.restart_empty();
+    let start = Instant::now();
+    let standby = world.pump(settings);
+    secs(8).await;
+    let status = standby.handle.status();
+    assert!(
+        status.not_ready.as_ref().is_some_and(|why| why.contains("wiped")),
+        "it never wrote a list itself: {status:?}"
+    );
+    until(12 * SECOND, "written", || world.directory.len("s") > 0).await;
+    assert_eq!(
+        world.directory.least("s", start),
+        10,
+        "whole from the first write on"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_state_file_stops_no_pump() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("pump.state");

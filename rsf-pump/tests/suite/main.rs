@@ -6,6 +6,7 @@ mod twin;
 mod world;
 
 mod embedded;
+mod evidence;
 mod leadership;
 mod liveness;
 mod publishing;

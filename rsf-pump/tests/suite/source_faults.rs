@@ -89,6 +89,26 @@ async fn t04_a_source_that_stood_still_past_the_ttl_removes_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hold_keeps_its_floor_through_a_discontinuity() {
+    let (mut world, pump) = World::with(100, PumpSettings::default()).await;
+    let start = Instant::now();
+    world.fleet.kill("s", 0..80);
+    secs(80).await;
+    assert_eq!(world.directory.len("s"), 50, "half of the list stays");
+    world.store.set_down(true);
+    secs(3).await;
+    world.store.set_down(false);
+    secs(120).await;
+    let holds = pump.handle.status().holds.clone();
+    assert_eq!((world.directory.least("s", start), holds[0].before), (50, 100));
+    assert_eq!(
+        pump.handle.status().counters.holds,
+        1,
+        "it is still the same hold"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_died_while_the_source_was_away_is_gone_one_ttl_after() {
     let (mut world, _pump) = World::with(50, PumpSettings::default()).await;
     world.store.set_down(true);

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
+use rsf_pump::{Finding, Probe};
 use rsf_registry::directory::{ListOpener, ListSealer, SealedList};
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{Lease, LeaseState, ProvidedService, Removal, ServiceList};
@@ -428,6 +429,40 @@ fn check(list: &ServiceList, before: Option<&ServiceList>, term: &Term) {
 pub(crate) struct Fleet {
     stores: Vec<Arc<Store>>,
     running: BTreeMap<String, (JoinHandle<()>, Lease)>,
+    hosts: Arc<Hosts>,
+}
+
+/// What is found at the addresses of the fleet.
+#[derive(Default)]
+pub(crate) struct Hosts {
+    listening: Mutex<HashSet<String>>,
+    cut_off: Mutex<bool>,
+}
+
+impl Hosts {
+    /// No packet comes back from anywhere.
+    pub(crate) fn cut_off(&self) {
+        *self.cut_off.lock() = true;
+    }
+
+    /// Instances of `service` that live without a lease end.
+    pub(crate) fn stop_listening(&self, service: &str, indices: std::ops::Range<usize>) {
+        for index in indices {
+            self.listening.lock().remove(&lease(service, index).address);
+        }
+    }
+}
+
+#[async_trait]
+impl Probe for Hosts {
+    async fn probe(&self, address: &str) -> Finding {
+        sleep(Duration::from_millis(1)).await;
+        match (*self.cut_off.lock(), self.listening.lock().contains(address)) {
+            (true, _) => Finding::Unclear,
+            (false, true) => Finding::Answers,
+            (false, false) => Finding::Gone,
+        }
+    }
 }
 
 impl Fleet {
@@ -435,7 +470,13 @@ impl Fleet {
         Fleet {
             stores: stores.to_vec(),
             running: BTreeMap::new(),
+            hosts: Arc::default(),
         }
+    }
+
+    /// What a probe of the instances finds.
+    pub(crate) fn hosts(&self) -> Arc<Hosts> {
+        self.hosts.clone()
     }
 
     /// Starts instances `0..count` of `service`, spread over one renewal interval.
@@ -476,6 +517,7 @@ impl Fleet {
                 }
             }
         });
+        self.hosts.listening.lock().insert(lease.address.clone());
         self.running.insert(lease.instance.clone(), (task, lease));
     }
 
@@ -489,6 +531,14 @@ impl Fleet {
 
     /// `kill -9` of instances of `service`.
     pub(crate) fn kill(&mut self, service: &str, indices: std::ops::Range<usize>) {
+        for index in indices.clone() {
+            self.hosts.listening.lock().remove(&lease(service, index).address);
+        }
+        self.silence(service, indices);
+    }
+
+    /// Instances of `service` live and serve, and renew no more.
+    pub(crate) fn silence(&mut self, service: &str, indices: std::ops::Range<usize>) {
         for index in indices {
             let (task, _) = self
                 .running

@@ -64,8 +64,20 @@ impl World {
         (world, pump)
     }
 
+    /// A world with one leading pump that probes, and these many instances of `s`, all published.
+    pub(crate) async fn probing(stores: usize, count: usize) -> (World, Running) {
+        let mut world = World::of(stores);
+        world.fleet.start("s", count);
+        let pump = world.start(PumpSettings::default(), |pump| {
+            pump.with_probe(world.fleet.hosts())
+        });
+        secs(20).await;
+        assert_eq!(world.directory.len("s"), count);
+        (world, pump)
+    }
+
     pub(crate) fn pump(&self, settings: PumpSettings) -> Running {
-        self.pump_sealing(settings, ListSealer::unsigned(), ListOpener::unverified())
+        self.start(settings, |pump| pump)
     }
 
     /// A pump that signs.
@@ -75,6 +87,10 @@ impl World {
         sealer: ListSealer,
         opener: ListOpener,
     ) -> Running {
+        self.start(settings, |pump| pump.sealing(sealer, opener))
+    }
+
+    fn start(&self, settings: PumpSettings, with: impl FnOnce(Pump) -> Pump) -> Running {
         let registry = Registry::new();
         let config = settings.validate().expect("valid settings");
         let sources = self
@@ -82,8 +98,8 @@ impl World {
             .iter()
             .map(|store| store.clone() as Arc<dyn LeaseSource>);
         let pump = Pump::new(sources.collect(), self.directory.clone(), config, &registry)
-            .expect("a fresh registry")
-            .sealing(sealer, opener);
+            .expect("a fresh registry");
+        let pump = with(pump);
         let (handle, shutdown) = (pump.handle(), CancellationToken::new());
         let task = AbortOnDropHandle::new(tokio::spawn(pump.run(shutdown.clone())));
         Running {
