@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::fold::Slots;
 
+/// How long the rest of a round waits at least that was too large for the rate.
+const RATE_STEP: Duration = Duration::from_millis(100);
+
 /// Which lists wait to be written, and when they may.
 #[derive(Debug)]
 pub(crate) struct Coalesce {
@@ -15,6 +18,10 @@ pub(crate) struct Coalesce {
     last: Option<Duration>,
     /// Lists that failed by themselves, each with its own time.
     deferred: BTreeSet<(Duration, String)>,
+    /// Lists a second.
+    rate: f64,
+    /// How many lists may be taken now; grows to one second's worth.
+    allowance: f64,
 }
 
 /// A list that waits.
@@ -27,7 +34,8 @@ pub(crate) struct Waiting {
 }
 
 impl Coalesce {
-    pub(crate) fn new(window: Duration, first_delay: Duration) -> Self {
+    /// Rounds are `window` apart, a lone change waits for `first_delay`, and no more than `rate` lists are taken a second.
+    pub(crate) fn new(window: Duration, first_delay: Duration, rate: u32) -> Self {
         let (pending, deferred) = (BTreeMap::new(), BTreeSet::new());
         Coalesce {
             window,
@@ -36,6 +44,8 @@ impl Coalesce {
             due: None,
             last: None,
             deferred,
+            rate: rate.into(),
+            allowance: rate.into(),
         }
     }
 
@@ -52,7 +62,7 @@ impl Coalesce {
         [self.due, deferred].into_iter().flatten().min()
     }
 
-    /// Takes what may be written now.
+    /// Takes what may be written now, what waits longest first; the rest waits until the rate allows it.
     pub(crate) fn take(&mut self, now: Duration) -> BTreeMap<String, Waiting> {
         while self.deferred.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.deferred.pop_first() else {
@@ -65,8 +75,25 @@ impl Coalesce {
             return BTreeMap::new();
         }
         self.due = None;
-        self.last = Some(now);
-        std::mem::take(&mut self.pending)
+        let since = self.last.replace(now).unwrap_or_default();
+        let earned = now.saturating_sub(since).as_secs_f64() * self.rate;
+        self.allowance = (self.allowance + earned).min(self.rate);
+        let mut taken = std::mem::take(&mut self.pending);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to the rate"
+        )]
+        let most = self.allowance as usize;
+        if taken.len() > most {
+            let mut waiting: Vec<_> = std::mem::take(&mut taken).into_iter().collect();
+            waiting.sort_by_key(|(_, waiting)| waiting.since);
+            self.pending = waiting.split_off(most).into_iter().collect();
+            taken = waiting.into_iter().collect();
+            self.due = Some(now + self.window.max(RATE_STEP));
+        }
+        self.allowance -= taken.len() as f64;
+        taken
     }
 
     /// Puts back what could not be written because the directory is away; nothing is tried before `at`.
@@ -116,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_lone_change_is_fast_and_a_storm_is_gathered() {
-        let mut coalesce = Coalesce::new(ms(1_000), ms(100));
+        let mut coalesce = Coalesce::new(ms(1_000), ms(100), 1_000);
         coalesce.touch("a".into(), Slots::ALL, ms(5_000));
         assert_eq!(coalesce.due(), Some(ms(5_100)));
         assert!(coalesce.take(ms(5_099)).is_empty());
@@ -134,8 +161,30 @@ mod tests {
     }
 
     #[test]
+    fn more_changes_than_the_rate_allows_are_taken_in_turn() {
+        let mut coalesce = Coalesce::new(ms(1_000), ms(100), 10);
+        for key in 0..35 {
+            coalesce.touch(format!("{key:02}"), Slots::ALL, ms(4_000 + key));
+        }
+        let mut taken = Vec::new();
+        let mut rounds = Vec::new();
+        while let Some(due) = coalesce.due() {
+            // What changes again keeps its place.
+            coalesce.touch("34".into(), Slots::ALL, due);
+            let round: Vec<_> = coalesce.take(due).into_keys().collect();
+            rounds.push((due, round.len()));
+            taken.extend(round);
+        }
+        assert_eq!(
+            rounds,
+            [(ms(4_100), 10), (ms(5_100), 10), (ms(6_100), 10), (ms(7_100), 5)]
+        );
+        assert!(taken.is_sorted(), "who waits longest goes first: {taken:?}");
+    }
+
+    #[test]
     fn what_failed_waits_and_keeps_its_age() {
-        let mut coalesce = Coalesce::new(ms(1_000), ms(100));
+        let mut coalesce = Coalesce::new(ms(1_000), ms(100), 1_000);
         coalesce.put_back("a".into(), ms(10), ms(500));
         coalesce.touch("a".into(), Slots::ALL, ms(20));
         assert_eq!((coalesce.due(), coalesce.oldest()), (Some(ms(500)), Some(ms(10))));

@@ -31,6 +31,8 @@ pub struct PumpSettings {
     /// How long the first change after a quiet time waits for company, milliseconds, at most `coalesce_ms`.
     /// Default 100.
     pub first_delay_ms: u64,
+    /// How many lists are written a second at most, 1 to 100 000; what waits longest goes first. Default 5 000.
+    pub write_rate: u32,
     /// How long an empty list stays before it is deleted, milliseconds, at least 10 000; 0 keeps it for ever. Default
     /// 604 800 000, a week.
     pub list_retention_ms: u64,
@@ -71,6 +73,7 @@ impl Default for PumpSettings {
             write_timeout_ms: 10_000,
             coalesce_ms: 1_000,
             first_delay_ms: 100,
+            write_rate: 5_000,
             list_retention_ms: 7 * 86_400_000,
             shrink_enforced: true,
             shrink_share_percent: 20,
@@ -98,6 +101,7 @@ pub struct PumpConfig {
     pub(crate) write_timeout: Duration,
     pub(crate) coalesce: Duration,
     pub(crate) first_delay: Duration,
+    pub(crate) write_rate: u32,
     pub(crate) list_retention: Option<Duration>,
     pub(crate) shrink: ShrinkConfig,
     pub(crate) probe: Option<ProbeConfig>,
@@ -141,6 +145,7 @@ impl PumpSettings {
             write_timeout: ms(self.write_timeout_ms),
             coalesce: ms(self.coalesce_ms),
             first_delay: ms(self.first_delay_ms),
+            write_rate: self.write_rate,
             list_retention: (self.list_retention_ms > 0).then(|| ms(self.list_retention_ms)),
             shrink: ShrinkConfig {
                 enforced: self.shrink_enforced,
@@ -193,6 +198,7 @@ impl PumpSettings {
                 10 * 365 * 86_400_000,
             );
         }
+        check("write_rate", self.write_rate.into(), 1, 100_000);
         check("shrink_share_percent", self.shrink_share_percent.into(), 1, 100);
         check("shrink_window_ms", self.shrink_window_ms, 1_000, 600_000);
         check("shrink_floor_percent", self.shrink_floor_percent.into(), 0, 100);
@@ -242,6 +248,7 @@ mod tests {
             lease_ttl_ms: 0,
             first_delay_ms: 2_000,
             shrink_share_percent: 0,
+            write_rate: 0,
             probe_rate: 0,
             state_file: Some("/".into()),
             ..PumpSettings::default()
@@ -252,6 +259,7 @@ mod tests {
             "lease_ttl_ms",
             "first_delay_ms",
             "shrink_share_percent",
+            "write_rate",
             "probe_rate",
             "state_file",
         ];

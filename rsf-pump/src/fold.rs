@@ -20,7 +20,7 @@ use members::Members;
 pub use slots::Slots;
 
 /// No TTL counts as longer than this: a source whose clock jumped back reports hours.
-const LONGEST_TTL: Duration = Duration::from_secs(600);
+pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(600);
 
 /// When something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,17 +261,6 @@ impl Fold {
     /// How many leases are known, tombstones and pure consumers included.
     pub fn len(&self) -> usize {
         self.instances.len()
-    }
-
-    /// How many leases `source` has, tombstones and pure consumers included.
-    pub fn leases_of(&self, source: usize) -> usize {
-        let on = |known: &&Known| {
-            known
-                .copies
-                .iter()
-                .any(|copy| copy.source == source && !copy.missing)
-        };
-        self.instances.values().filter(on).count()
     }
 
     /// Whether nothing is known.

@@ -81,7 +81,7 @@ impl Publisher {
             sealer,
             state,
             write_timeout: config.write_timeout,
-            coalesce: Coalesce::new(config.coalesce, config.first_delay),
+            coalesce: Coalesce::new(config.coalesce, config.first_delay, config.write_rate),
             term: None,
             sequence: 0,
             published: HashMap::new(),

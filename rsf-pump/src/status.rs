@@ -44,7 +44,7 @@ pub struct SourceStatus {
     pub up: bool,
     /// What it calls itself; changes when it may have lost leases.
     pub identity: Option<String>,
-    /// How many leases it has, as far as is known.
+    /// How many leases it had when it was last swept.
     pub leases: usize,
     /// Age of the last sweep that went well, milliseconds.
     pub swept_ms_ago: Option<u64>,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::children::Children;
 use super::files::RunningFiles;
-use super::{ADAPTER_PORT, CONSOLE_PORT, PUMP_PORT, DevArguments, Places, banner, listen, open_shop};
+use super::{ADAPTER_PORT, CONSOLE_PORT, DevArguments, PUMP_PORT, Places, banner, listen, open_shop};
 use crate::Failure;
 use crate::process::{private_folder, until_signal};
 

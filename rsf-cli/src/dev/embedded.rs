@@ -124,7 +124,13 @@ impl ControlPlane {
         let handle = pump.handle();
         let listener = listen(arguments.ports.pump_port, PUMP_PORT).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let port = port::serve(listener, handle.clone(), metrics, Some(token.clone()), self.end.clone());
+        let port = port::serve(
+            listener,
+            handle.clone(),
+            metrics,
+            Some(token.clone()),
+            self.end.clone(),
+        );
         self.tasks.spawn(port);
         self.tasks
             .spawn(pump.with_probe(Arc::new(TcpProbe)).run(self.end.clone()));

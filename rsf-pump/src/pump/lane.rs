@@ -16,6 +16,8 @@ pub(super) struct Lane {
     pub(super) loaded: Option<Duration>,
     /// When it last did.
     pub(super) swept: Option<Duration>,
+    /// How many leases it had then.
+    pub(super) leases: usize,
     /// Since when it has not answered.
     pub(super) silent: Option<Duration>,
 }
@@ -28,6 +30,7 @@ impl Lane {
             deadlines: Deadlines::default(),
             loaded: None,
             swept: None,
+            leases: 0,
             silent: None,
         }
     }

@@ -55,7 +55,7 @@ impl Running {
             name: lane.name.clone(),
             up: lane.is_up(),
             identity: lane.trust.identity().map(str::to_owned),
-            leases: self.fold.leases_of(source),
+            leases: lane.leases,
             swept_ms_ago: lane.swept.map(|swept| millis(now.saturating_sub(swept))),
             distrusted: self.rule.distrust(source, now).map(|(_, reason)| reason),
             error: lane.trust.error().map(str::to_owned),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::lane::Lane;
 use crate::config::PumpConfig;
 use crate::evidence::{Evidence, Suspect};
-use crate::fold::{FindingAges, Fold, Moment};
+use crate::fold::{FindingAges, Fold, LONGEST_TTL, Moment};
 use crate::intake::{Intake, Intakes};
 use crate::leader::{Leadership, Takeover};
 use crate::metrics::Metrics;
@@ -299,15 +299,14 @@ impl Running {
         let loading = lane.loaded.is_none();
         lane.loaded.get_or_insert(now.elapsed);
         self.rule.answered(source);
-        let instances: Vec<String> = sweep
-            .leases
-            .iter()
-            .map(|live| live.lease.instance.clone())
-            .collect();
-        let swept = self.fold.sweep(now, source, asked, sweep.leases);
-        for instance in &instances {
-            self.schedule(source, instance);
+        let leases = sweep.leases.len();
+        lane.leases = leases;
+        for live in &sweep.leases {
+            // Never later than the deadline that the fold comes to, which decides when it is due.
+            let deadline = asked + live.remaining.min(LONGEST_TTL);
+            lane.deadlines.schedule(&live.lease.instance, deadline);
         }
+        let swept = self.fold.sweep(now, source, asked, sweep.leases);
         let vanished = self
             .rule
             .too_many(swept.alive_before, swept.vanished)
@@ -319,7 +318,7 @@ impl Running {
         if loading {
             tracing::info!(
                 source = self.lanes.get(source).map(|lane| lane.name.as_str()),
-                leases = instances.len(),
+                leases,
                 "the leases are read"
             );
         }

@@ -129,3 +129,188 @@ async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T,
     }
     Ok(serde_json::from_str(&text)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use rsf_console::Token;
+    use rsf_pump::{Pump, PumpSettings};
+    use rsf_registry::backend::ControlBackend;
+    use rsf_registry::embedded::EmbeddedStore;
+    use rsf_registry::lease::LeaseStore;
+    use rsf_registry::record::{Lease, LeaseState, ProvidedService};
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    const TTL: Duration = Duration::from_secs(1);
+
+    fn lease(index: usize) -> Lease {
+        Lease {
+            namespace: "default".into(),
+            application: "shop".into(),
+            instance: format!("shop/{index}"),
+            incarnation: 7,
+            sequence: 1,
+            address: format!("127.0.0.1:{}", 1 + index),
+            weight: 100,
+            services: vec![ProvidedService {
+                name: "shop.v1.Member".into(),
+                ..ProvidedService::default()
+            }],
+            state: LeaseState::Up.into(),
+            ..Lease::default()
+        }
+    }
+
+    fn settings() -> PumpSettings {
+        PumpSettings {
+            lease_ttl_ms: 1_000,
+            sweep_ms: 100,
+            coalesce_ms: 100,
+            shrink_window_ms: 1_000,
+            ..PumpSettings::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_operator_sees_a_hold_and_ends_it_with_the_token_alone() {
+        let folder = std::env::temp_dir().join(format!("rsf-pump-operate-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = EmbeddedStore::open(&folder.join("registry"), &["default"])
+            .await
+            .unwrap();
+        let namespace = store.namespace("default").unwrap();
+        let control = ControlBackend::from(namespace.clone());
+        let metrics = prometheus::Registry::new();
+        let pump = Pump::new(
+            control.lease_sources,
+            control.directory,
+            settings().validate().unwrap(),
+            &metrics,
+        );
+        let (pump, end) = (pump.unwrap(), CancellationToken::new());
+        let mut handle = pump.handle();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let token = Token::random().unwrap();
+        let token_file = folder.join("token");
+        std::fs::write(&token_file, token.expose()).unwrap();
+        tokio::spawn(super::super::port::serve(
+            listener,
+            handle.clone(),
+            metrics,
+            Some(token),
+            end.clone(),
+        ));
+        let running = tokio::spawn(pump.run(end.clone()));
+
+        let renewing = async {
+            loop {
+                for index in 0..20 {
+                    namespace.put(&lease(index), TTL).await.unwrap();
+                }
+                tokio::time::sleep(TTL / 4).await;
+            }
+        };
+        let whole = handle.wait_for(|status| status.ready && status.leases == 20);
+        tokio::select! {
+            () = renewing => unreachable!("it renews for ever"),
+            whole = whole => drop(whole.unwrap()),
+        }
+        // All of them die; half of them are held.
+        let held = handle.wait_for(|status| status.holds.iter().any(|hold| hold.held == 10));
+        let held = tokio::time::timeout(Duration::from_secs(30), held).await;
+        held.expect("a hold").unwrap();
+
+        let at = || PumpAt {
+            pump: Some(url.clone()),
+        };
+        for json in [false, true] {
+            status(StatusArguments { at: at(), json }).await.unwrap();
+        }
+        let release_with = |token_file: &std::path::Path, service: &str| {
+            release(ReleaseArguments {
+                service: Some(service.to_owned()),
+                all: false,
+                at: at(),
+                token_file: Some(token_file.to_owned()),
+            })
+        };
+        let wrong = folder.join("wrong");
+        std::fs::write(&wrong, "0123456789abcdef0123456789abcdef").unwrap();
+        let refused = release_with(&wrong, "shop.v1.Member")
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("401") && refused.contains("token"), "{refused}");
+        let both: Result<Released, _> = ask(client()
+            .unwrap()
+            .post(at().url("release").unwrap())
+            .bearer_auth(std::fs::read_to_string(&token_file).unwrap())
+            .body("{}"))
+        .await;
+        assert!(both.unwrap_err().to_string().contains("400"));
+        assert!(!handle.status().holds.is_empty(), "nobody ended it yet");
+        release_with(&token_file, "shop.v1.Member").await.unwrap();
+        let gone = handle.wait_for(|status| status.leases == 0 && status.holds.is_empty());
+        tokio::time::timeout(Duration::from_secs(30), gone)
+            .await
+            .expect("the missing leave")
+            .unwrap();
+
+        let text = reqwest::get(format!("{url}/metrics"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        assert!(
+            text.contains("rsf_pump_holds 0") && text.contains("rsf_pump_source_up{source=\"embedded\"} 1")
+        );
+        end.cancel();
+        running.await.unwrap();
+        store.close().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_token_nobody_ends_a_hold() {
+        let folder = std::env::temp_dir().join(format!("rsf-pump-no-token-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = Arc::new(
+            EmbeddedStore::open(&folder.join("registry"), &["default"])
+                .await
+                .unwrap(),
+        );
+        let control = ControlBackend::from(store.namespace("default").unwrap());
+        let metrics = prometheus::Registry::new();
+        let config = settings().validate().unwrap();
+        let pump = Pump::new(control.lease_sources, control.directory, config, &metrics).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/release", listener.local_addr().unwrap());
+        let end = CancellationToken::new();
+        tokio::spawn(super::super::port::serve(
+            listener,
+            pump.handle(),
+            metrics,
+            None,
+            end.clone(),
+        ));
+        let refused: Result<Released, _> = ask(client()
+            .unwrap()
+            .post(url)
+            .bearer_auth("")
+            .json(&Release::default()))
+        .await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.contains("403") && refused.contains("--token-file"),
+            "{refused}"
+        );
+        end.cancel();
+        store.close().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

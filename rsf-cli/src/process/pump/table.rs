@@ -9,14 +9,20 @@ use rsf_pump::status::SourceStatus;
 /// The status at `now`, Unix milliseconds, one fact a line.
 pub(super) fn table(status: &PumpStatus, now: u64) -> String {
     let mut text = String::new();
-    let epoch = status.epoch.map_or_else(|| "-".to_owned(), |epoch| epoch.to_string());
+    let epoch = status
+        .epoch
+        .map_or_else(|| "-".to_owned(), |epoch| epoch.to_string());
     let mut line = |name: &str, what: String| {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{name:<9} {what}");
     };
     line(
         "pump",
-        format!("{}  {}  epoch {epoch}", status.pump, status.role.as_str().replace('_', " ")),
+        format!(
+            "{}  {}  epoch {epoch}",
+            status.pump,
+            status.role.as_str().replace('_', " ")
+        ),
     );
     match &status.not_ready {
         Some(why) => line("ready", format!("no: {why}")),
@@ -29,9 +35,10 @@ pub(super) fn table(status: &PumpStatus, now: u64) -> String {
             status.services, status.leases, status.unconfirmed
         ),
     );
-    let written = status
-        .last_write_unix_ms
-        .map_or_else(|| "never".to_owned(), |at| format!("{} ago", seconds(now.saturating_sub(at))));
+    let written = status.last_write_unix_ms.map_or_else(
+        || "never".to_owned(),
+        |at| format!("{} ago", seconds(now.saturating_sub(at))),
+    );
     line(
         "lag",
         format!(
@@ -49,7 +56,12 @@ pub(super) fn table(status: &PumpStatus, now: u64) -> String {
     if status.holds.is_empty() {
         line("holds", "none".to_owned());
     }
-    let removed: Vec<_> = status.counters.removed.iter().map(|(cause, n)| format!("{n} {cause}")).collect();
+    let removed: Vec<_> = status
+        .counters
+        .removed
+        .iter()
+        .map(|(cause, n)| format!("{n} {cause}"))
+        .collect();
     line("left", removed.join("  "));
     if let Some(error) = &status.last_error {
         line("error", error.clone());
@@ -59,9 +71,10 @@ pub(super) fn table(status: &PumpStatus, now: u64) -> String {
 
 fn of_source(source: &SourceStatus) -> String {
     let up = if source.up { "up" } else { "down" };
-    let swept = source
-        .swept_ms_ago
-        .map_or_else(|| "never read".to_owned(), |ms| format!("read {} ago", seconds(ms)));
+    let swept = source.swept_ms_ago.map_or_else(
+        || "never read".to_owned(),
+        |ms| format!("read {} ago", seconds(ms)),
+    );
     let mut text = format!("{:<24} {up:<5} {:>7} leases  {swept}", source.name, source.leases);
     if let Some(reason) = source.distrusted {
         let _ = write!(text, "  nothing expires: {}", reason.as_str().replace('_', " "));
