@@ -411,7 +411,13 @@ fn check(list: &ServiceList, before: Option<&ServiceList>, term: &Term) {
     }
     let once: HashSet<_> = list.instances.iter().map(|listed| &listed.instance).collect();
     assert_eq!(once.len(), list.instances.len(), "each instance once");
-    assert!(list.removed.len() <= 64);
+    // The last 64, and whoever left within the last minute.
+    let more = list.removed.len().saturating_sub(64);
+    let recent = |removal: &Removal| removal.at_unix_ms + 60_000 > list.written_unix_ms;
+    assert!(
+        list.removed[..more].iter().all(recent),
+        "{more} too many are told of"
+    );
     for removal in &list.removed {
         let back = |entry: &&rsf_registry::record::ListedInstance| {
             entry.instance == removal.instance && entry.incarnation == removal.incarnation
