@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the reliability cases and ends with their lines, then one that counts them. Without arguments all of them run;
-# `tests/reliability.sh T23,T28` runs two. RSF_SEED repeats a case with the seed that its line shows.
+# `tests/reliability.sh T23,T28` runs two. RSF_SEED repeats what a case draws itself, with the seed that its line shows.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

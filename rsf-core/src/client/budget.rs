@@ -246,6 +246,30 @@ mod tests {
         assert!(taken.len() >= 45 * 195, "{} of 9000", taken.len());
     }
 
+    /// The bar of an outage of 30 s: a fifth of what is offered in it, and ten a second. An even load may take all of that,
+    /// because three times ten seconds are 30, and not one attempt more, whenever in a slot the outage begins.
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_thirty_seconds_takes_what_thirty_seconds_may() {
+        for offset in [0, 1, 100, 249] {
+            let budget = budget(20, 10);
+            let begun = Instant::now();
+            let mut taken = 0;
+            for millisecond in 0..42_000 + offset {
+                let now = begun + Duration::from_millis(millisecond);
+                if millisecond % 5 == 0 {
+                    budget.deposit(now);
+                }
+                if millisecond >= 12_000 + offset {
+                    taken += credit(&budget, now);
+                }
+            }
+            assert!(
+                (1490..=1500).contains(&taken),
+                "{taken} of 6000 calls, offset {offset}"
+            );
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_not_spent_goes_back_and_policy_takes_hold_at_once() {
         let budget = budget(0, 1);

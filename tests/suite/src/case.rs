@@ -7,7 +7,7 @@ use crate::LoadReport;
 /// Names the seed of a case that is to be run again (`RSF_SEED`).
 const SEED: &str = "RSF_SEED";
 
-/// A case under way. It ends with one line, `RSF-REL T05 seed=7 calls=… failed=… PASS`.
+/// A case under way. It ends with one line, `RSF-REL T05 calls=… failed=… PASS`.
 #[derive(Debug)]
 pub struct Case {
     id: &'static str,
@@ -16,22 +16,27 @@ pub struct Case {
 }
 
 impl Case {
-    /// Begins the case `id` (`T05`; a negative control as `T05-control`). All chance in it comes from the seed, which is
-    /// `RSF_SEED` where that is set.
+    /// Begins the case `id` (`T05`; a negative control as `T05-control`).
+    pub fn begin(id: &'static str) -> Case {
+        Case {
+            id,
+            figures: String::new(),
+            broken: Vec::new(),
+        }
+    }
+
+    /// What the case itself draws: which node dies, and when. Its seed, `RSF_SEED` where that is set, enters the line, and
+    /// the same seed draws the same. What the processes under test draw, each of their threads for itself, is not in it.
     ///
     /// # Panics
     /// Where `RSF_SEED` is no number.
-    pub fn begin(id: &'static str) -> Case {
+    pub fn chance(&mut self) -> fastrand::Rng {
         let seed = std::env::var(SEED).map_or_else(
             |_| fastrand::u64(..1_000_000),
             |seed| seed.parse().expect("RSF_SEED is a number"),
         );
-        fastrand::seed(seed);
-        Case {
-            id,
-            figures: format!("seed={seed}"),
-            broken: Vec::new(),
-        }
+        self.figure("seed", seed);
+        fastrand::Rng::with_seed(seed)
     }
 
     /// Adds a figure to the line.
@@ -64,7 +69,7 @@ impl Case {
     #[allow(clippy::print_stdout, reason = "the line is what the case is for")]
     pub fn end(self) {
         let verdict = if self.broken.is_empty() { "PASS" } else { "FAIL" };
-        println!("RSF-REL {} {} {verdict}", self.id, self.figures);
+        println!("RSF-REL {}{} {verdict}", self.id, self.figures);
         assert!(self.broken.is_empty(), "{}: {}", self.id, self.broken.join("; "));
     }
 
@@ -76,7 +81,7 @@ impl Case {
     pub fn end_red(self) {
         let verdict = if self.broken.is_empty() { "FAIL" } else { "PASS" };
         let seen = self.broken.join("; ");
-        println!("RSF-REL {} {} red=[{seen}] {verdict}", self.id, self.figures);
+        println!("RSF-REL {}{} red=[{seen}] {verdict}", self.id, self.figures);
         assert!(
             !self.broken.is_empty(),
             "{}: nothing went wrong without the guard",
@@ -87,6 +92,6 @@ impl Case {
     /// Says aloud that the case cannot run here.
     #[allow(clippy::print_stdout, reason = "the line is what the case is for")]
     pub fn skip(self, why: &str) {
-        println!("RSF-REL {} {} SKIPPED: {why}", self.id, self.figures);
+        println!("RSF-REL {}{} SKIPPED: {why}", self.id, self.figures);
     }
 }

@@ -116,6 +116,18 @@ impl RedisServer {
         self.process.resume();
     }
 
+    /// The answer to one command, `REPLICAOF NO ONE`: the first line for a plain one, all of it for a text.
+    ///
+    /// # Errors
+    /// Where it cannot be asked.
+    pub async fn command(&self, command: &str) -> Result<String, String> {
+        let answer = answer(self.address, command).await?;
+        match answer.strip_prefix('$') {
+            Some(text) => Ok(text.to_owned()),
+            None => Ok(answer.lines().next().unwrap_or_default().to_owned()),
+        }
+    }
+
     /// The process, for its id and its log.
     pub fn process(&self) -> &Process {
         &self.process
@@ -145,8 +157,17 @@ fn launch(address: SocketAddr, data: &TempDir, logs: &Arc<TempDir>, options: &[O
         .start_in(Arc::clone(logs))
 }
 
-/// Sends one command in Redis' inline form on a connection of its own, and checks how the answer begins.
+/// Sends one command, and checks how the answer begins.
 async fn ask(address: SocketAddr, command: &str, expected: &str) -> Result<(), String> {
+    let answer = answer(address, command).await?;
+    match answer.starts_with(expected) {
+        true => Ok(()),
+        false => Err(format!("{command} was answered by {answer:?}")),
+    }
+}
+
+/// Sends one command in Redis' inline form on a connection of its own.
+async fn answer(address: SocketAddr, command: &str) -> Result<String, String> {
     let describe = |error: std::io::Error| error.to_string();
     let mut connection = TcpStream::connect(address).await.map_err(describe)?;
     connection
@@ -155,9 +176,5 @@ async fn ask(address: SocketAddr, command: &str, expected: &str) -> Result<(), S
         .map_err(describe)?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.map_err(describe)?;
-    if answer.starts_with(expected) {
-        Ok(())
-    } else {
-        Err(format!("{command} was answered by {answer:?}"))
-    }
+    Ok(answer)
 }

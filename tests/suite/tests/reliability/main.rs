@@ -2,7 +2,7 @@
 //!
 //! A case is one file, `t05.rs`, with one test `t05_…` a backend that it holds for, and its negative control
 //! `t05_control_…`: with the guard switched off the case must be red. Each is written with [`rsf_suite::Case`], which
-//! prints the case's line, and takes a minute at most. `make reliability CASES=T05,T23` runs some of them; `make test`
+//! prints the case's line, and takes two minutes at most. `make reliability CASES=T05,T23` runs some of them; `make test`
 //! runs none.
 
 #![allow(
@@ -26,3 +26,4 @@ mod t34;
 mod t37;
 mod t39;
 mod t41;
+mod t42;

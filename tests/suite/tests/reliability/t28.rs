@@ -86,7 +86,10 @@ async fn fail_and_recover(case: &mut Case, policy: Option<&str>) {
     let (offered, _) = calls(&customers, OUTAGE).await;
     down.store(false, Ordering::Relaxed);
     let made = attempts.load(Ordering::Relaxed) - before;
-    let most = offered as f64 * 1.2 + (10 * OUTAGE) as f64;
+    // The budget goes by the calls of the ten seconds before each withdrawal, and 30 s are three times ten: an even load takes
+    // all of it to the last attempt. This one is a little uneven: ticks that come late fall into the next ten seconds.
+    let late = offered as f64 * 0.01;
+    let most = offered as f64 * 1.2 + (10 * OUTAGE) as f64 + late;
     case.figure("offered", offered);
     case.figure("attempts", made);
     case.figure("most", most);

@@ -64,7 +64,7 @@ fn goodput(case: &mut Case, peak: f64, overload: &[Ended]) -> f64 {
 }
 
 const CALM: Duration = Duration::from_secs(5);
-const OVERLOAD: Duration = Duration::from_secs(30);
+const OVERLOAD: Duration = Duration::from_secs(60);
 
 /// The calls a second that are answered while no more come than can be, and what becomes of twice as many.
 async fn overloaded(timeout: Duration) -> (f64, Vec<Ended>) {

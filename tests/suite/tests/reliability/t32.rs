@@ -1,5 +1,5 @@
-//! T32: bad policies (a wrong type, an unknown field, an endless expression, one that is too deep) at the console, and past
-//! it at every instance.
+//! T32: bad policies (a wrong type, an unknown field, an endless expression, one that is too deep, weights that leave no
+//! instance) at the console, and past it at every instance.
 
 use rsf::Application;
 use rsf_console::ClientError;
@@ -50,6 +50,16 @@ fn bad() -> Vec<(&'static str, Value, &'static str)> {
             "wide expression",
             expression(format!("\"a\"{}", " + \"a\"".repeat(500))),
             "200 nodes",
+        ),
+        (
+            "all weights 0",
+            json!({"call": {"timeout_ms": 1}, "instances": [{"weight": 0}]}),
+            "every instance",
+        ),
+        (
+            "all drained",
+            json!({"call": {"timeout_ms": 1}, "instances": [{"weight": 10}, {"drained": true}]}),
+            "every instance",
         ),
     ]
 }
