@@ -2,6 +2,7 @@
 
 mod builder;
 mod credentials;
+mod notice;
 mod status;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rsf_core::client::{Client, Consumer, TonicChannel};
+use rsf_core::identity::TokenVerifier;
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor, service_key};
 use rsf_core::runtime::IoRuntime;
 use rsf_core::server::Provider;
@@ -21,16 +23,21 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::{ApplicationBuilder, StartError};
 
+use notice::told;
 use status::Status;
 
 use crate::{Channel, RpcError, Settings};
 
-/// A draining instance still takes calls, so that consumers hear of it first. They have, when no call has come for this
-/// long;
-const DRAIN_QUIET: Duration = Duration::from_millis(500);
-/// and this long is waited at most: a coalescing window of the pump and the way, three times over. Foreign clients hear
-/// of it by GOAWAY alone.
+/// A draining instance still takes calls until the directory says that it drains, so that consumers hear of it first. This
+/// long is waited for that at most: a coalescing window of the pump and the way, three times over.
 const DRAIN_NOTICE: Duration = Duration::from_secs(4);
+/// Then consumers hear of it within milliseconds. They have, when no call has come for this long;
+const DRAIN_QUIET: Duration = Duration::from_millis(250);
+/// and this long is waited at most: foreign clients hear of it by GOAWAY alone.
+const DRAIN_LATE: Duration = Duration::from_secs(2);
+/// What one-way calls have at the end though the handlers, which make them, took all of the time; less where all of the time
+/// is less.
+const ONE_WAY: Duration = Duration::from_secs(1);
 
 /// A running application: provider, consumer, or both. Clones share it.
 ///
@@ -51,6 +58,7 @@ struct Running {
     consumer: Consumer,
     provider: Option<Arc<Provider>>,
     backend: Backend,
+    verifier: Option<Arc<TokenVerifier>>,
     metrics: prometheus::Registry,
     registration: Mutex<Option<Registration>>,
     registration_status: tokio::sync::watch::Receiver<rsf_registry::agent::RegistrationStatus>,
@@ -109,6 +117,12 @@ impl Application {
     /// The registry, in this application's namespace.
     pub fn registry(&self) -> &Backend {
         &self.0.backend
+    }
+
+    /// Checks callers' tokens by the keys that `RSF_TRUSTED_KEYS` names, as the application's own services do; `None` where
+    /// it names none. For gateways, whose callers come in by other ways.
+    pub fn token_verifier(&self) -> Option<Arc<TokenVerifier>> {
+        self.0.verifier.clone()
     }
 
     /// RSF's runtime.
@@ -175,8 +189,8 @@ impl Application {
         self.0.consumer.ready(limit).await
     }
 
-    /// Ends gracefully: says that it drains, goes on serving until consumers have heard, says GOAWAY, finishes the
-    /// running calls (`drain_ms` at most), and gives the lease back.
+    /// Ends gracefully: says that it drains, goes on serving until the directory has told the consumers, says GOAWAY,
+    /// finishes the running calls (`drain_ms` at most) and then the one-way calls that they made, and gives the lease back.
     pub async fn shutdown(self) {
         let running = self.0.clone();
         let ended = self
@@ -226,11 +240,7 @@ impl Running {
             provider.set_serving(false).await;
             if let Some(registration) = &registration {
                 match registration.drain().await {
-                    Ok(()) => {
-                        if !provider.drain(DRAIN_QUIET, DRAIN_NOTICE).await {
-                            tracing::info!("calls still come; GOAWAY sends them elsewhere");
-                        }
-                    }
+                    Ok(()) => self.heard(provider).await,
                     Err(error) => tracing::warn!(%error, "draining without the registry's help"),
                 }
             }
@@ -256,6 +266,7 @@ impl Running {
             }
         }
         let left = end.saturating_duration_since(Instant::now());
+        let left = left.max(ONE_WAY.min(self.drain_time));
         if !self.consumer.finish_one_way(left).await {
             tracing::warn!(
                 limit_ms = self.drain_time.as_millis() as u64,
@@ -268,6 +279,30 @@ impl Running {
             tracing::warn!(%error, "the lease will run out by itself");
         }
         self.stop.cancel();
+    }
+
+    /// Waits until the consumers know that this instance drains: the directory says so, and no call has come for a while.
+    async fn heard(&self, provider: &Provider) {
+        let begun = Instant::now();
+        let services = provider.services();
+        let lists = services
+            .iter()
+            .map(|service| service_key(&service.name, &service.implementation))
+            .map(|key| self.backend.directory.watch(&key));
+        let told = told(lists.collect(), &self.instance);
+        match tokio::time::timeout(DRAIN_NOTICE, told).await {
+            Ok(()) => tracing::debug!(
+                after_ms = begun.elapsed().as_millis() as u64,
+                "the directory says that we drain"
+            ),
+            Err(_) => tracing::warn!(
+                limit_ms = DRAIN_NOTICE.as_millis() as u64,
+                "the directory does not say that we drain; is a pump leading? GOAWAY tells the consumers"
+            ),
+        }
+        if !provider.drain(DRAIN_QUIET, DRAIN_LATE).await {
+            tracing::info!("calls still come; GOAWAY sends them elsewhere");
+        }
     }
 
     fn status(&self) -> Status {
