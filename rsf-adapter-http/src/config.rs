@@ -41,6 +41,8 @@ pub struct AdapterSettings {
     pub forward_cookies: bool,
     /// Refuses calls without an `Idempotency-Key` to methods that declare `dedup`. Default false.
     pub require_idempotency_key: bool,
+    /// Refuses calls without `Authorization: Bearer <application token>`; needs trusted keys. Default false.
+    pub require_token: bool,
 }
 
 impl Default for AdapterSettings {
@@ -61,6 +63,7 @@ impl Default for AdapterSettings {
             write_defaults: false,
             forward_cookies: false,
             require_idempotency_key: false,
+            require_token: false,
         }
     }
 }
@@ -83,6 +86,7 @@ pub struct AdapterConfig {
     pub(crate) write_defaults: bool,
     pub(crate) forward_cookies: bool,
     pub(crate) require_idempotency_key: bool,
+    pub(crate) require_token: bool,
 }
 
 /// Everything that is wrong with a configuration.
@@ -169,11 +173,17 @@ impl AdapterSettings {
             write_defaults: self.write_defaults,
             forward_cookies: self.forward_cookies,
             require_idempotency_key: self.require_idempotency_key,
+            require_token: self.require_token,
         })
     }
 }
 
 impl AdapterConfig {
+    /// Whether calls without a caller's token are refused.
+    pub fn requires_token(&self) -> bool {
+        self.require_token
+    }
+
     /// Where to listen.
     pub fn listen(&self) -> SocketAddr {
         self.listen

@@ -97,6 +97,14 @@ impl Failure {
         self
     }
 
+    /// Adds a header.
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        if let Failure::Connect(error) = &mut self {
+            error.headers.insert(name, value);
+        }
+        self
+    }
+
     /// What it says to people.
     pub(crate) fn message(&self) -> &str {
         match self {

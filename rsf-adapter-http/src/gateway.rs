@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{EXPECT, HeaderMap};
+use http::header::{AUTHORIZATION, EXPECT, HeaderMap};
 use http::{Method, Response, request};
 use http_body_util::Full;
 use hyper::Request;
@@ -22,6 +22,7 @@ use rsf_core::status::Code;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::caller::Callers;
 use crate::catalog::{Catalog, ReadyService};
 use crate::config::AdapterConfig;
 use crate::encoding::Encoding;
@@ -40,6 +41,7 @@ const TRANSCODE_IN_PLACE: usize = 64 * 1024;
 pub(crate) struct Gateway {
     catalog: Arc<Catalog>,
     config: AdapterConfig,
+    callers: Callers,
     requests: Semaphore,
 }
 
@@ -52,11 +54,12 @@ struct CallRequest {
 }
 
 impl Gateway {
-    pub(crate) fn new(catalog: Arc<Catalog>, config: AdapterConfig) -> Self {
+    pub(crate) fn new(catalog: Arc<Catalog>, config: AdapterConfig, callers: Callers) -> Self {
         let requests = Semaphore::new(config.max_requests);
         Gateway {
             catalog,
             config,
+            callers,
             requests,
         }
     }
@@ -112,9 +115,12 @@ impl Gateway {
         let begun = Instant::now();
         let number = unary(method)?;
         let codec = post_codec(parts, method)?;
+        // Before anything of the body is read.
+        let caller = self.callers.read(&parts.headers)?;
         let head = Head::read(&parts.headers)?;
         self.check_idempotency(&head, method)?;
-        let metadata = read_metadata(&parts.headers, self.config.forward_cookies)?;
+        let consumed = caller.is_some().then_some(AUTHORIZATION);
+        let metadata = read_metadata(&parts.headers, self.config.forward_cookies, consumed)?;
         let timeout = match (head.timeout, self.config.max_timeout) {
             (Some(asked), Some(most)) => Some(asked.min(most)),
             (asked, most) => asked.or(most),
@@ -141,6 +147,9 @@ impl Gateway {
         }
         if let Some(key) = &head.idempotency_key {
             call = call.request_id(key);
+        }
+        if let Some(caller) = caller {
+            call = call.on_behalf(caller);
         }
         // The caller's trace goes on through the context, as if the caller were handled here.
         if let Some(trace) = read_trace(&parts.headers) {

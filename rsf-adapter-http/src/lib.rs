@@ -6,14 +6,15 @@
 //!
 //! 1. [`server`]: accepts connections, bounded and timed, and drains them at the end.
 //! 2. `gateway`: finds the page or the method that a path names, in the `catalog`.
-//! 3. `head`, `body`: what the headers ask for, and the message, read within its limits.
-//! 4. `json`: the body becomes a protobuf message by the method's schema.
-//! 5. the governed call, by `rsf-core`.
-//! 6. `reply`: the message or the error, as the Connect protocol writes them.
+//! 3. `caller`: the application that a bearer token names, where the adapter trusts keys.
+//! 4. `head`, `body`: what the headers ask for, and the message, read within its limits.
+//! 5. `json`: the body becomes a protobuf message by the method's schema.
+//! 6. the governed call, by `rsf-core`.
+//! 7. `reply`: the message or the error, as the Connect protocol writes them.
 //!
 //! The catalog learns services and methods from a [`schema::SchemaSource`], the directory by default, while the
 //! adapter runs. The wire is the Connect protocol's unary form; streaming methods, `google.api.http` routes and
-//! gRPC-Web are not served, callers are not authenticated here, and TLS is left to what stands in front.
+//! gRPC-Web are not served, and TLS is left to what stands in front.
 
 pub mod config;
 
@@ -24,6 +25,7 @@ mod catalog;
 mod accept;
 pub mod server;
 
+mod caller;
 mod gateway;
 mod head;
 

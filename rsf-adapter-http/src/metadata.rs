@@ -61,11 +61,20 @@ const HTTP_OWN_PREFIXES: &[&str] = &[
 /// Says that a reply is that of an earlier request with the same `Idempotency-Key`.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// Says that the answer is policy's (`degrade`), and not the service's.
+const RSF_DEGRADED: HeaderName = HeaderName::from_static("rsf-degraded");
+
 /// The application's own headers of a request, as metadata. Several values of one key are joined with commas.
-pub(crate) fn read_metadata(headers: &HeaderMap, forward_cookies: bool) -> Result<Metadata, Failure> {
+/// What the adapter itself has `consumed` is left out.
+pub(crate) fn read_metadata(
+    headers: &HeaderMap,
+    forward_cookies: bool,
+    consumed: Option<HeaderName>,
+) -> Result<Metadata, Failure> {
     let mut metadata = Metadata::new();
     for name in headers
         .keys()
+        .filter(|name| Some(*name) != consumed.as_ref())
         .map(HeaderName::as_str)
         .filter(|name| is_application(name, forward_cookies))
     {
@@ -93,10 +102,14 @@ pub(crate) fn read_trace(headers: &HeaderMap) -> Option<Metadata> {
     Some(metadata)
 }
 
-/// Adds a reply's metadata to its headers, and that it is a replay, under the name that payment APIs use.
+/// Adds a reply's metadata to its headers; that it is a replay, under the name that payment APIs use; and that policy
+/// answered in the method's place.
 pub(crate) fn write_metadata(metadata: &Metadata, forward_cookies: bool, to: &mut HeaderMap) {
     if metadata.get("rsf-replayed").is_some() {
         to.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    if metadata.get(RSF_DEGRADED.as_str()).is_some() {
+        to.insert(RSF_DEGRADED, HeaderValue::from_static("policy"));
     }
     for (name, value) in metadata
         .iter()
@@ -168,7 +181,7 @@ mod tests {
             ("accept-language", "zh"),
             ("user-agent", "curl"),
         ]);
-        let metadata = read_metadata(&sent, false).unwrap();
+        let metadata = read_metadata(&sent, false, None).unwrap();
         assert_eq!(metadata.get("tenant"), Some("north,south"));
         assert_eq!(metadata.get_bin("token-bin").unwrap(), [0, 1, 255]);
         let mut names: Vec<_> = metadata.iter().map(|(name, _)| name.to_owned()).collect();
@@ -181,13 +194,16 @@ mod tests {
                 .unwrap()
                 .ends_with("-01")
         );
-        assert_eq!(read_metadata(&sent, true).unwrap().get("cookie"), Some("a=b"));
+        assert_eq!(
+            read_metadata(&sent, true, None).unwrap().get("cookie"),
+            Some("a=b")
+        );
     }
 
     #[test]
     fn what_grpc_cannot_carry_is_refused() {
         for pair in [("token-bin", "***"), ("name", "Jörg")] {
-            assert!(read_metadata(&headers(&[pair]), false).is_err(), "{pair:?}");
+            assert!(read_metadata(&headers(&[pair]), false, None).is_err(), "{pair:?}");
         }
     }
 }

@@ -10,12 +10,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use rsf_core::client::Consumer;
+use rsf_core::identity::TokenVerifier;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::accept::Greeted;
+use crate::caller::Callers;
 use crate::catalog::Catalog;
 use crate::config::AdapterConfig;
 use crate::gateway::Gateway;
@@ -39,6 +41,7 @@ connection: close\r\ncontent-length: 80\r\n\r\n\
 pub struct Adapter {
     catalog: Arc<Catalog>,
     config: AdapterConfig,
+    verifier: Option<Arc<TokenVerifier>>,
 }
 
 impl Adapter {
@@ -48,7 +51,15 @@ impl Adapter {
         Adapter {
             catalog: Arc::new(Catalog::new(schemas, consumer)),
             config,
+            verifier: None,
         }
+    }
+
+    /// Checks bearer tokens of HTTP's callers, and makes their calls in the name of the application whose token it is.
+    /// Without, `Authorization` is metadata like any other.
+    pub fn tokens(mut self, verifier: Arc<TokenVerifier>) -> Self {
+        self.verifier = Some(verifier);
+        self
     }
 
     /// Serves until `shutdown` is cancelled, then lets the running requests finish within the drain timeout.
@@ -59,7 +70,11 @@ impl Adapter {
         let catalog = self.catalog.clone();
         let _follow = AbortOnDropHandle::new(tokio::spawn(async move { catalog.follow().await }));
         let builder = Arc::new(protocol(&self.config));
-        let gateway = Arc::new(Gateway::new(self.catalog, self.config.clone()));
+        let callers = Callers {
+            verifier: self.verifier,
+            required: self.config.require_token,
+        };
+        let gateway = Arc::new(Gateway::new(self.catalog, self.config.clone(), callers));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {

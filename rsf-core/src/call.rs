@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::client::Channel;
 use crate::context::Context;
 use crate::error::{AttemptLog, RpcError};
+use crate::identity::OnBehalf;
 use crate::message::{Request, Response};
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
@@ -54,6 +55,8 @@ pub(crate) struct CallOptions {
     /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
     /// call is sent by another task.
     pub(crate) parent: Option<Arc<Context>>,
+    /// Who the call is made for, where that is not this application.
+    pub(crate) on_behalf: Option<OnBehalf>,
     /// Whom to tell that the request is handed over, where nobody waits for the reply.
     pub(crate) one_way: Option<HandOver>,
 }
@@ -150,6 +153,14 @@ impl<R: Reply> Call<R> {
     /// was made. For gateways, which know the caller's trace without handling a call.
     pub fn context(mut self, context: Arc<Context>) -> Self {
         self.options.parent = Some(context);
+        self
+    }
+
+    /// Makes the call in the name of another application, whose token it sends instead of one's own: for gateways whose
+    /// callers bring their own. The provider checks the token as that of every caller. What this application's policies say
+    /// of its calls holds for it all the same.
+    pub fn on_behalf(mut self, caller: OnBehalf) -> Self {
+        self.options.on_behalf = Some(caller);
         self
     }
 

@@ -62,13 +62,13 @@ use tokio_util::task::TaskTracker;
 use crate::context::Context;
 use crate::control::ControlPlane;
 use crate::error::RpcError;
-use crate::identity::ApplicationToken;
+use crate::identity::{ApplicationToken, OnBehalf};
 use crate::method::{ServiceDescriptor, service_key};
 use crate::metrics::Metrics;
 use crate::policy::Priority;
 use crate::policy_book::PolicyBook;
 use crate::runtime::IoRuntime;
-use crate::wire::headers::{PRIORITY, TOKEN};
+use crate::wire::headers::{CALLER, PRIORITY, TOKEN};
 use crate::wire::priority;
 use crate::wire::{OwnHeaders, Wire};
 
@@ -247,6 +247,7 @@ impl Shared {
         parent: Option<&Context>,
         metadata: Option<&HeaderMap>,
         priority: Option<Priority>,
+        on_behalf: Option<OnBehalf>,
     ) -> OwnHeaders {
         let mut own = match parent {
             Some(parent) => parent.inherited(metadata),
@@ -256,8 +257,9 @@ impl Shared {
         if let Some(priority) = priority::inherited(priority, surrounding) {
             own.push((PRIORITY, priority::write(priority)));
         }
-        if let Some(token) = self.token.header() {
-            own.push((TOKEN, token));
+        match on_behalf {
+            Some(other) => own.extend([(CALLER, other.application), (TOKEN, other.token)]),
+            None => own.extend(self.token.header().map(|token| (TOKEN, token))),
         }
         own
     }

@@ -14,7 +14,7 @@ pub mod verify;
 use std::sync::Arc;
 
 pub use keys::{InvalidKey, SigningKey, TrustedKeys};
-pub use token::{ApplicationToken, Claims, TokenError};
+pub use token::{ApplicationToken, Claims, OnBehalf, TokenError};
 pub use verify::TokenVerifier;
 
 /// How the calling application's name is known.

@@ -357,6 +357,15 @@ pub trait Dispatch: Send + Sync + 'static {
     /// RSF's to handle. A wire may remember the answer.
     fn method(&self, path: &str, implementation: &str) -> Option<usize>;
 
+    /// Whether a unary request may come in, as far as its headers tell; asked by wires that have the headers before the
+    /// body. A request that is refused is handed on all the same, with the refusal as its message, so that it is counted.
+    ///
+    /// # Errors
+    /// The status to refuse the request with.
+    fn admit(&self, _method: usize, _metadata: &Metadata, _peer: Option<&Peer>) -> Result<(), Status> {
+        Ok(())
+    }
+
     /// Handles one unary request. Dropping the future cancels the handler.
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply>;
 

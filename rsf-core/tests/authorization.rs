@@ -8,6 +8,8 @@
 
 #[path = "support/counter.rs"]
 mod counter;
+#[path = "support/line.rs"]
+mod line;
 mod support;
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use rsf_core::status::Code;
 use rsf_core::wire::{Dispatch, InboundRequest};
 
 use counter::{Client, Counter};
+use line::{connect, request, soon};
 use support::{Echo, Fleet, Kind, Node, Note, Peer, counted, eventually, note};
 
 const SERVICE: &str = "service/test.v1.Echo";
@@ -318,6 +321,77 @@ fn hosted_tonic_services_are_guarded_and_health_stays_open() {
         let check = tonic_health::pb::HealthCheckRequest::default();
         health.check(check).await.expect("health is open to everybody");
     });
+}
+
+/// Whoever may not call is told so by the headers alone: no body is waited for, and none is judged first.
+#[test]
+fn strangers_are_refused_before_their_body() {
+    for kind in [Kind::Http2, Kind::InProcess] {
+        let fleet = Fleet::new(kind);
+        fleet.runtime.clone().handle().block_on(async {
+            let (echo, _) = noting();
+            let node = fleet.provide_built(trusting(echo.clone()));
+            let [order, shop] = ["order", "shop"].map(|name| called(&fleet, name, ""));
+            let rules = r#"{"mode":"enforce","default":"deny","callers":{"order":{"methods":["*"]}}}"#;
+            govern(&fleet, 1, rules).await;
+            becomes(&shop, "Get", Some(Reason::Denied)).await;
+            let (before, refused) = (verdicts(&node), errors(&node, "denied"));
+            let connection = connect(&fleet, &node).await;
+            // Too large, which the headers do not tell.
+            let large = Note {
+                data: vec![0; rsf_core::wire::MAX_MESSAGE_BYTES + 1].into(),
+                ..Note::default()
+            };
+            let mut request = request("Get", &large);
+            request.caller = Some("shop".parse().unwrap());
+            let status = soon(request.over(&connection)).await;
+            let status = status.unwrap().result.unwrap_err();
+            assert_eq!(status.metadata().get("rsf-reason"), Some("denied"), "{kind:?}");
+            let mut expected = 1;
+            if kind == Kind::Http2 {
+                // A body that never comes: with a timeout of a minute nothing else would end the wait.
+                for (caller, token, reason) in [
+                    ("shop", String::new(), "denied"),
+                    ("order", "no.token.atall".to_owned(), "unauthenticated"),
+                ] {
+                    let mut request = http::Request::new(tonic::body::Body::new(
+                        http_body_util::StreamBody::new(futures_util::stream::pending::<
+                            Result<http_body::Frame<bytes::Bytes>, tonic::Status>,
+                        >()),
+                    ));
+                    *request.method_mut() = http::Method::POST;
+                    *request.uri_mut() = "http://echo/test.v1.Echo/Get".parse().unwrap();
+                    let headers = request.headers_mut();
+                    headers.insert("content-type", "application/grpc".parse().unwrap());
+                    headers.insert("grpc-timeout", "60S".parse().unwrap());
+                    headers.insert("rsf-caller", caller.parse().unwrap());
+                    if !token.is_empty() {
+                        headers.insert("rsf-token", token.parse().unwrap());
+                    }
+                    let response = soon(connection.http(request)).await.unwrap();
+                    assert_eq!(response.headers()["rsf-reason"], reason);
+                }
+                expected += 1;
+            }
+            let after = verdicts(&node);
+            assert_eq!(after[1] - before[1], expected, "each refusal is counted once");
+            assert_eq!(after[3] - before[3], expected - 1);
+            assert_eq!(
+                errors(&node, "denied") - refused,
+                expected,
+                "and measured like all calls"
+            );
+            assert_eq!(echo.counts().began, 0);
+            // Who may call is asked once, and counted once.
+            let before = verdicts(&node)[0];
+            order.get(note("")).await.unwrap();
+            assert_eq!(verdicts(&node)[0] - before, 1);
+        });
+    }
+}
+
+fn errors(node: &Node, reason: &str) -> u64 {
+    counted(&node.registry, "rsf_call_errors_total", reason)
 }
 
 #[test]

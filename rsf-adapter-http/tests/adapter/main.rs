@@ -8,6 +8,7 @@
 
 mod support;
 
+mod callers;
 mod calls;
 mod clients;
 mod idempotency;

@@ -16,6 +16,7 @@ use rsf_core::PolicyBook;
 use rsf_core::client::{Consumer, ConsumerParts};
 use rsf_core::context::Context;
 use rsf_core::control::{Instance, StaticControlPlane};
+use rsf_core::identity::TokenVerifier;
 use rsf_core::message::{Request, Response};
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 use rsf_core::metrics::Metrics;
@@ -62,11 +63,19 @@ impl World {
 
     /// An adapter that knows no service.
     pub(crate) async fn empty(settings: AdapterSettings) -> World {
+        World::trusting(settings, None).await
+    }
+
+    /// An adapter that checks its callers' tokens, and knows no service.
+    pub(crate) async fn trusting(settings: AdapterSettings, verifier: Option<TokenVerifier>) -> World {
         let control = Arc::new(StaticControlPlane::new());
         let directory = Arc::new(FakeDirectory::default());
         let consumer = consumer(control.clone());
         let schemas = Arc::new(DirectorySchemas::new(directory.clone()));
-        let adapter = Adapter::new(consumer, schemas, settings.validate().unwrap());
+        let mut adapter = Adapter::new(consumer, schemas, settings.validate().unwrap());
+        if let Some(verifier) = verifier {
+            adapter = adapter.tokens(Arc::new(verifier));
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -92,6 +101,15 @@ impl World {
 
     /// Starts a provider of the first service in `schema`; returns its address.
     pub(crate) async fn provide(&mut self, schema: &[u8]) -> SocketAddr {
+        self.provide_checked(schema, None).await
+    }
+
+    /// The same, checking its callers' tokens.
+    pub(crate) async fn provide_checked(
+        &mut self,
+        schema: &[u8],
+        verifier: Option<TokenVerifier>,
+    ) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let runtime = IoRuntime::shared(tokio::runtime::Handle::current());
@@ -104,10 +122,11 @@ impl World {
             tags: Default::default(),
         };
         let probe = Arc::new(Probe::new(schema, self.hanging.clone()));
-        let provider = Provider::builder()
-            .service("", probe)
-            .build(identity, &metrics, &policies)
-            .unwrap();
+        let mut provider = Provider::builder().service("", probe);
+        if let Some(verifier) = verifier {
+            provider = provider.tokens(Arc::new(verifier));
+        }
+        let provider = provider.build(identity, &metrics, &policies).unwrap();
         self._policies.push(policies);
         let drain = CancellationToken::new();
         self._guards.push(drain.clone().drop_guard());

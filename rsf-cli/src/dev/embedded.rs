@@ -194,6 +194,10 @@ impl ControlPlane {
             schemas,
             AdapterSettings::default().validate()?,
         );
+        let adapter = match app.token_verifier() {
+            Some(verifier) => adapter.tokens(verifier),
+            None => adapter,
+        };
         let listener = listen(arguments.ports.adapter_port, ADAPTER_PORT).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let end = self.end.clone();

@@ -76,7 +76,19 @@ pub(crate) async fn run(arguments: AdapterArguments) -> Result<(), Failure> {
         .start()
         .await?;
     let schemas = Arc::new(DirectorySchemas::new(app.registry().directory.clone()));
+    let requires_token = config.requires_token();
     let adapter = Adapter::new(app.consumer().clone(), schemas, config);
+    let adapter = match app.token_verifier() {
+        Some(verifier) => adapter.tokens(verifier),
+        None if requires_token => {
+            app.shutdown().await;
+            return super::all(vec![
+                "adapter.require_token: no key is trusted that a caller's token could be checked with; set RSF_TRUSTED_KEYS"
+                    .to_owned(),
+            ]);
+        }
+        None => adapter,
+    };
     println!(
         "adapter of namespace {namespace} on {url}, http://{}",
         listener.local_addr()?

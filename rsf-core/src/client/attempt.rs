@@ -15,7 +15,7 @@ use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
-use crate::wire::headers::REPLAYED;
+use crate::wire::headers::{CALLER, REPLAYED};
 use crate::wire::load_report::reported;
 use crate::wire::{Fate, Slot, UnaryReply, UnaryRequest, WireError};
 
@@ -108,7 +108,11 @@ impl Attempt {
             repeated: self.repeated,
             request_id: &call.request_id,
             trace: call.trace,
-            caller: shared.caller.as_ref(),
+            // Who is called for stands among the call's own.
+            caller: shared
+                .caller
+                .as_ref()
+                .filter(|_| call.own.iter().all(|(name, _)| *name != CALLER)),
             target: self.endpoint.target_to_verify(&linked),
             implementation: call.channel.implementation.as_ref(),
             own: &call.own,

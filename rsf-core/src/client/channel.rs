@@ -292,10 +292,12 @@ impl Channel {
         let now = Moment::now();
         let priority = snapshot.methods[method].call.priority;
         OutboundCall {
-            own: self
-                .0
-                .shared
-                .own_headers(options.parent.as_deref(), options.metadata.raw(), priority),
+            own: self.0.shared.own_headers(
+                options.parent.as_deref(),
+                options.metadata.raw(),
+                priority,
+                options.on_behalf,
+            ),
             begun: now.instant(),
             now,
             deadline: now.instant(),

@@ -290,6 +290,33 @@ impl fmt::Debug for ApplicationToken {
     }
 }
 
+/// An application that a call is made for by another one, and its token.
+#[derive(Clone)]
+pub struct OnBehalf {
+    pub(crate) application: HeaderValue,
+    pub(crate) token: HeaderValue,
+}
+
+impl OnBehalf {
+    /// The application whose token `text` is. Nothing proves that here: have it checked first, by a
+    /// [`TokenVerifier`](super::TokenVerifier), because a provider that trusts no keys believes whatever name comes.
+    pub fn new(text: &str) -> Result<Self, TokenError> {
+        let application = Claims::unverified(text)?.application;
+        let application = HeaderValue::from_str(&application)
+            .map_err(|_| TokenError::Malformed("`sub` is no visible ASCII"))?;
+        Ok(OnBehalf {
+            application,
+            token: header(text)?,
+        })
+    }
+}
+
+impl fmt::Debug for OnBehalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnBehalf").field(&self.application).finish()
+    }
+}
+
 fn header(text: &str) -> Result<HeaderValue, TokenError> {
     Claims::unverified(text)?;
     let mut value =

@@ -11,6 +11,7 @@ use prometheus::IntCounter;
 use super::stack::{Gate, InboundCall};
 use crate::error::framework_status;
 use crate::identity::{Peer, TokenVerifier};
+use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::outcome::Reason;
 use crate::policy::{Access, AuthorizationMode, IdentityDemand, ProviderView};
@@ -196,6 +197,50 @@ impl Door {
         self.rules.store(Arc::new(rules));
         self.open.store(open, Ordering::Release);
         self.logged.lock().clear();
+    }
+
+    /// Whether a call of `method` may come in, as far as its headers tell: so that nobody's body is waited for or held who
+    /// is refused anyway. Only refusals are counted here; who passes meets [`Authorize`] on the way.
+    pub(super) fn admit(
+        &self,
+        metadata: &Metadata,
+        peer: Option<&Peer>,
+        verifier: Option<&TokenVerifier>,
+        method: &str,
+    ) -> Result<(), Status> {
+        if verifier.is_none() && peer.is_none() && self.is_open() {
+            return Ok(());
+        }
+        let token = metadata.raw().and_then(|headers| headers.get(TOKEN));
+        let caller = metadata.get(CALLER.as_str());
+        let proven = prove(token, caller, peer, verifier);
+        let proven = proven.inspect_err(|_| self.unauthenticated.inc())?;
+        if self.is_open() || !self.enforces() {
+            return Ok(());
+        }
+        let (caller, is_proven) = (proven.as_deref().or(caller), proven.is_some());
+        match self.passes(caller, is_proven, method) {
+            true => Ok(()),
+            false => self.check(caller, is_proven, method),
+        }
+    }
+
+    /// Whether it refuses anybody: policy may only count.
+    fn enforces(&self) -> bool {
+        match &**self.rules.load() {
+            Rules::Open => false,
+            Rules::Waiting => true,
+            Rules::Asked(asked) => asked.enforced,
+        }
+    }
+
+    /// What [`Door::check`] would say, without a word about it.
+    fn passes(&self, caller: Option<&str>, proven: bool, method: &str) -> bool {
+        match &**self.rules.load() {
+            Rules::Open => true,
+            Rules::Waiting => false,
+            Rules::Asked(asked) => asked.judge(&self.service, caller, proven, method).is_ok(),
+        }
     }
 
     /// Whether `caller` may call `method`.

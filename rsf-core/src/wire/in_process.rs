@@ -262,15 +262,16 @@ async fn handle(dispatch: Arc<dyn Dispatch>, reporter: Arc<Reporter>, request: S
         return foreign(&*dispatch, &reporter, request).await;
     };
     let message = request.frame.message();
-    let message = if message.len() <= dispatch.max_message_bytes() {
-        Ok(message)
-    } else {
-        Err(too_large(message.len(), dispatch.max_message_bytes()))
+    let metadata = Metadata::from_headers(request.headers);
+    let message = match dispatch.admit(method, &metadata, None) {
+        Err(status) => Err(status),
+        Ok(()) if message.len() <= dispatch.max_message_bytes() => Ok(message),
+        Ok(()) => Err(too_large(message.len(), dispatch.max_message_bytes())),
     };
     let inbound = InboundRequest {
         message,
         timeout: request.timeout,
-        metadata: Metadata::from_headers(request.headers),
+        metadata,
         peer: None,
     };
     let reply = dispatch.unary(method, inbound).await;

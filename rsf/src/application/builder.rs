@@ -320,6 +320,7 @@ impl ApplicationBuilder {
             consumer,
             provider,
             backend,
+            verifier: credentials.verifier.clone(),
             metrics: registry.clone(),
             registration_status: registration.status(),
             registration: Mutex::new(Some(registration)),

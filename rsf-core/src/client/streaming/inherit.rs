@@ -25,7 +25,7 @@ pub(super) fn inherit(
     for name in foreign {
         headers.remove(name);
     }
-    for (name, value) in shared.own_headers(parent, Some(headers), policy.priority) {
+    for (name, value) in shared.own_headers(parent, Some(headers), policy.priority, None) {
         headers.insert(name, value);
     }
     if let Some(caller) = &shared.caller {

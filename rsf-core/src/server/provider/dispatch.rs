@@ -60,6 +60,16 @@ impl Dispatch for Provider {
         Box::pin(async move { stack.call(&mut call).await })
     }
 
+    fn admit(&self, method: usize, metadata: &Metadata, peer: Option<&Peer>) -> Result<(), Status> {
+        check_target(self.identity.as_deref(), metadata.header(&TARGET))?;
+        match self.methods.get(method) {
+            Some(method) => method
+                .door
+                .admit(metadata, peer, self.verifier.as_deref(), &method.name),
+            None => Ok(()),
+        }
+    }
+
     fn hold_body(&self, place: &mut Option<BodyPlace>, bytes: usize) -> Result<(), Status> {
         let place = place.get_or_insert_with(|| self.bodies.place());
         place.grow(bytes).map_err(|held| {

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -214,6 +215,13 @@ async fn answer(
         Ok(timeout) => timeout,
         Err(status) => return refusal(&status),
     };
+    let metadata = Metadata::from_headers(parts.headers);
+    if let Err(status) = dispatch.admit(method, &metadata, None) {
+        // Its body is not waited for; what of it comes is thrown away with the stream.
+        let request = inbound(Err(status), timeout, metadata);
+        let answered = dispatch.unary(method, request).await;
+        return reply(answered, reporter.due(&*dispatch));
+    }
     let arrived = tokio::time::Instant::now();
     // Until the answer: the message is held for as long as its handler runs.
     let mut held = None;
@@ -239,15 +247,18 @@ async fn answer(
         Received::Bad(status) => Err(status),
         Received::Broken(error) => Err(Status::cancelled(format!("the request broke off: {error}"))),
     };
-    let metadata = Metadata::from_headers(parts.headers);
-    let request = InboundRequest {
+    let request = inbound(message, timeout, metadata);
+    let answered = dispatch.unary(method, request).await;
+    reply(answered, reporter.due(&*dispatch))
+}
+
+fn inbound(message: Result<Bytes, Status>, timeout: Option<Duration>, metadata: Metadata) -> InboundRequest {
+    InboundRequest {
         message,
         timeout,
         metadata,
         peer: None,
-    };
-    let answered = dispatch.unary(method, request).await;
-    reply(answered, reporter.due(&*dispatch))
+    }
 }
 
 /// A request that had not come whole within `limit`.
