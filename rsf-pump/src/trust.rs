@@ -14,6 +14,8 @@ pub(crate) struct Trust {
     sweep_timeout: Duration,
     identity: Option<String>,
     last_contact: Option<Duration>,
+    /// A read found that nothing was asked for too long; the next sweep tells.
+    paused: bool,
     error: Option<String>,
 }
 
@@ -24,6 +26,7 @@ impl Trust {
             sweep_timeout,
             identity: None,
             last_contact: None,
+            paused: false,
             error: None,
         }
     }
@@ -36,15 +39,23 @@ impl Trust {
     /// The source answered a read.
     pub(crate) fn read(&mut self, now: Duration) {
         if self.error.is_none() {
+            // After a pause overdue deadlines are read before the overdue sweep: they must not hide it.
+            self.paused |= self.late(now);
             self.last_contact = Some(now);
         }
     }
 
+    /// Whether nothing was heard of the source for longer than a pump that runs lets pass.
+    fn late(&self, now: Duration) -> bool {
+        self.last_contact
+            .is_some_and(|last| now.saturating_sub(last) > self.interval + SLACK)
+    }
+
     /// The source answered a sweep that was sent at `asked`. Answers what lies between this and its last answer.
     pub(crate) fn swept(&mut self, asked: Duration, now: Duration, identity: &str) -> Option<Discontinuity> {
-        let late = |last: Duration| asked.saturating_sub(last) > self.interval + SLACK;
-        let paused =
-            self.last_contact.is_some_and(late) || now.saturating_sub(asked) > self.sweep_timeout + SLACK;
+        let paused = std::mem::take(&mut self.paused)
+            || self.late(asked)
+            || now.saturating_sub(asked) > self.sweep_timeout + SLACK;
         let failed = self.error.take().is_some();
         let before = self.identity.replace(identity.to_owned());
         self.last_contact = Some(now);
@@ -106,5 +117,12 @@ mod tests {
             "so did its question"
         );
         assert_eq!(trust.swept(secs(95), secs(95), "b"), None);
+        trust.read(secs(130));
+        assert_eq!(
+            trust.swept(secs(130), secs(130), "b"),
+            Some(Discontinuity::Paused),
+            "a read after it does not hide it"
+        );
+        assert_eq!(trust.swept(secs(135), secs(135), "b"), None);
     }
 }
