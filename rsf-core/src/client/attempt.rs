@@ -360,7 +360,7 @@ pub(super) fn answered(status: Status, overdue: bool) -> RpcError {
         _ if status.metadata().get(REPLAYED).is_some() => Reason::Handler,
         Code::Unavailable => Reason::Unavailable,
         Code::Unimplemented => Reason::Unimplemented,
-        // A peer that only knows gRPC watches the same clock, and may look at it a moment before this side does.
+        // A peer that only knows gRPC watches the same clock, and its word may be here before this side's coarse timer fires.
         Code::DeadlineExceeded if overdue => Reason::Deadline,
         _ => Reason::Handler,
     });

@@ -181,7 +181,8 @@ impl Pool {
         {
             return Some(member);
         }
-        if tried.is_empty()
+        if self.members.len() < SCAN_BELOW
+            && tried.is_empty()
             && let Some(member) = self.least_of_plain(measure)
         {
             return Some(member);

@@ -49,6 +49,8 @@ pub(crate) struct ChannelState {
     pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
     /// Ticks with every new snapshot.
     pub(crate) version: watch::Sender<u64>,
+    /// When it was made.
+    made: Moment,
     stack: ClientStack,
 }
 
@@ -118,6 +120,7 @@ impl Channel {
                     .flatten(),
                 snapshot: ArcSwapOption::empty(),
                 version: watch::Sender::new(0),
+                made: Moment::now(),
                 stack: client_stack(),
                 shared: shared.clone(),
             });
@@ -252,6 +255,8 @@ impl Channel {
                 let mut call = self.outbound(method, snapshot, frame, options);
                 // Captured and lent, not passed on: an argument would lie in the future twice.
                 Box::pin(async move {
+                    // Its time begins now, however long the future has lain about.
+                    call.begin();
                     let channel = call.channel.clone();
                     channel.stack.call(&mut call).await
                 })
@@ -277,6 +282,7 @@ impl Channel {
         let begun = Instant::now();
         let snapshot = self.0.first_snapshot(method, &options).await?;
         let mut call = self.outbound(method, snapshot, frame, options);
+        call.begin();
         call.begun = begun;
         let channel = call.channel.clone();
         channel.stack.call(&mut call).await
@@ -289,7 +295,7 @@ impl Channel {
         frame: Frame,
         options: CallOptions,
     ) -> OutboundCall {
-        let now = Moment::now();
+        let unset = self.0.made;
         let priority = snapshot.methods[method].call.priority;
         OutboundCall {
             own: self.0.shared.own_headers(
@@ -298,9 +304,9 @@ impl Channel {
                 priority,
                 options.on_behalf,
             ),
-            begun: now.instant(),
-            now,
-            deadline: now.instant(),
+            begun: unset.instant(),
+            now: unset,
+            deadline: unset.instant(),
             method,
             frame,
             snapshot,

@@ -110,6 +110,19 @@ impl Breaker {
         }))
     }
 
+    /// A call that a closed breaker let through was given up at its own end.
+    pub(super) fn count_silence(&self, call: &OutboundCall, now: Moment) {
+        let took = now.since(call.begun);
+        if took >= call.fair_time() {
+            let slow = self
+                .rules
+                .slow_call_ms
+                .is_some_and(|limit| took >= Duration::from_millis(limit));
+            let ending = Ending::Ran(Verdict { error: true, slow });
+            self.circuit.settle(&self.rules, None, ending, now);
+        }
+    }
+
     /// Takes in how a call ended that a closed breaker let through.
     fn settle(&self, call: &OutboundCall, error: Option<&RpcError>) {
         let ending = self.ending(call, error);

@@ -387,9 +387,18 @@ impl Flight<'_> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        // Nobody waits for the call any more.
-        if let (Some(log), false) = (&self.call.log, self.under_way.is_empty() && self.ended.is_empty()) {
-            log.fill(self.take_records(Moment::now()));
+        if self.under_way.is_empty() && self.ended.is_empty() {
+            return;
+        }
+        // Nobody waits for the call any more. Whoever goes at the call's own end was a moment faster than its timer.
+        let now = Moment::now();
+        if now.instant() >= self.call.deadline {
+            if let Some(breaker) = &self.call.guards().breaker {
+                breaker.count_silence(self.call, now);
+            }
+            self.end_in_silence(now);
+        } else if let Some(log) = &self.call.log {
+            log.fill(self.take_records(now));
         }
     }
 }

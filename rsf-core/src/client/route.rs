@@ -68,7 +68,7 @@ impl<S: Stage> Stage for Route<S> {
             match self.inner.call(call).await {
                 Err(error) if error.reason() == Reason::WrongShard && !error.may_have_run() => {
                     // A further request like any other: providers that never agree are not to be asked for ever.
-                    let Some(credit) = call.snapshot.budget.withdraw(Instant::now()) else {
+                    let Some(credit) = call.snapshot.budget.withdraw(call.now) else {
                         call.channel.shared.metrics.retry_budget_exhausted.inc();
                         return Err(without_credit(call, error));
                     };
@@ -99,7 +99,8 @@ fn without_credit(call: &OutboundCall, error: RpcError) -> RpcError {
 /// Sets the call's pool and key, and what its provider and the calls further down are told.
 fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
     let snapshot = &*call.snapshot;
-    if let Some(pool) = plain_route(call) {
+    let lot = fastrand::u64(..);
+    if let Some(pool) = plain_route(call, lot) {
         (call.key, call.pool) = (None, pool);
         return Ok(());
     }
@@ -110,7 +111,7 @@ fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
         &call.channel.key,
         &facts(call),
         parent,
-        call.now,
+        (lot, call.now),
         &mut told,
     )?;
     call.own = told;
@@ -119,14 +120,14 @@ fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
 
 /// The pool of a call that brings nothing with it that a rule could ask for; `None` where it brings something, or where that
 /// leads nowhere.
-fn plain_route(call: &OutboundCall) -> Option<usize> {
+fn plain_route(call: &OutboundCall, lot: u64) -> Option<usize> {
     let snapshot = &*call.snapshot;
     let plain = call.parent.is_none() && call.metadata.is_empty() && call.routing_key.is_none();
     if !plain || snapshot.routing.key_is_in_field(call.method) || snapshot.pools[0].is_empty() {
         return None;
     }
     match &snapshot.routes {
-        Some(routes) => routes.usual(None, call.now),
+        Some(routes) => routes.usual(None, lot, call.now),
         None => Some(0),
     }
 }
@@ -147,7 +148,8 @@ pub(super) fn route_headers(
         named_key: request.extensions().get::<RoutingKey>().map(|key| &*key.0),
     };
     let mut told = OwnHeaders::new();
-    let (key, pool) = routed(snapshot, service, &facts, parent, Moment::now(), &mut told)?;
+    let drawn = (fastrand::u64(..), Moment::now());
+    let (key, pool) = routed(snapshot, service, &facts, parent, drawn, &mut told)?;
     for (name, value) in told {
         request.headers_mut().insert(name, value);
     }
@@ -160,7 +162,7 @@ fn routed(
     service: &str,
     facts: &Facts<'_>,
     parent: Option<&Context>,
-    now: Moment,
+    (lot, now): (u64, Moment),
     told: &mut OwnHeaders,
 ) -> Result<(Option<u64>, usize), RpcError> {
     if snapshot.pools[0].is_empty() {
@@ -175,6 +177,7 @@ fn routed(
             facts,
             colour: colour.and_then(|colour| colour.to_str().ok()),
             key,
+            lot,
             now,
         };
         let chosen = routes.choose(&question).map_err(|_| {

@@ -124,6 +124,12 @@ pub(crate) struct OutboundCall {
 }
 
 impl OutboundCall {
+    /// The call's time begins.
+    pub(crate) fn begin(&mut self) {
+        self.now = Moment::now();
+        self.begun = self.now.instant();
+    }
+
     pub(crate) fn policy(&self) -> &MethodPolicy {
         &self.snapshot.methods[self.method]
     }

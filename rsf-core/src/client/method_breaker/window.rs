@@ -71,6 +71,10 @@ impl Window {
         let found = bucket.tenth.load(Ordering::Acquire);
         if found < tenth {
             let _turning = self.turning.lock();
+            if self.tenth(now) != tenth {
+                // The window has got another length meanwhile, in which this number means another time.
+                return;
+            }
             if bucket.tenth.load(Ordering::Relaxed) < tenth {
                 bucket.clear();
                 bucket.tenth.store(tenth, Ordering::Release);

@@ -102,9 +102,8 @@ impl Future for First<'_> {
 
 impl Drop for First<'_> {
     fn drop(&mut self) {
-        // Nobody waits for the call any more.
-        if let (Some(_), Some(attempt)) = (&self.call.log, self.attempt.take()) {
-            // Its end fills the log.
+        if let Some(attempt) = self.attempt.take() {
+            // Nobody waits for the call any more; the flight's end says what that means.
             self.take_off(attempt);
         }
     }

@@ -237,6 +237,7 @@ pub(in crate::client) fn explain_call(
         facts: &facts,
         colour: colour.and_then(|colour| colour.to_str().ok()),
         key,
+        lot: fastrand::u64(..),
         now: Moment::now(),
     };
     let (route, pool) = explained(snapshot, routes, &question);

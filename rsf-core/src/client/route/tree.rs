@@ -43,6 +43,8 @@ pub(crate) struct Question<'a> {
     pub(super) facts: &'a Facts<'a>,
     pub(super) colour: Option<&'a str>,
     pub(super) key: Option<u64>,
+    /// Drawn once a call: however often its way is looked for, it is on the same side of a share.
+    pub(super) lot: u64,
     pub(super) now: Moment,
 }
 
@@ -114,7 +116,7 @@ impl Routes {
     pub(super) fn choose(&self, question: &Question<'_>) -> Result<Chosen, Stopped> {
         let mut chosen = Chosen::default();
         if question.colour.is_none()
-            && let Some(pool) = self.usual(question.key, question.now)
+            && let Some(pool) = self.usual(question.key, question.lot, question.now)
         {
             chosen.pool = pool;
             return Ok(chosen);
@@ -125,7 +127,7 @@ impl Routes {
 
     /// The pool of a call without a colour that meets nothing out of the ordinary: first tiers are well, and no rule asks
     /// what the call is about. `None` where one does, or where that way leads nowhere.
-    pub(super) fn usual(&self, key: Option<u64>, now: Moment) -> Option<usize> {
+    pub(super) fn usual(&self, key: Option<u64>, lot: u64, now: Moment) -> Option<usize> {
         let mut node = self.root;
         loop {
             node = match &self.nodes[node] {
@@ -145,7 +147,7 @@ impl Routes {
                     let Does::Percent { share, .. } = &self.rules.rules[*rule].does else {
                         return None;
                     };
-                    let (_, canary) = self.drawn(*rule, *share, [*with, *without], key);
+                    let (_, canary) = self.drawn(*rule, *share, [*with, *without], key, lot);
                     if canary { *with } else { *without }
                 }
                 Node::Named { rule, other, .. }
@@ -322,7 +324,7 @@ impl Routes {
         else {
             return Some(without);
         };
-        let (within, canary) = self.drawn(rule, *share, [with, without], question.key);
+        let (within, canary) = self.drawn(rule, *share, [with, without], question.key, question.lot);
         let (filter, next) = if canary { (tagged, with) } else { (others, without) };
         note(steps, rule, || {
             let by = if question.key.is_some() {
@@ -337,11 +339,18 @@ impl Routes {
     }
 
     /// Whether a call is within a share, and whether it takes that side: one that is empty is nobody's.
-    fn drawn(&self, rule: usize, share: u64, [with, without]: [usize; 2], key: Option<u64>) -> (bool, bool) {
+    fn drawn(
+        &self,
+        rule: usize,
+        share: u64,
+        [with, without]: [usize; 2],
+        key: Option<u64>,
+        lot: u64,
+    ) -> (bool, bool) {
         // Mixed again, or the canary would have one part of a hash ring.
         let drawn = match key {
             Some(key) => super::super::key::hash(&key.to_le_bytes()),
-            None => fastrand::u64(..),
+            None => lot,
         };
         let within = drawn < share;
         let empty = |node: usize| matches!(self.nodes[node], Node::Empty(at) if at == rule);
