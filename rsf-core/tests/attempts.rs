@@ -50,6 +50,35 @@ async fn attempts_of(peer: &Peer) -> usize {
     peer.get(note("")).await.unwrap_err().attempts().len()
 }
 
+// ---- time ----
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_its_whole_time_however_long_its_future_has_lain_about() {
+    let fleet = Fleet::in_test();
+    let _node = fleet.provide(answering_after([80]));
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    let call = peer.get(note("")).timeout(ms(100)).into_future();
+    tokio::time::advance(ms(5000)).await;
+    let begun = Instant::now();
+    assert_eq!(call.await.unwrap().get_ref().number, 0);
+    assert_eq!(begun.elapsed().as_millis(), 80);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_tells_what_it_tried() {
+    let fleet = Fleet::in_test();
+    let _node = fleet.provide(answering_after([5000]));
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    let log = AttemptLog::default();
+    let call = peer.get(note("")).timeout(ms(9000)).log_attempts(&log);
+    assert!(tokio::time::timeout(ms(50), call.into_future()).await.is_err());
+    let attempts = log.take();
+    assert_eq!(attempts.len(), 1);
+    assert!(!attempts[0].succeeded && attempts[0].reason.is_none(), "{attempts:?}");
+}
+
 // ---- policy ----
 
 #[tokio::test(start_paused = true)]

@@ -298,3 +298,19 @@ async fn it_can_be_switched_off_and_on() {
     rig.rule(r#""enabled":false"#).await;
     assert_eq!(rig.open(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn silence_until_the_deadline_counts_whoever_looks_at_the_clock_first() {
+    let mut rig = Rig::of(2).await;
+    rig.rule(r#""enabled":true,"consecutive_timeouts":3,"consecutive_failures":100"#)
+        .await;
+    rig.set(0, SILENT);
+    for _ in 0..100 {
+        // The caller's own timer is set to the call's very end, and fires before the call's coarse one.
+        let _ = tokio::time::timeout(ms(300), rig.peer.get(note("")).into_future()).await;
+        if rig.open() == 1 {
+            return;
+        }
+    }
+    panic!("never ejected");
+}

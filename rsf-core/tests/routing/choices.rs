@@ -116,6 +116,25 @@ async fn a_share_of_the_calls_goes_to_the_canary() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_canary_keeps_its_share_while_a_zone_is_ill() {
+    let fleet = Fleet::in_test();
+    let canary = serve(&fleet, "c", "east", &[("stage", "canary")]);
+    let mut stable = serve(&fleet, "e", "east", &[]);
+    let _west = serve(&fleet, "w", "west", &[]);
+    let peer = consumer(&fleet, "tester", "east");
+    peer.connected(3).await;
+    let both = json!([{"percent": {"percent": 20, "tags": {"stage": "canary"}}}, {"same_zone": {}}]);
+    rules(&fleet, &peer, 1, both).await;
+    stable.kill();
+    unreachable(&peer, 1).await;
+    fastrand::seed(12);
+    let shares = shares(&peer, 2000).await;
+    let got = f64::from(shares["c"]) / 20.0;
+    assert!((got - 20.0).abs() < 4.0, "{got} % instead of 20 %: {shares:?}");
+    drop(canary);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_expression_chooses_by_the_request() {
     let fleet = Fleet::in_test();
     let _nodes = [
