@@ -6,7 +6,8 @@
 //! 2. [`observe`]: trace, then metrics.
 //! 3. [`intercept`]: the application's own code.
 //! 4. [`degrade`]: an answer where the service has none.
-//! 5. [`deadline`]: the logical call's time, inherited and bounded by policy.
+//! 5. [`deadline`]: sets the logical call's time, inherited and bounded by policy; [`route`] and [`retry`], which wait, keep
+//!    to it.
 //! 6. [`limit`]: the consumer's own concurrency and rate.
 //! 7. [`method_breaker`]: fails fast where the method fails as a whole.
 //! 8. [`route`]: picks a pool compiled in the snapshot.
@@ -15,10 +16,11 @@
 //!
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema, [`key`] hashes routing keys,
-//! [`explain`] tells people what a call would meet,
-//! [`subset`] chooses the instances that this process uses, [`balance`], [`breaker`], [`budget`], [`latency`] and
-//! [`endpoint`] are the mechanisms, [`streaming`] runs unchanged tonic clients: routed, balanced and broken, not limited,
-//! degraded or (once an instance has seen the request) retried.
+//! [`explain`] tells people what a call would meet, [`subset`] chooses the instances that this process uses, [`kept`] are
+//! those that fell out of the list and still answer, [`balance`], [`breaker`], [`budget`], [`latency`] and [`endpoint`] are
+//! the mechanisms, [`streaming`] runs unchanged tonic clients: routed, balanced and broken, not limited, degraded or (once
+//! an instance has seen the request) retried. Its time is a [`Moment`](crate::moment): the clock is read where a call
+//! begins, and after whatever waits.
 //!
 //! What it does not do: it knows no other consumer, and asks nobody while a call is under way.
 

@@ -3,8 +3,9 @@
 //! **Outgoing**, in order ([`client`] has the stack): stub → trace → metrics → interceptors → degrade → deadline →
 //! consumer limit → method breaker → route → retry → \[each attempt: balance → node breaker → endpoint → [`wire`]\].
 //!
-//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (target, shard, deadline) → authorization →
-//! concurrency threshold → queue and pool → dedup → catch of panics → interceptors → handler.
+//! **Incoming** ([`server`] has the stack): [`wire`] → metrics → admission (target, wholeness, already late) →
+//! authorization → own shard → concurrency threshold → deadline → queue and pool → dedup → catch of panics →
+//! interceptors → handler.
 //!
 //! Beside the path: [`policy`] is what steers it, [`control`] is what it asks of the control plane, [`outcome`] says
 //! what each way to fail means, [`context`] is what calls inside calls inherit, [`identity`] is how a caller proves who

@@ -193,6 +193,10 @@ impl Metadata {
     pub(crate) fn value(&self, key: &str) -> Option<&[u8]> {
         match &**self.pairs.as_ref()? {
             Pairs::Map(map) => map.get(key).map(HeaderValue::as_bytes),
+            // A map knows a name in any case; HTTP/2 has them in small letters.
+            Pairs::Fields(fields, _) if key.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                fields.value(&key.to_ascii_lowercase())
+            }
             Pairs::Fields(fields, _) => fields.value(key),
         }
     }

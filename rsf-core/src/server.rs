@@ -7,10 +7,10 @@
 //! The path of one call, in order:
 //!
 //! 1. [`observe`] counts and times it.
-//! 2. [`admission`]: is it meant for this instance, is it whole, is it still in time. Behind the gates (up to the
-//!    threshold) it ends what outlives its deadline.
+//! 2. [`admission`]: is it meant for this instance, is it whole, is it still in time.
 //! 3. [`authorize`]: who calls, and may they; behind it, does this instance own the call's [`shard`].
-//! 4. [`limits`]: the method's concurrency threshold, then queue and pool.
+//! 4. [`limits`]: the method's concurrency threshold; behind it [`admission`] ends what outlives its deadline; then queue
+//!    and pool.
 //! 5. [`dedup`]: the outcome of an earlier call with this request id, where the method is deduplicated.
 //! 6. [`observe`] again: panics are caught.
 //! 7. [`intercept`]: the application's own code.

@@ -76,7 +76,10 @@ async fn a_call_that_is_dropped_tells_what_it_tried() {
     assert!(tokio::time::timeout(ms(50), call.into_future()).await.is_err());
     let attempts = log.take();
     assert_eq!(attempts.len(), 1);
-    assert!(!attempts[0].succeeded && attempts[0].reason.is_none(), "{attempts:?}");
+    assert!(
+        !attempts[0].succeeded && attempts[0].reason.is_none(),
+        "{attempts:?}"
+    );
 }
 
 // ---- policy ----

@@ -241,32 +241,30 @@ impl Attempt {
         if let Ok(reply) = &outcome {
             self.read_load(reply, now);
         }
-        match outcome {
-            Ok(reply) if reply.result.is_ok() => {
+        let error = match outcome {
+            Ok(UnaryReply {
+                result: Ok(message),
+                metadata,
+            }) => {
                 self.endpoint.breaker.succeeded(&mut self.admission);
                 self.endpoint.observe(now, self.elapsed(now), Observed::Answered);
-                Ok(reply)
+                return Ok(UnaryReply {
+                    result: Ok(message),
+                    metadata,
+                });
             }
-            outcome => self.fail(outcome, call, now),
-        }
-    }
-
-    #[cold]
-    fn fail(
-        &mut self,
-        outcome: Result<UnaryReply, WireError>,
-        call: &OutboundCall,
-        now: Moment,
-    ) -> Result<UnaryReply, RpcError> {
-        let took = self.elapsed(now);
-        let error = match outcome {
             Ok(UnaryReply {
                 result: Err(status),
                 metadata,
             }) => answered(status, now.instant() >= call.deadline).with_headers(&metadata),
-            Ok(reply) => return Ok(reply),
             Err(error) => unanswered(error),
         };
+        Err(self.fail(error, call, now))
+    }
+
+    #[cold]
+    fn fail(&mut self, error: RpcError, call: &OutboundCall, now: Moment) -> RpcError {
+        let took = self.elapsed(now);
         let fair = took >= call.fair_time();
         let observed = settle(
             &self.endpoint,
@@ -278,7 +276,7 @@ impl Attempt {
         if let Some(observed) = observed {
             self.endpoint.observe(now, took, observed);
         }
-        Err(error.at(&self.endpoint.instance.id))
+        error.at(&self.endpoint.instance.id)
     }
 
     /// Passes the instance's report of its load on, where the reply has one.

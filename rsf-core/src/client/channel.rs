@@ -354,6 +354,18 @@ impl Channel {
     }
 }
 
+impl Drop for ChannelState {
+    fn drop(&mut self) {
+        let snapshot = self.snapshot.load();
+        if snapshot
+            .as_ref()
+            .is_some_and(|snapshot| !snapshot.kept.is_empty())
+        {
+            self.shared.metrics.kept(&self.key).set(0);
+        }
+    }
+}
+
 impl ChannelState {
     /// The first snapshot for a call that came before it. A call that fails here has not entered the stack, so it is
     /// counted here.

@@ -3,7 +3,8 @@
 //! A lease can end although its instance lives: the instance, or its Redis, was cut off for longer than the TTL. Calls
 //! reach it all the same, and a consumer that believed the list would lose capacity that is there. So it is kept for as
 //! long as the connection that was made to this incarnation holds (keepalive closes one to a peer that is silent) and
-//! its node breaker is closed, for [`KEPT_AT_MOST`] at most. Nobody connects to it again.
+//! its node breaker is closed, for [`KEPT_AT_MOST`] at most. Without a connection it leaves with the next look, a second
+//! later at most.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
