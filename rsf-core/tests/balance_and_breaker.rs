@@ -425,10 +425,11 @@ async fn switching_the_breaker_off_lets_everybody_back_at_once() {
     fleet.service_policy(1, r#"{"call":{"node_breaker":{"enabled":false}}}"#);
     peer.governed(|policy| !policy.call.node_breaker.enabled).await;
     let before = echo.counts().began;
-    for _ in 0..40 {
+    // What it failed before still takes a part of its share: about a quarter of the calls are left at first.
+    for _ in 0..400 {
         peer.get(note("")).await.unwrap();
     }
-    assert!(echo.counts().began > before + 5);
+    assert!(echo.counts().began > before + 50);
 }
 
 async fn a_killed_server_is_avoided_and_used_again_after_its_restart(kind: Kind) {

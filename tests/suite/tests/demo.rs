@@ -195,12 +195,13 @@ async fn tour(arguments: &[&str], processes: usize) {
 
     // All commands, as they are printed.
     let commands = demo.commands();
-    assert_eq!(commands.len(), 4, "{commands:?}");
+    assert_eq!(commands.len(), 5, "{commands:?}");
     for (command, told) in commands.iter().zip([
         r#""email":"member1@shop.example""#,
         r#""email":"member1@shop.example""#,
         "service/shop.v1.MemberService is now at revision 1",
         "shop/1",
+        "leading",
     ]) {
         // The demo's programs start beside the banner.
         let output = eventually(SOON, async || {
