@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rsf_registry::StoreError;
-use rsf_registry::directory::seal::{GROWN, SHRUNK};
+use rsf_registry::directory::seal::{GROWN, SHRUNK, plain_bytes};
 use rsf_registry::directory::{ListSealer, SealedList, shard_of, slot};
 use rsf_registry::record::{ListHead, ListVersion, ListedInstance, Removal, ServiceList, ShardReference};
 
@@ -16,22 +16,26 @@ use crate::fold::{Fold, Slots};
 pub(crate) struct Published {
     /// A digest of each shard's instances; one for a list that is stored whole.
     digests: Vec<u64>,
+    /// What each shard's instances have before they are compressed, in bytes; readers bound the sum.
+    plain: Vec<usize>,
     /// What its head says of the shards; nothing where it is stored whole.
     references: Vec<ShardReference>,
     instances: usize,
+    /// Whether it was cut as a whole and no shard was written alone since: to cut it again would change nothing.
+    cut_whole: bool,
 }
 
 impl Published {
     /// A list as it was read back.
     pub(crate) fn read(instances: &[ListedInstance], references: Vec<ShardReference>) -> Self {
-        let digests = match references.len() {
-            0 | 1 => vec![digest(instances)],
-            shards => parts(instances.iter(), shards).into_iter().map(digest).collect(),
-        };
+        let parts = parts(instances.iter(), references.len().max(1));
+        let plain = parts.iter().map(|part| plain_bytes(part.iter().copied()));
         Published {
-            digests,
+            plain: plain.collect(),
+            digests: parts.into_iter().map(digest).collect(),
             references,
             instances: instances.len(),
+            cut_whole: true,
         }
     }
 
@@ -48,6 +52,9 @@ impl Published {
     /// Whether its shards have grown too large or too small, and it is to be cut anew. Between the two lies a factor of
     /// six, so that a list that goes up and down a little is not cut again and again.
     pub(crate) fn is_out_of_shape(&self) -> bool {
+        if self.cut_whole {
+            return false;
+        }
         let sizes = self.references.iter().map(|shard| shard.bytes as usize);
         let (total, most) = sizes.fold((0, 0), |(total, most), size| (total + size, size.max(most)));
         most > GROWN || (!self.references.is_empty() && total < SHRUNK * self.references.len())
@@ -136,11 +143,13 @@ impl Draft {
                 Ok((sealed, published))
             }
             Content::Shards(changed, mut published) => {
+                published.cut_whole = false;
                 let mut new = Vec::with_capacity(changed.len());
                 for (index, instances, digest) in changed {
                     published.digests[index] = digest;
                     let shard = sealer.shard(&self.key, index, self.version, instances)?;
                     published.references[index] = shard.reference.clone();
+                    published.plain[index] = shard.plain;
                     new.push(shard);
                 }
                 let listed = published.references.iter().map(|shard| shard.instances as usize);
@@ -152,7 +161,7 @@ impl Draft {
                     removed: self.removed,
                     shards: published.references.clone(),
                 };
-                Ok((sealer.head(&head, new)?, published))
+                Ok((sealer.head(&head, new, published.plain.iter().sum())?, published))
             }
         }
     }
@@ -327,12 +336,47 @@ mod tests {
         let (sealed, whole) = draft(&few, Some(&tiny), 4).expect("out of shape");
         assert!(sealed.names.is_empty() && !whole.is_out_of_shape());
 
-        published.references[0].bytes = GROWN as u32 + 1;
+        (published.references[0].bytes, published.cut_whole) = (GROWN as u32 + 1, false);
         assert!(published.is_out_of_shape());
         let (sealed, _) = draft(&many, Some(&published), 5).expect("out of shape");
         assert_eq!(sealed.shards.len(), sealed.names.len(), "all of them anew");
         let mean = sealed.shards.values().map(|shard| shard.len()).sum::<usize>() / shards;
         assert!((AIM / 3..=GROWN).contains(&mean), "{mean} bytes a shard");
+    }
+
+    #[test]
+    fn what_was_just_cut_is_not_cut_again_before_it_changes() {
+        let mut few = instances(20_000);
+        let (_, published) = draft(&few, None, 1).expect("new");
+        few.truncate(500);
+        let (_, tiny) = draft(&few, Some(&published), 2).expect("changed");
+        assert!(tiny.is_out_of_shape());
+        let read = Published::read(&few, tiny.references.clone());
+        assert!(!read.is_out_of_shape(), "nothing changed since");
+        few[0].weight = 7;
+        let (_, changed) = draft(&few, Some(&read), 3).expect("changed");
+        assert!(changed.is_out_of_shape());
+    }
+
+    #[test]
+    fn shards_that_readers_refuse_together_are_not_written() {
+        let mut many = instances(20_000);
+        let tag = |many: &mut [ListedInstance], length| {
+            many.iter_mut()
+                .for_each(|listed| drop(listed.tags.insert("long".into(), "x".repeat(length))));
+        };
+        tag(&mut many, 290);
+        let (_, published) = draft(&many, None, 1).expect("new");
+        let bytes: usize = published.plain.iter().sum();
+        assert!(
+            published.is_sharded() && (7 << 20..8 << 20).contains(&bytes),
+            "{bytes}"
+        );
+        tag(&mut many[..10_000], 400);
+        let draft = Draft::of("s", &folded(&many), Slots::ALL, Some(&published)).expect("changed");
+        let error = draft.at(version(2), 1).seal(&ListSealer::unsigned());
+        let error = error.expect_err("over 8 MiB").to_string();
+        assert!(error.contains("together"), "{error}");
     }
 
     #[test]

@@ -104,11 +104,16 @@ impl Follower<'_> {
 
     /// The directory answered that there is no list.
     async fn absent(&mut self) {
-        if self.good.is_some() {
-            tracing::warn!(
+        match self.good.as_deref().map(is_lost) {
+            Some(true) => tracing::warn!(
                 service = self.service,
                 "the directory lost this service's list; the last good one stays"
-            );
+            ),
+            Some(false) => tracing::info!(
+                service = self.service,
+                "the directory deleted this service's list, which was empty"
+            ),
+            None => {}
         }
         let mut reason = "it has no list: no instance of the service has registered there yet".to_owned();
         if self.good.is_none() {
@@ -199,6 +204,12 @@ fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Re
         }
     }
     Ok(())
+}
+
+/// Whether the directory lost something where `good` is there no longer. An empty list is deleted after its retention,
+/// `pump.list_retention_ms`.
+fn is_lost(good: &ServiceList) -> bool {
+    !good.instances.is_empty()
 }
 
 fn order(list: &ServiceList) -> (u64, u64) {
@@ -308,6 +319,12 @@ mod tests {
         }
         assert_eq!(judge("s.S", None, &list((1, 1), &[], &[])), Ok(()));
         judge("s.T", None, &list((1, 1), &[], &[])).expect_err("another service");
+    }
+
+    #[test]
+    fn only_a_list_with_instances_is_lost_when_it_is_gone() {
+        assert!(is_lost(&list((5, 5), &["a"], &[])));
+        assert!(!is_lost(&list((5, 6), &[], &[("a", 10)])));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Seals lists: compresses, cuts into shards where a list is large, signs where there is a key.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::{Message, length_delimiter_len};
 use rsf_core::identity::SigningKey;
 use sha2::{Digest, Sha256};
 
 use super::sealed::{MAX_SHARDS, SealedList, shard_name, shard_names, shard_of, slot};
-use crate::format::{Kind, MAX_STORED, compress, sealed};
+use crate::format::{Kind, MAX_RECORD, MAX_STORED, compress, sealed};
 use crate::record::{ListHead, ListShard, ListVersion, ListedInstance, ServiceList, ShardReference};
 use crate::{StoreError, limits};
 
@@ -35,6 +37,8 @@ pub struct SealedShard {
     pub reference: ShardReference,
     /// Its bytes.
     pub data: Bytes,
+    /// What its instances have before they are compressed: [`plain_bytes`].
+    pub plain: usize,
 }
 
 impl ListSealer {
@@ -79,7 +83,19 @@ impl ListSealer {
             };
             return Ok((sealed, Vec::new()));
         }
-        let mut shards = frame.len().div_ceil(AIM).next_power_of_two();
+        // By what the shards will hold: removals stand in the head, and shards that are small because of them would be
+        // put together again and cut again without end.
+        let content = match list.removed.is_empty() {
+            true => frame.len(),
+            false => {
+                let kept = ServiceList {
+                    removed: Vec::new(),
+                    ..list.clone()
+                };
+                compress(&kept).map_err(invalid)?.len()
+            }
+        };
+        let mut shards = content.div_ceil(AIM).next_power_of_two().max(2);
         while shards <= MAX_SHARDS {
             let cut = self.cut(list, shards)?;
             if cut.iter().all(|shard| shard.data.len() <= GROWN) {
@@ -91,7 +107,8 @@ impl ListSealer {
                     removed: list.removed.clone(),
                     shards: references.clone(),
                 };
-                return Ok((self.head(&head, cut)?, references));
+                let plain = plain_bytes(&list.instances);
+                return Ok((self.head(&head, cut, plain)?, references));
             }
             shards *= 2;
         }
@@ -124,6 +141,7 @@ impl ListSealer {
         instances: Vec<ListedInstance>,
     ) -> Result<SealedShard, StoreError> {
         limits::check_instances(service, &instances)?;
+        let plain = plain_bytes(&instances);
         let listed = u32::try_from(instances.len()).unwrap_or(u32::MAX);
         let shard = ListShard {
             service: service.to_owned(),
@@ -143,14 +161,21 @@ impl ListSealer {
             name: shard_name(index, version),
             reference,
             data: data.into(),
+            plain,
         })
     }
 
-    /// Seals a head over `new` shards and those of earlier writes that it names.
+    /// Seals a head over `new` shards and those of earlier writes that it names; all of them together have instances of
+    /// `plain` bytes ([`plain_bytes`]), for readers bound what they decompress of one list.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] where a reader would refuse it, or a new shard is more than a znode may hold.
-    pub fn head(&self, head: &ListHead, new: Vec<SealedShard>) -> Result<SealedList, StoreError> {
+    /// [`StoreError::Invalid`] where a reader would refuse it, or a new shard or the head is more than a znode may hold.
+    pub fn head(
+        &self,
+        head: &ListHead,
+        new: Vec<SealedShard>,
+        plain: usize,
+    ) -> Result<SealedList, StoreError> {
         let listed: u64 = head.shards.iter().map(|shard| u64::from(shard.instances)).sum();
         if listed > limits::MAX_INSTANCES as u64 {
             let most = limits::MAX_INSTANCES;
@@ -162,21 +187,170 @@ impl ListSealer {
             let reason = format!("its shard {name} has {bytes} bytes; at most {MAX_STORED} are stored");
             return Err(invalid(&head.service, reason));
         }
+        let all = plain + beside_instances(head);
+        if all > MAX_RECORD {
+            let reason = format!("its shards have {all} bytes together; readers accept at most {MAX_RECORD}");
+            return Err(invalid(&head.service, reason));
+        }
         let frame = compress(head).map_err(|reason| invalid(&head.service, reason))?;
+        let stored = sealed(Kind::Head, &frame, &self.namespace, self.key.as_deref());
+        if stored.len() > MAX_STORED {
+            let bytes = stored.len();
+            let reason = format!("its head has {bytes} bytes; at most {MAX_STORED} are stored");
+            return Err(invalid(&head.service, reason));
+        }
         let shards: BTreeMap<String, Bytes> = new.into_iter().map(|shard| (shard.name, shard.data)).collect();
         Ok(SealedList {
             service: head.service.clone(),
             version: head.version.unwrap_or_default().order(),
-            head: sealed(Kind::Head, &frame, &self.namespace, self.key.as_deref()).into(),
+            head: stored.into(),
             names: shard_names(&head.shards),
             shards,
         })
     }
 }
 
+/// What instances have in a list or a shard before it is compressed, in bytes; that of a list is the sum of its shards'.
+pub fn plain_bytes<T: Borrow<ListedInstance>>(instances: impl IntoIterator<Item = T>) -> usize {
+    let field = |listed: T| field_len(listed.borrow());
+    instances.into_iter().map(field).sum()
+}
+
+/// The plain bytes that readers count beside the instances: of the whole list, or of all shards, whichever is more.
+fn beside_instances(head: &ListHead) -> usize {
+    let references: usize = head.shards.iter().map(field_len).sum();
+    let list = head.encoded_len() - references;
+    let frame = |(index, reference): (usize, &ShardReference)| {
+        let shard = ListShard {
+            service: head.service.clone(),
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            version: reference.version,
+            instances: Vec::new(),
+        };
+        shard.encoded_len()
+    };
+    list.max(head.shards.iter().enumerate().map(frame).sum())
+}
+
+/// A message as one of a repeated field's with a number under 16.
+fn field_len(message: &impl Message) -> usize {
+    let bytes = message.encoded_len();
+    1 + length_delimiter_len(bytes) + bytes
+}
+
 fn invalid(service: &str, reason: String) -> StoreError {
     StoreError::Invalid {
         key: service.to_owned(),
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::ListOpener;
+    use crate::record::Removal;
+
+    fn noise(length: usize) -> String {
+        std::iter::repeat_with(fastrand::alphanumeric)
+            .take(length)
+            .collect()
+    }
+
+    /// A list whose instances have tags of `tag` bytes each, that compress well or not at all.
+    fn list(instances: usize, tag: impl Fn() -> String) -> ServiceList {
+        let listed = |n: usize| ListedInstance {
+            instance: format!("member/{n}"),
+            address: "h:1".into(),
+            tags: [("tag".to_owned(), tag())].into(),
+            ..ListedInstance::default()
+        };
+        ServiceList {
+            service: "s".into(),
+            version: Some(ListVersion {
+                epoch: 1,
+                sequence: 1,
+            }),
+            written_unix_ms: 1,
+            instances: (0..instances).map(listed).collect(),
+            ..ServiceList::default()
+        }
+    }
+
+    fn removals(count: usize) -> Vec<Removal> {
+        let removal = |_| Removal {
+            instance: noise(40),
+            incarnation: fastrand::u64(..),
+            ..Removal::default()
+        };
+        (0..count).map(removal).collect()
+    }
+
+    /// A head over all shards of a list, and the shards, as a pump makes them one by one.
+    fn head_over(list: &ServiceList, shards: usize) -> (ListHead, Vec<SealedShard>, usize) {
+        let cut = ListSealer::unsigned().cut(list, shards).expect("good shards");
+        let head = ListHead {
+            service: list.service.clone(),
+            version: list.version,
+            written_unix_ms: list.written_unix_ms,
+            removed: list.removed.clone(),
+            shards: cut.iter().map(|shard| shard.reference.clone()).collect(),
+        };
+        let plain = cut.iter().map(|shard| shard.plain).sum();
+        (head, cut, plain)
+    }
+
+    #[test]
+    fn what_a_head_names_is_what_readers_accept_to_the_byte() {
+        // Of many removals the list's own bytes count, of many shards those around their instances.
+        for (removed, shards) in [(100, 2), (0, 128)] {
+            let mut large = list(7_900, || "x".repeat(900));
+            large.removed = removals(removed);
+            let tag = |length| [("tag".to_owned(), "x".repeat(length))].into();
+            large.instances[5].tags = tag(20_000);
+            let (head, _, plain) = head_over(&large, shards);
+            let room = MAX_RECORD - plain - beside_instances(&head);
+            for (grown, accepted) in [(room, true), (room + 1, false)] {
+                large.instances[5].tags = tag(20_000 + grown);
+                let (head, cut, plain) = head_over(&large, shards);
+                assert_eq!(plain, plain_bytes(&large.instances));
+                let written = ListSealer::unsigned().head(&head, cut.clone(), plain);
+                assert_eq!(written.is_ok(), accepted, "{shards} shards: {:?}", written.err());
+                let cut = cut.into_iter().map(|shard| (shard.name, shard.data)).collect();
+                let read = ListOpener::unverified().assemble(head, &cut);
+                assert_eq!(read.is_ok(), accepted, "{shards} shards: {:?}", read.err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_of_too_many_removals_is_refused_before_it_is_stored() {
+        let mut large = list(10, || noise(100));
+        large.removed = removals(20_000);
+        let (head, cut, plain) = head_over(&large, 2);
+        let error = ListSealer::unsigned().head(&head, cut, plain);
+        let error = error.expect_err("too large for a node").to_string();
+        assert!(error.contains("its head has"), "{error}");
+    }
+
+    #[test]
+    fn removals_do_not_make_shards_that_are_too_small_to_stay() {
+        let mut large = list(2_700, || noise(100));
+        large.removed = removals(9_000);
+        let frame = compress(&large).expect("it fits").len();
+        assert!(frame > 2 * AIM, "{frame} bytes would be four shards");
+        let (_, references) = ListSealer::unsigned()
+            .seal_with_references(&large)
+            .expect("it fits");
+        let stored: u32 = references.iter().map(|shard| shard.bytes).sum();
+        let (stored, shards) = (stored as usize, references.len());
+        assert!(
+            stored < 4 * SHRUNK && shards == 2,
+            "{stored} bytes in {shards} shards"
+        );
+        assert!(
+            stored >= shards * SHRUNK,
+            "{stored} bytes would be cut anew at once"
+        );
     }
 }

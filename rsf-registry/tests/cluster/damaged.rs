@@ -206,3 +206,44 @@ async fn a_damaged_shard_leaves_the_last_good_list() {
     pump.writer.write(&term, &[large]).await.unwrap();
     crate::observe_version(&mut watch, term.epoch, 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_shard_is_counted_once_and_the_next_list_is_taken() {
+    let zookeeper = ZooKeeper::start().await;
+    let (pump, consumer) = (with_zookeeper(&zookeeper), with_zookeeper(&zookeeper));
+    let term = pump.writer.lead("pump", 0).await.unwrap();
+    let mut large = list(SERVICE, term.epoch, 1);
+    let one = large.instances[0].clone();
+    let instance = |n: usize| {
+        let mut listed = one.clone();
+        listed.instance = format!("member/{n}");
+        listed.zone = std::iter::repeat_with(fastrand::alphanumeric).take(50).collect();
+        listed
+    };
+    large.instances = (0..20_000).map(instance).collect();
+    let sealed = ListSealer::unsigned().seal(&large).unwrap();
+    pump.writer
+        .store(&term, std::slice::from_ref(&sealed))
+        .await
+        .unwrap();
+    let operator = zookeeper_client::Client::connect(&zookeeper.address().to_string())
+        .await
+        .unwrap();
+    let shard = format!("/rsf/default/shards/{SERVICE}@{}", sealed.names[1]);
+    operator.delete(&shard, None).await.unwrap();
+
+    let mut watch = consumer.directory.watch(SERVICE);
+    let refused = consumer.directory.refusals().unwrap();
+    eventually(PATIENCE, async || {
+        match refused.of(SERVICE).map(|refusal| refusal.to_string()) {
+            Some(text) if text.contains("is missing") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    large.version.as_mut().unwrap().sequence = 2;
+    pump.writer.write(&term, &[large]).await.unwrap();
+    crate::observe_version(&mut watch, term.epoch, 2).await;
+    assert_eq!(refused.get(Reason::Damaged), 1);
+    assert!(refused.of(SERVICE).is_none(), "the new list is good");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rsf_registry::directory::seal::plain_bytes;
 use rsf_registry::directory::{ListOpener, ListSealer, SealedList, shard_of, slot};
 use rsf_registry::record::{ListHead, ServiceList, ShardReference};
 use rsf_registry::{Observed, StoreError, Watch};
@@ -85,7 +86,8 @@ pub(crate) async fn a_change_brings_one_shard(fixture: &impl Fixture) {
         removed: whole.removed.clone(),
         shards: references,
     };
-    let update = sealer.head(&head, vec![shard]).expect("a good head");
+    let plain = plain_bytes(&whole.instances);
+    let update = sealer.head(&head, vec![shard], plain).expect("a good head");
     assert_eq!(update.shards.len(), 1);
     let brought = update.shards.values().map(|shard| shard.len()).sum::<usize>();
     assert!(update.head.len() < 20_000 && brought < 400_000, "{brought} bytes");
