@@ -257,7 +257,7 @@ async fn a_missing_or_wrong_password_says_so_and_is_never_shown() {
         .unwrap_err()
         .to_string();
     assert!(
-        nonsense.contains("redis://") && !nonsense.contains("secret"),
+        nonsense.contains("redis[s]://") && !nonsense.contains("secret"),
         "{nonsense}"
     );
 }
