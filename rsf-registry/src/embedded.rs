@@ -12,6 +12,8 @@ mod store;
 
 mod service;
 
+mod shards;
+
 mod client;
 
 pub use client::EmbeddedRegistry;

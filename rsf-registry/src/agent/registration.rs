@@ -2,8 +2,8 @@
 //!
 //! An instance's incarnation is the time of its start, so that the later of two starts wins. Where a clock stepped back
 //! in between, the later start has the smaller one and is refused. It then waits until the lease that stands there has
-//! left or has run out, which it never does while its owner renews it, and takes one more than that, or the time if
-//! that is greater by now.
+//! left or has not been seen for a whole TTL, which never happens while its owner renews it, and takes one more than
+//! that, or the time if that is greater by now.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -188,6 +188,8 @@ struct Keeper {
     incarnation: u64,
     /// The greatest incarnation that the registry has shown as another's.
     known: u64,
+    /// When the registry refused this one for another's last.
+    refused_at: Option<Instant>,
     /// Rises with every write.
     sequence: u64,
     /// Which wanted state the store has.
@@ -212,6 +214,7 @@ impl Keeper {
             status,
             incarnation,
             known: 0,
+            refused_at: None,
             sequence: 0,
             written: 0,
             alive_until: Instant::now(),
@@ -284,24 +287,22 @@ impl Keeper {
     }
 
     async fn renew_or_put(&mut self, want: &Wanted) -> Result<Kept, StoreError> {
-        if self.written == want.change
+        let renewed = self.written == want.change
             && self
                 .leases
                 .renew(&want.lease.instance, self.incarnation, self.ttl)
                 .await?
-                == Renewal::Renewed
-        {
-            return Ok(Kept::Renewed);
-        }
+                == Renewal::Renewed;
         let leaving = want.lease.state() == LeaseState::Deregistered;
-        let put = self.put(&want.lease).await;
-        if let Err(StoreError::Superseded { incarnation, .. }) = &put {
-            self.known = self.known.max(*incarnation);
-        }
+        let put = match renewed {
+            true if leaving || !self.outlived_the_other() => return Ok(Kept::Renewed),
+            true => Ok(()),
+            false => self.put(&want.lease).await,
+        };
         match put {
             Err(StoreError::Superseded { left: true, .. }) if !leaving => {}
             // The lease that stood there has run out: nobody renewed it.
-            Ok(()) if self.known >= self.incarnation && !leaving => {}
+            Ok(()) if !leaving && self.outlived_the_other() => {}
             put => return put.map(|()| Kept::Written),
         }
         self.incarnation = unix_ms().max(self.known.saturating_add(1));
@@ -312,6 +313,14 @@ impl Keeper {
             "the registry knew of a later start of this instance, so that this one takes a later incarnation; did the clock step back?"
         );
         self.put(&want.lease).await.map(|()| Kept::Written)
+    }
+
+    /// Whether the later start that the registry knew of has been silent for a whole TTL. That a write was taken does
+    /// not say so: a server that was emptied, or one that stands in for another, takes it while that owner lives. The
+    /// owner puts its lease there too within a TTL, and this one is refused again.
+    fn outlived_the_other(&self) -> bool {
+        let silent = self.refused_at.is_some_and(|at| at.elapsed() >= self.ttl);
+        silent && self.known >= self.incarnation
     }
 
     async fn put(&mut self, lease: &Lease) -> Result<(), StoreError> {
@@ -326,7 +335,12 @@ impl Keeper {
             sequence: self.sequence,
             ..lease.clone()
         };
-        self.leases.put(&lease, ttl).await
+        let put = self.leases.put(&lease, ttl).await;
+        if let Err(StoreError::Superseded { incarnation, .. }) = &put {
+            self.known = self.known.max(*incarnation);
+            self.refused_at = Some(Instant::now());
+        }
+        put
     }
 
     fn tell(&self, status: RegistrationStatus) {
@@ -375,3 +389,6 @@ fn lease(request: RegistrationRequest, namespace: &str) -> Lease {
 fn unix_ms() -> u64 {
     u64::try_from(world::unix_now().as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

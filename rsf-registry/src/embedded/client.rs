@@ -1,29 +1,27 @@
 //! An instance's side of the embedded registry: the traits of the control path over gRPC.
 
-use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::shards::Shards;
 use super::{HOLDER_KEY, NAMESPACE_KEY, NAMESPACES_KEY};
 use crate::backoff::Backoff;
-use crate::directory::open::Opened;
-use crate::directory::sealed::shard_names;
-use crate::directory::{ListOpener, Refusal, Refusals};
+use crate::directory::{ListOpener, Refusals};
 use crate::error::REQUEST_TIMEOUT;
 use crate::record::registry_client::RegistryClient;
 use crate::record::{
     AcknowledgeRequest, Acknowledgement, Lease, ListAcknowledgementsRequest, ListEvent, ListPoliciesRequest,
-    ListServicesRequest, PolicyEvent, PolicyRecord, PutLeaseRequest, RenewLeaseRequest, SealedEvent,
-    ServiceList, WatchListRequest, WatchPolicyRequest, list_event, policy_event,
+    ListServicesRequest, PolicyEvent, PolicyRecord, PutLeaseRequest, RenewLeaseRequest, ServiceList,
+    WatchListRequest, WatchPolicyRequest, list_event, policy_event,
 };
 use crate::{
     Acknowledgements, Directory, LeaseStore, Observed, PolicyStore, Renewal, StoreError, Watch, limits,
@@ -155,12 +153,13 @@ impl EmbeddedRegistry {
         }
     }
 
-    /// Keeps a watch up until its receiver is gone: opens it, follows it, and after an end opens it again.
+    /// Keeps a watch up until its receiver is gone: opens it, follows it, and after an end opens it again; also where
+    /// `read` breaks it off, for the reason that it names.
     fn follow<E, T, F>(
         &self,
         key: &str,
         open: impl Fn(Self, String) -> F + Send + Sync + 'static,
-        mut read: impl FnMut(E) -> Option<Observed<T>> + Send + 'static,
+        mut read: impl FnMut(E) -> ControlFlow<String, Option<Observed<T>>> + Send + 'static,
     ) -> Watch<T>
     where
         E: Send + 'static,
@@ -194,15 +193,17 @@ impl EmbeddedRegistry {
         key: &str,
         mut stream: Streaming<E>,
         sender: &watch::Sender<Observed<T>>,
-        read: &mut impl FnMut(E) -> Option<Observed<T>>,
+        read: &mut impl FnMut(E) -> ControlFlow<String, Option<Observed<T>>>,
         backoff: &mut Backoff,
     ) -> StoreError {
         loop {
             match stream.message().await {
                 Ok(Some(event)) => {
                     backoff.reset();
-                    if let Some(state) = read(event) {
-                        sender.send_replace(state);
+                    match read(event) {
+                        ControlFlow::Continue(Some(state)) => drop(sender.send_replace(state)),
+                        ControlFlow::Continue(None) => {}
+                        ControlFlow::Break(reason) => return self.unavailable(reason),
                     }
                 }
                 Ok(None) => return self.unavailable("it ended the watch".to_owned()),
@@ -295,17 +296,22 @@ impl Directory for EmbeddedRegistry {
             let call = async |mut client: RegistryClient<Channel>, request| client.watch_list(request).await;
             this.ask(&service, message, call).await
         };
-        let (opener, mut shards) = (self.shared.opener.clone(), BTreeMap::new());
+        let mut shards = Shards::new(self.shared.opener.clone(), service);
         let key = service.to_owned();
-        self.follow(service, open, move |event: ListEvent| match event.event? {
-            list_event::Event::Sealed(sealed) => {
-                let opened = open_event(&opener, &key, sealed, &mut shards);
-                let opened = opened.inspect_err(
-                    |error| tracing::warn!(service = key, %error, "refused; keeping the last good list"),
-                );
-                opened.ok().map(|list| Observed::Present(Arc::new(list)))
+        self.follow(service, open, move |event: ListEvent| {
+            let sealed = match event.event {
+                Some(list_event::Event::Sealed(sealed)) => sealed,
+                Some(list_event::Event::Absent(_)) => return ControlFlow::Continue(Some(Observed::Absent)),
+                None => return ControlFlow::Continue(None),
+            };
+            match shards.open(sealed) {
+                Ok(Some(list)) => ControlFlow::Continue(Some(Observed::Present(Arc::new(list)))),
+                Ok(None) => ControlFlow::Break("the list after a refused one is read as a whole".to_owned()),
+                Err(error) => {
+                    tracing::warn!(service = key, %error, "refused; keeping the last good list");
+                    ControlFlow::Continue(None)
+                }
             }
-            list_event::Event::Absent(_) => Some(Observed::Absent),
         })
     }
 
@@ -328,9 +334,11 @@ impl PolicyStore for EmbeddedRegistry {
                 async |mut client: RegistryClient<Channel>, request| client.watch_policy(request).await;
             this.ask(&scope, message, call).await
         };
-        self.follow(scope, open, |event: PolicyEvent| match event.event? {
-            policy_event::Event::Record(record) => Some(Observed::Present(Arc::new(record))),
-            policy_event::Event::Absent(_) => Some(Observed::Absent),
+        self.follow(scope, open, |event: PolicyEvent| {
+            ControlFlow::Continue(event.event.map(|event| match event {
+                policy_event::Event::Record(record) => Observed::Present(Arc::new(record)),
+                policy_event::Event::Absent(_) => Observed::Absent,
+            }))
         })
     }
 
@@ -365,28 +373,6 @@ impl Acknowledgements for EmbeddedRegistry {
             async |mut client: RegistryClient<Channel>, request| client.list_acknowledgements(request).await;
         let stream = self.ask(scope, message, call).await?;
         self.collect(scope, stream).await
-    }
-}
-
-/// The list of one event, with the shards that came before; those that are no longer named are dropped.
-fn open_event(
-    opener: &ListOpener,
-    service: &str,
-    event: SealedEvent,
-    shards: &mut BTreeMap<String, Bytes>,
-) -> Result<ServiceList, Refusal> {
-    let new = event.shards.into_iter();
-    shards.extend(new.map(|(name, data)| (name, Bytes::from(data))));
-    match opener.open_head(service, &event.head)? {
-        Opened::Whole(list) => {
-            shards.clear();
-            Ok(list)
-        }
-        Opened::Head(head) => {
-            let names = shard_names(&head.shards);
-            shards.retain(|name, _| names.contains(name));
-            opener.assemble(head, shards).map(|opened| opened.list)
-        }
     }
 }
 

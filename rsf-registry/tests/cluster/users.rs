@@ -14,14 +14,21 @@ use crate::{NOBODY, PATIENCE, TTL, lease, operator};
 /// A server with the users of `deploy/redis-users.conf`, each with a password.
 struct Guarded {
     address: SocketAddr,
+    database: u8,
     _process: Process,
     _folder: TempDir,
 }
 
 impl Guarded {
     async fn start() -> Self {
+        Self::start_in_database(0).await
+    }
+
+    /// Where RSF's data is in this database, which the pump's channels must name.
+    async fn start_in_database(database: u8) -> Self {
         let folder = TempDir::new("redis-users");
         let users = std::fs::read_to_string(deploy_file("redis-users.conf")).unwrap();
+        let users = users.replace("&__keyspace@0__", &format!("&__keyspace@{database}__"));
         let mut named = String::new();
         for line in users.lines() {
             let words: Vec<&str> = line.split(' ').collect();
@@ -33,6 +40,7 @@ impl Guarded {
             }
             named.push('\n');
         }
+        named.push_str("user operator on >secret-operator ~* &* +@all\n");
         std::fs::write(folder.join("users.conf"), named).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let process = Program::new("redis-server")
@@ -50,14 +58,35 @@ impl Guarded {
         .await;
         Guarded {
             address,
+            database,
             _process: process,
             _folder: folder,
         }
     }
 
     fn open(&self, user: &str) -> Cluster {
-        let url = format!("redis://{user}:secret-{user}@{}", self.address);
+        let url = format!("redis://{user}:secret-{user}@{}/{}", self.address, self.database);
         cluster::open(&url, NOBODY, "prod").unwrap()
+    }
+
+    async fn operate(&self, words: &[&str]) {
+        let url = format!("redis://operator:secret-operator@{}", self.address);
+        let client = redis::Client::open(url).unwrap();
+        let mut operator = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        command.exec_async(&mut operator).await.unwrap();
+    }
+
+    /// Which keys `order` may use from now on.
+    async fn set_keys(&self, keys: &str) {
+        let keys = format!("~{keys}");
+        self.operate(&["ACL", "SETUSER", "order", "resetkeys", &keys])
+            .await;
+    }
+
+    async fn config(&self, setting: &str, value: &str) {
+        self.operate(&["CONFIG", "SET", setting, value]).await;
     }
 }
 
@@ -207,6 +236,111 @@ async fn on_several_servers_it_does_not_move_the_others_either() {
         let own = cluster.leases.renew(&format!("order/{n}"), 7, TTL).await.unwrap();
         assert_eq!(own, Renewal::Renewed, "it need not be put again elsewhere");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_denies_one_of_several_is_passed_over_and_taken_again_when_it_allows() {
+    let servers = [Guarded::start().await, Guarded::start().await];
+    let of_one = |server: &Guarded| format!("redis://order:secret-order@{}", server.address);
+    let cluster = cluster::open(&servers.each_ref().map(of_one).join(","), NOBODY, "prod").unwrap();
+    let mut member = lease("order/1", 1);
+    cluster.leases.put(&member, TTL).await.unwrap();
+    // Sources are in the order of the URL.
+    let pump = servers.each_ref().map(|server| server.open("pump"));
+    let places = async || {
+        let mut places = Vec::new();
+        for pump in &pump {
+            let read = pump.sources[0].read(&["order/1".to_owned()]).await.unwrap();
+            places.push(read[0].as_ref().map(|live| live.lease.sequence));
+        }
+        places
+    };
+    let home = places().await.iter().position(Option::is_some).unwrap();
+    servers[home].set_keys("rsf:prod:lease:elsewhere/*").await;
+    let mut keep = async || {
+        if cluster.leases.renew("order/1", 7, TTL).await.unwrap() == Renewal::Unknown {
+            member.sequence += 1;
+            cluster.leases.put(&member, TTL).await.unwrap();
+        }
+        member.sequence
+    };
+    assert_eq!(
+        keep().await,
+        2,
+        "put on the other one, for its home denies to renew it"
+    );
+    assert_eq!(places().await[1 - home], Some(2));
+    for _ in 0..3 {
+        assert_eq!(keep().await, 2, "and renewed there");
+    }
+    servers[home].set_keys("rsf:prod:lease:order/*").await;
+    assert_eq!(keep().await, 3, "home again");
+    assert_eq!(keep().await, 3);
+    let mut wanted = vec![None, None];
+    wanted[home] = Some(3);
+    assert_eq!(places().await, wanted);
+    for server in &servers {
+        server.set_keys("rsf:prod:lease:elsewhere/*").await;
+    }
+    assert_eq!(
+        cluster.leases.renew("order/1", 7, TTL).await.unwrap(),
+        Renewal::Unknown
+    );
+    let denied = cluster.leases.put(&lease("order/1", 4), TTL).await.unwrap_err();
+    assert!(denied.to_string().contains("NOPERM"), "all deny it: {denied}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_trial_brings_no_server_back() {
+    let (one, two) = (Guarded::start().await, Guarded::start().await);
+    let url = format!("redis://order:secret-order@{},{}", one.address, two.address);
+    let cluster = cluster::open(&url, NOBODY, "prod").unwrap();
+    let names: Vec<String> = (0..24).map(|n| format!("order/{n}")).collect();
+    for name in &names {
+        cluster.leases.put(&lease(name, 1), TTL).await.unwrap();
+    }
+    // It takes no writes, so that its leases move, and then denies them.
+    one.config("maxmemory", "1").await;
+    let mut sequence = 2;
+    let mut keep = async || {
+        sequence += 1;
+        for name in &names {
+            if cluster.leases.renew(name, 7, TTL).await.unwrap() == Renewal::Unknown {
+                cluster.leases.put(&lease(name, sequence), TTL).await.unwrap();
+            }
+        }
+        let swept = two.open("pump").sources[0].sweep().await.unwrap();
+        swept.leases.iter().map(|live| live.lease.sequence).max()
+    };
+    for name in &names {
+        cluster.leases.put(&lease(name, 2), TTL).await.unwrap();
+    }
+    let moved = keep().await;
+    one.set_keys("rsf:prod:lease:elsewhere/*").await;
+    one.config("maxmemory", "0").await;
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(4);
+    while tokio::time::Instant::now() < end {
+        assert_eq!(
+            keep().await,
+            moved,
+            "not put again: nobody moves to where it is denied"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_users_work_in_another_database() {
+    let redis = Guarded::start_in_database(2).await;
+    let (order, pump, console) = (redis.open("order"), redis.open("pump"), redis.open("console"));
+    let mut hints = pump.sources[0].hints().await.unwrap();
+    pump.sources[0].sweep().await.unwrap();
+    order.leases.put(&lease("order/1", 1), TTL).await.unwrap();
+    let hint = timeout(PATIENCE, hints.next()).await.unwrap();
+    assert_eq!(hint, Some(Hint::Changed("order/1".to_owned())));
+    let stock = redis.open("stock");
+    stock.leases.put(&lease("stock/1", 1), TTL).await.unwrap();
+    assert_eq!(console.sources[0].sweep().await.unwrap().leases.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,8 +25,16 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The leases and acknowledgements of one namespace on several independent Redis servers.
 pub struct RedisServers {
     servers: Vec<Server>,
-    /// Instance → the server that has its lease, as this process wrote it.
-    places: Mutex<HashMap<String, usize>>,
+    /// Instance → where its lease is, as this process wrote it.
+    places: Mutex<HashMap<String, Place>>,
+}
+
+/// Where a record was written.
+#[derive(Debug, Clone)]
+struct Place {
+    server: usize,
+    /// Those before it whose users may not write it.
+    denied: Vec<usize>,
 }
 
 struct Server {
@@ -47,37 +55,36 @@ impl LeaseStore for RedisServers {
     async fn put(&self, lease: &Lease, ttl: Duration) -> Result<(), StoreError> {
         limits::check_lease(lease)?;
         limits::check_ttl(&lease.instance, ttl)?;
-        let before = self.places.lock().get(&lease.instance).copied();
         let limit = limit(ttl);
         let place = self.write(&lease.instance, Record::Lease(lease), ttl).await?;
-        if lease.state() == LeaseState::Deregistered {
-            self.places.lock().remove(&lease.instance);
-        } else {
-            self.places.lock().insert(lease.instance.clone(), place);
-        }
-        if let Some(before) = before.filter(|before| *before != place) {
-            self.clear(before, lease, limit).await;
+        let server = place.server;
+        let before = match lease.state() {
+            LeaseState::Deregistered => self.places.lock().remove(&lease.instance),
+            _ => self.places.lock().insert(lease.instance.clone(), place),
+        };
+        if let Some(before) = before.filter(|before| before.server != server) {
+            self.clear(before.server, lease, limit).await;
         }
         Ok(())
     }
 
     async fn renew(&self, instance: &str, incarnation: u64, ttl: Duration) -> Result<Renewal, StoreError> {
         limits::check_ttl(instance, ttl)?;
-        let place = self.places.lock().get(instance).copied();
-        let Some(place) = place.filter(|place| self.servers[*place].health.is_up()) else {
+        let place = self.places.lock().get(instance).cloned();
+        let Some(place) = place.filter(|place| self.servers[place.server].health.is_up()) else {
             return Ok(Renewal::Unknown);
         };
         let limit = limit(ttl);
-        let server = &self.servers[place];
+        let server = &self.servers[place.server];
         let renewed = server.ask(limit, server.leases.renew(instance, incarnation, ttl));
         // Side by side: the lease must not run out while a better server is looked at.
-        let (renewed, home) = tokio::join!(renewed, self.better(instance, place, limit));
+        let (renewed, home) = tokio::join!(renewed, self.better(instance, &place, limit));
         match renewed {
             // To be put again, for that is what moves it.
             Ok(_) if home => Ok(Renewal::Unknown),
             Ok(renewal) => Ok(renewal),
             // To be put again, on the next one.
-            Err(error) if is_of_the_server(&error) => Ok(Renewal::Unknown),
+            Err(error) if is_of_the_server(&error) || is_denied(&error) => Ok(Renewal::Unknown),
             Err(error) => Err(error),
         }
     }
@@ -156,14 +163,15 @@ impl RedisServers {
     }
 
     /// Writes to the first server in the instance's order that takes it; those that failed before are asked only after
-    /// all others. Answers which one it is.
-    async fn write(&self, instance: &str, record: Record<'_>, ttl: Duration) -> Result<usize, StoreError> {
+    /// all others. One that denies it is passed over, and is as well as before. Answers which one it is.
+    async fn write(&self, instance: &str, record: Record<'_>, ttl: Duration) -> Result<Place, StoreError> {
         let (up, down): (Vec<usize>, Vec<usize>) = self
             .order(instance)
             .into_iter()
             .partition(|at| self.servers[*at].health.is_up());
         let end = Instant::now() + REQUEST_TIMEOUT;
-        let mut first_error = None;
+        let (mut first_error, mut first_denial) = (None, None);
+        let mut denied = Vec::new();
         for at in up.into_iter().chain(down) {
             let limit = limit(ttl).min(end.saturating_duration_since(Instant::now()));
             if limit.is_zero() {
@@ -171,32 +179,42 @@ impl RedisServers {
             }
             let server = &self.servers[at];
             match server.ask(limit, record.write(&server.leases, ttl)).await {
-                Ok(()) => return Ok(at),
+                Ok(()) => return Ok(Place { server: at, denied }),
                 Err(error) if is_of_the_server(&error) => {
                     first_error.get_or_insert(error);
+                }
+                Err(error) if is_denied(&error) => {
+                    denied.push(at);
+                    first_denial.get_or_insert(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(first_error.unwrap_or_else(|| StoreError::Unavailable {
-            backend: "redis",
-            address: "all servers".to_owned(),
-            reason: format!("none answered within {REQUEST_TIMEOUT:?}"),
-        }))
+        // A denial stands only where all deny it: one that did not answer may take it.
+        Err(first_error
+            .or(first_denial)
+            .unwrap_or_else(|| StoreError::Unavailable {
+                backend: "redis",
+                address: "all servers".to_owned(),
+                reason: format!("none answered within {REQUEST_TIMEOUT:?}"),
+            }))
     }
 
     /// Whether a server that stands before `place` in the instance's order would take its lease. One that was down is
-    /// asked for that when its pause is over.
-    async fn better(&self, instance: &str, place: usize, limit: Duration) -> bool {
+    /// asked for that when its pause is over, one that denied it each time.
+    async fn better(&self, instance: &str, place: &Place, limit: Duration) -> bool {
         for at in self.order(instance) {
-            if at == place {
+            if at == place.server {
                 break;
             }
             let server = &self.servers[at];
-            if server.health.is_up() {
+            let (up, denied) = (server.health.is_up(), place.denied.contains(&at));
+            if up && !denied {
                 return true;
             }
-            if server.health.take_trial() && server.ask(limit, server.leases.ready(instance)).await.is_ok() {
+            if (up || server.health.take_trial())
+                && server.ask(limit, server.leases.ready(instance)).await.is_ok()
+            {
                 return true;
             }
         }
@@ -250,6 +268,8 @@ impl Server {
                     tracing::warn!(redis, %error, "a Redis server does not take leases; the next one does");
                 }
             }
+            // It answers, but whether it would take another's lease is not known.
+            Err(error) if is_denied(error) => {}
             _ => {
                 if self.health.succeeded() {
                     tracing::info!(redis, "a Redis server takes leases again");
@@ -260,14 +280,19 @@ impl Server {
     }
 }
 
-/// Whether another server may do what this one did not. What a user may not do on one it may not do on another, and
-/// other instances of this process may belong to other applications.
+/// Whether the server failed, and would have failed others too.
 fn is_of_the_server(error: &StoreError) -> bool {
     match error {
         StoreError::Unavailable { .. } => true,
-        StoreError::Refused { reason, .. } => !reason.contains(DENIED),
+        StoreError::Refused { .. } => !is_denied(error),
         _ => false,
     }
+}
+
+/// Whether the user may not do this. That says nothing of the server: other instances of this process may belong to other
+/// applications.
+fn is_denied(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused { reason, .. } if reason.contains(DENIED))
 }
 
 fn limit(ttl: Duration) -> Duration {

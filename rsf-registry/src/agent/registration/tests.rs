@@ -1,0 +1,102 @@
+//! Two starts under one name, on a paused clock: a registry that forgets does not decide between them.
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(15);
+
+/// A registry with one lease: its incarnation, and until when it lives.
+#[derive(Default)]
+struct Registry {
+    lease: Mutex<Option<(u64, Instant)>>,
+    refused: Mutex<Option<Instant>>,
+}
+
+impl Registry {
+    fn held(&self) -> Option<u64> {
+        let lease = self.lease.lock().filter(|(_, end)| *end > Instant::now());
+        lease.map(|(incarnation, _)| incarnation)
+    }
+
+    /// Does what the owner of the lease does; whether it was out.
+    fn keep(&self, incarnation: u64) -> bool {
+        let out = self.held() != Some(incarnation);
+        assert!(self.held().is_none_or(|held| held <= incarnation), "thrown out");
+        *self.lease.lock() = Some((incarnation, Instant::now() + TTL));
+        out
+    }
+}
+
+#[async_trait]
+impl LeaseStore for Registry {
+    async fn put(&self, lease: &Lease, ttl: Duration) -> Result<(), StoreError> {
+        if let Some(incarnation) = self.held().filter(|held| *held > lease.incarnation) {
+            *self.refused.lock() = Some(Instant::now());
+            return Err(StoreError::Superseded {
+                instance: lease.instance.clone(),
+                incarnation,
+                sequence: 1,
+                left: false,
+            });
+        }
+        *self.lease.lock() = Some((lease.incarnation, Instant::now() + ttl));
+        Ok(())
+    }
+
+    async fn renew(&self, _: &str, incarnation: u64, ttl: Duration) -> Result<Renewal, StoreError> {
+        if self.held() != Some(incarnation) {
+            return Ok(Renewal::Unknown);
+        }
+        *self.lease.lock() = Some((incarnation, Instant::now() + ttl));
+        Ok(Renewal::Renewed)
+    }
+}
+
+fn register(registry: &Arc<Registry>) -> Registration {
+    let request = RegistrationRequest {
+        application: "order".to_owned(),
+        instance: Some("1".to_owned()),
+        address: "127.0.0.1:7001".to_owned(),
+        ..RegistrationRequest::default()
+    };
+    let beat = Arc::new(Beat::new(TTL / 3));
+    Registration::start(registry.clone(), request, "default", TTL, beat).expect("a sound request")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_was_emptied_throws_no_living_owner_out() {
+    let registry = Arc::new(Registry::default());
+    let owner = unix_ms() + 3_600_000;
+    registry.keep(owner);
+    let registration = register(&registry);
+    let first = registration.lease().incarnation;
+    let mut met = 0;
+    for _ in 0..50 {
+        sleep(Duration::from_millis(10_200)).await;
+        *registry.lease.lock() = None;
+        // Until its owner finds that out, the other is alone there.
+        sleep(Duration::from_millis(5400)).await;
+        met += usize::from(registry.held() == Some(first));
+        assert!(registry.keep(owner), "it was emptied");
+    }
+    assert!(met > 5, "the other got in {met} times");
+    assert_eq!(registration.lease().incarnation, first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_silent_for_a_whole_ttl_is_followed_by_a_greater_incarnation() {
+    let registry = Arc::new(Registry::default());
+    let owner = unix_ms() + 3_600_000;
+    registry.keep(owner);
+    let registration = register(&registry);
+    let mut status = registration.status();
+    let taken = status.wait_for(|status| status.incarnation > owner).await;
+    assert_eq!(taken.expect("the task lives").incarnation, owner + 1);
+    let silent = registry.refused.lock().expect("refused at first").elapsed();
+    assert!(silent >= TTL && silent < TTL * 2, "{silent:?}");
+    assert_eq!(registry.held(), Some(owner + 1));
+    drop(registration);
+}
