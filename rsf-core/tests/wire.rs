@@ -47,7 +47,11 @@ async fn metadata_goes_both_ways(kind: Kind) {
         .unwrap();
     let reply = soon(line.send(request)).await.unwrap();
     assert_eq!(reply.metadata.get("tenant"), Some("north 7"));
-    assert_eq!(reply.metadata.get("Tenant"), Some("north 7"), "names have no case");
+    assert_eq!(
+        reply.metadata.get("Tenant"),
+        Some("north 7"),
+        "names have no case"
+    );
     assert_eq!(reply.metadata.get_bin("token-bin").unwrap(), [0, 1, 254, 255]);
 }
 

@@ -223,7 +223,7 @@ async fn load(channel: &Channel, name: &'static str) -> Phase {
     let begun = Instant::now();
     let operations = [BOOK, NOTE].map(|method| {
         (0..RATE * PHASE.as_secs() as u32).map(move |number| {
-            let (channel, id) = (channel.clone(), format!("{name}-{number}"));
+            let (channel, id) = (channel.clone(), format!("{}-{number}", name.replace(' ', "-")));
             let due = Duration::from_secs(1) * number / RATE;
             tokio::spawn(async move {
                 sleep_until(begun + due).await;
