@@ -106,6 +106,7 @@ mod tests {
             sealer.shard(SERVICE, index, version, vec![listed]).unwrap()
         };
         let cut = [shard(0), shard(1)];
+        let plain = cut.iter().map(|shard| shard.plain).sum();
         let head = ListHead {
             service: SERVICE.into(),
             version: Some(ListVersion { epoch: 1, sequence }),
@@ -119,7 +120,7 @@ mod tests {
         });
         SealedEvent {
             shards: new.collect(),
-            head: sealer.head(&head, Vec::new()).unwrap().head.to_vec(),
+            head: sealer.head(&head, Vec::new(), plain).unwrap().head.to_vec(),
         }
     }
 
