@@ -240,7 +240,7 @@ impl Publisher {
             round.removed.push(key);
         }
         if let Some(error) = outcome.not_removed {
-            round.fenced |= matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. });
+            round.fenced |= round::ends_term(&error);
             // Not in every report anew: deletions have time.
             self.empty
                 .values_mut()
@@ -273,7 +273,7 @@ impl Publisher {
                 continue;
             };
             round.failed += 1;
-            round.fenced |= matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. });
+            round.fenced |= round::ends_term(&error);
             let known = self.published.remove(&list.key);
             self.empty.remove(&list.key);
             if known.is_some_and(|known| known.is_sharded()) && matches!(error, StoreError::Invalid { .. }) {

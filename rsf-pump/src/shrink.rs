@@ -13,7 +13,7 @@ use distrust::Sources;
 /// The numbers of rule R.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShrinkConfig {
-    /// `false` lets every loss through at once: for drills and negative controls only.
+    /// `false` lets every loss through at once: for negative controls only.
     pub enforced: bool,
     /// The TTL of leases, where none longer was seen.
     pub lease_ttl: Duration,

@@ -84,39 +84,31 @@ impl Fold {
         for instance in gone {
             self.depart(at, rule, &instance);
         }
-        let unknown = |rest: &Leaving| {
-            rest.unknown
-                .iter()
-                .map(|(_, instance)| instance.clone())
-                .collect()
-        };
-        let held = verdicts.leaving.values().flat_map(|rest| -> Vec<String> {
-            let mut held: Vec<_> = unknown(rest);
-            held.extend(rest.answering.iter().cloned());
-            held
+        let held = verdicts.leaving.into_values().flat_map(|rest| {
+            let unknown = rest.unknown.into_iter().map(|(_, instance)| instance);
+            unknown.chain(rest.answering)
         });
         self.to_probe(at.elapsed, held.chain(verdicts.unheard), ages)
     }
 
-    /// Takes in what a probe found; whoever is proven to be gone leaves at once. Answers whether anybody did.
-    pub fn take_evidence(&mut self, at: Moment, rule: &ShrinkRule, evidence: &Evidence) -> bool {
+    /// Takes in what a probe found; whoever is proven to be gone leaves at once.
+    pub fn take_evidence(&mut self, at: Moment, rule: &ShrinkRule, evidence: &Evidence) {
         let Evidence { suspect, finding } = evidence;
         let Some(known) = self.instances.get_mut(&suspect.instance) else {
-            return false;
+            return;
         };
         if !known.suspect
             || known.lease.incarnation != suspect.incarnation
             || known.lease.address != suspect.address
         {
-            return false;
+            return;
         }
         known.found = Some((*finding, at.elapsed));
         if *finding != Finding::Gone || !known.may_leave(at.elapsed, rule) {
-            return false;
+            return;
         }
         self.unlist_everywhere(at, &suspect.instance, RemovalCause::Expired);
         self.depart(at, rule, &suspect.instance);
-        true
     }
 
     /// Makes suspects of all instances that silent sources had last, so that they are probed.

@@ -1,6 +1,6 @@
 //! The members of one service and who left it last.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rsf_registry::directory::slot;
 use rsf_registry::record::{ListedInstance, Removal, RemovalCause};
@@ -12,8 +12,8 @@ const REMOVALS_KEPT: usize = 64;
 /// How long a list carries all of them. A consumer that was away for less can tell why each instance is gone, and lets
 /// go of its last good list even where all left at once.
 const REMOVALS_KEPT_MS: u64 = 60_000;
-/// How many bytes they are at most, about ten thousand removals: they fit the list's head even where they do not
-/// compress.
+/// How many bytes they are at most: they fit the list's head even where they do not compress. That is six thousand
+/// removals of ids of 40 characters, eleven thousand of short ones.
 const MOST_BYTES: usize = 448 << 10;
 
 /// One list in the making. No incarnation stands in it both as listed and as removed.
@@ -22,6 +22,8 @@ pub(super) struct Members {
     /// By slot, so that a shard is a run of them.
     instances: BTreeMap<(u8, String), ListedInstance>,
     removed: VecDeque<Removal>,
+    /// Who they are, by instance and incarnation.
+    gone: BTreeSet<(String, u64)>,
     /// The bytes of all removals.
     bytes: usize,
 }
@@ -74,14 +76,16 @@ impl Members {
         if self.instances.get(&key) == Some(&entry) {
             return None;
         }
-        let left = &mut self.bytes;
-        self.removed.retain(|gone| {
-            let other = gone.instance != entry.instance || gone.incarnation != entry.incarnation;
-            if !other {
-                *left -= bytes(gone);
-            }
-            other
-        });
+        if self.gone.remove(&(entry.instance.clone(), entry.incarnation)) {
+            let left = &mut self.bytes;
+            self.removed.retain(|gone| {
+                let other = gone.instance != entry.instance || gone.incarnation != entry.incarnation;
+                if !other {
+                    *left -= bytes(gone);
+                }
+                other
+            });
+        }
         changed.entry(service.to_owned()).or_default().insert(key.0);
         let incarnation = entry.incarnation;
         let old = self.instances.insert(key, entry)?;
@@ -95,24 +99,18 @@ impl Members {
 
     /// Whether this or a later incarnation left this list, as far as it remembers.
     pub(super) fn has_removed(&self, instance: &str, incarnation: u64) -> bool {
-        self.removed
-            .iter()
-            .any(|gone| gone.instance == instance && gone.incarnation >= incarnation)
+        let later = (instance.to_owned(), incarnation)..=(instance.to_owned(), u64::MAX);
+        self.gone.range(later).next().is_some()
     }
 
     /// Adds what an earlier pump published about who left.
     pub(super) fn remember(&mut self, removed: &[Removal]) {
-        let known = self
-            .removed
-            .iter()
-            .map(|gone| (gone.instance.clone(), gone.incarnation));
-        let mut known: HashSet<(String, u64)> = known.collect();
         for removal in removed {
             let listed = self
                 .instances
                 .get(&(slot(&removal.instance), removal.instance.clone()));
             let back = listed.is_some_and(|entry| entry.incarnation == removal.incarnation);
-            if !back && known.insert((removal.instance.clone(), removal.incarnation)) {
+            if !back && self.gone.insert((removal.instance.clone(), removal.incarnation)) {
                 self.bytes += bytes(removal);
                 self.removed.push_back(removal.clone());
             }
@@ -131,6 +129,7 @@ impl Members {
             at_unix_ms,
         };
         self.bytes += bytes(&removal);
+        self.gone.insert((removal.instance.clone(), removal.incarnation));
         self.removed.push_back(removal.clone());
         self.trim(at_unix_ms);
         removal
@@ -146,6 +145,7 @@ impl Members {
                 return;
             };
             self.bytes -= bytes(&oldest);
+            self.gone.remove(&(oldest.instance, oldest.incarnation));
         }
     }
 }

@@ -83,7 +83,7 @@ impl Draft {
     /// What is to be written of a list as it is now, after a change in `slots`; nothing where the directory has it already.
     /// For a list in shards the cost is that of the shards that changed.
     pub(crate) fn of(key: &str, fold: &Fold, slots: Slots, published: Option<&Published>) -> Option<Draft> {
-        let content = match published {
+        let (content, removed) = match published {
             Some(published) if published.is_sharded() && !published.is_out_of_shape() => {
                 let shards = published.digests.len();
                 let changed: Vec<_> = slots
@@ -98,7 +98,7 @@ impl Draft {
                 if changed.is_empty() {
                     return None;
                 }
-                Content::Shards(changed, published.clone())
+                (Content::Shards(changed, published.clone()), fold.removed(key))
             }
             published => {
                 let (instances, removed) = fold.list(key);
@@ -109,14 +109,14 @@ impl Draft {
                 if same {
                     return None;
                 }
-                Content::Whole(instances)
+                (Content::Whole(instances), removed)
             }
         };
         Some(Draft {
             key: key.to_owned(),
             version: ListVersion::default(),
             written_unix_ms: 0,
-            removed: fold.removed(key),
+            removed,
             content,
         })
     }

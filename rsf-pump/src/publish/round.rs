@@ -74,9 +74,7 @@ pub(super) async fn remove(
     services: Vec<String>,
     limit: Duration,
 ) -> Outcome {
-    let answer = timeout(limit, writer.remove(term, &services)).await;
-    let answer =
-        answer.unwrap_or_else(|_| Err(unavailable(format!("no answer to a deletion within {limit:?}"))));
+    let answer = within(limit, "a deletion", writer.remove(term, &services)).await;
     let mut outcome = Outcome::default();
     match answer {
         Ok(()) => outcome.removed = services,
@@ -129,7 +127,12 @@ impl Outcome {
 }
 
 fn ends_round(error: &StoreError) -> bool {
-    error.is_transient() || matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. })
+    error.is_transient() || ends_term(error)
+}
+
+/// Whether it says that another term has begun.
+pub(super) fn ends_term(error: &StoreError) -> bool {
+    matches!(error, StoreError::Fenced { .. } | StoreError::Stale { .. })
 }
 
 async fn write_once(
@@ -141,10 +144,16 @@ async fn write_once(
     if lists.is_empty() {
         return Ok(());
     }
-    match timeout(limit, writer.store(term, lists)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(unavailable(format!("no answer to a write within {limit:?}"))),
-    }
+    within(limit, "a write", writer.store(term, lists)).await
+}
+
+async fn within(
+    limit: Duration,
+    what: &str,
+    asked: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
+    let answer = timeout(limit, asked).await;
+    answer.unwrap_or_else(|_| Err(unavailable(format!("no answer to {what} within {limit:?}"))))
 }
 
 fn unavailable(reason: String) -> StoreError {

@@ -102,6 +102,7 @@ async fn evidence_ends_no_grace_after_a_discontinuity() {
     world.fleet.kill("s", 0..10);
     secs(30).await;
     let down = world.directory.len("s");
+    assert_eq!(down, 20, "nobody leaves while the source is down");
     world.store.restart_empty();
     world.store.set_down(false);
     secs(12).await;
