@@ -43,7 +43,7 @@ pub struct RegistrationRequest {
 }
 
 /// How a registration stands.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistrationStatus {
     /// The lease is in the registry, as far as is known.
     pub registered: bool,
@@ -345,15 +345,7 @@ impl Keeper {
 
     fn tell(&self, status: RegistrationStatus) {
         self.status.send_if_modified(|last| {
-            let told = |status: &RegistrationStatus| {
-                (
-                    status.registered,
-                    status.last_error.clone(),
-                    status.incarnation,
-                    status.written,
-                )
-            };
-            let news = told(last) != told(&status);
+            let news = *last != status;
             if news {
                 *last = status;
             }

@@ -142,11 +142,6 @@ impl DirectoryWriter for ZooKeeperDirectory {
             .iter()
             .flat_map(|list| list.names.iter().map(|name| shard_tail(&list.service, name)));
         let named: HashSet<String> = named.collect();
-        if named.is_empty() && self.known.lock().shards.is_empty() {
-            // The usual fleet has none: what an earlier leader left behind is looked for all the same.
-            self.note_leftovers(&named).await?;
-            return Ok(lists);
-        }
         let mut shards: HashMap<String, Bytes> = HashMap::with_capacity(named.len());
         let read = self.namespace.read_all(named.iter().cloned().collect()).await?;
         shards.extend(read.into_iter().map(|(tail, data)| (tail, Bytes::from(data))));
@@ -157,6 +152,7 @@ impl DirectoryWriter for ZooKeeperDirectory {
             });
             list.shards = found.collect::<BTreeMap<_, _>>();
         }
+        // The usual fleet names none: what an earlier leader left behind is looked for all the same.
         self.note_leftovers(&named).await?;
         let mut known = self.known.lock();
         for list in lists.iter().filter(|list| !list.names.is_empty()) {

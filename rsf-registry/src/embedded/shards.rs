@@ -66,6 +66,7 @@ impl Shards {
 
 #[cfg(test)]
 mod tests {
+    use crate::directory::refusals::Reason;
     use rsf_core::identity::{SigningKey, TrustedKeys};
 
     use super::*;
@@ -160,7 +161,13 @@ mod tests {
         let mut shards = shards();
         shards.open(event(7, 1, &[0, 1])).unwrap().unwrap();
         shards.open(event(8, 2, &[])).unwrap_err();
-        let counted = |shards: &Shards| format!("{:?}", shards.opener.refusals());
+        let counted = |shards: &Shards| {
+            let refusals = shards.opener.refusals();
+            (
+                refusals.of(SERVICE),
+                Reason::ALL.map(|reason| refusals.get(reason)),
+            )
+        };
         let before = counted(&shards);
         assert_eq!(shards.open(event(7, 3, &[1])).unwrap(), None);
         assert_eq!(counted(&shards), before, "nobody is refused for it");

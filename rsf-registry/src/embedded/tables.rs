@@ -162,13 +162,7 @@ impl Tables {
         lists: &[SealedList],
     ) -> Result<(), StoreError> {
         self.change(|transaction| {
-            let stored = transaction
-                .open_table(EPOCHS)?
-                .get(namespace)?
-                .map_or(0, |epoch| epoch.value());
-            if stored != epoch {
-                return Err(StoreError::Fenced { epoch }.into());
-            }
+            check_epoch(transaction, namespace, epoch)?;
             let mut heads = transaction.open_table(HEADS)?;
             let mut shards = transaction.open_table(SHARDS)?;
             for list in lists {
@@ -207,13 +201,7 @@ impl Tables {
         services: &[String],
     ) -> Result<(), StoreError> {
         self.change(|transaction| {
-            let stored = transaction
-                .open_table(EPOCHS)?
-                .get(namespace)?
-                .map_or(0, |epoch| epoch.value());
-            if stored != epoch {
-                return Err(StoreError::Fenced { epoch }.into());
-            }
+            check_epoch(transaction, namespace, epoch)?;
             let mut heads = transaction.open_table(HEADS)?;
             let mut shards = transaction.open_table(SHARDS)?;
             for service in services {
@@ -372,6 +360,18 @@ fn each(
 
 fn shard_key(service: &str, name: &str) -> String {
     format!("{service}@{name}")
+}
+
+/// Refuses what a term wants to write once another one has begun.
+fn check_epoch(transaction: &redb::WriteTransaction, namespace: &str, epoch: u64) -> Result<(), Failure> {
+    let stored = transaction
+        .open_table(EPOCHS)?
+        .get(namespace)?
+        .map_or(0, |epoch| epoch.value());
+    match stored == epoch {
+        true => Ok(()),
+        false => Err(StoreError::Fenced { epoch }.into()),
+    }
 }
 
 /// A stored list without its shards. One that cannot be opened is left out.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
+
 /// The first and the longest pause after a failure.
 const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
@@ -12,11 +14,20 @@ const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Durat
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    failures: u32,
+    backoff: Backoff,
     /// When it may be tried again; `None` while it answers.
     retry_at: Option<Instant>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            backoff: Backoff::new(*PAUSE.start(), *PAUSE.end()),
+            retry_at: None,
+        }
+    }
 }
 
 impl Health {
@@ -37,20 +48,15 @@ impl Health {
 
     /// It answered. Whether it had failed before.
     pub(super) fn succeeded(&self) -> bool {
-        std::mem::take(&mut *self.0.lock()).failures > 0
+        std::mem::take(&mut *self.0.lock()).backoff.attempts() > 0
     }
 
     /// It did not do what it was asked. Whether it did before. Each pause is twice as long as the one before, and
     /// shortened by chance, so that a fleet does not come back in step.
     pub(super) fn failed(&self) -> bool {
         let mut state = self.0.lock();
-        let pause = PAUSE
-            .start()
-            .saturating_mul(1 << state.failures.min(8))
-            .min(*PAUSE.end());
-        state.failures = state.failures.saturating_add(1);
-        state.retry_at = Some(Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0));
-        state.failures == 1
+        state.retry_at = Some(Instant::now() + state.backoff.next());
+        state.backoff.attempts() == 1
     }
 }
 

@@ -99,8 +99,8 @@ pub(super) fn incarnation_header(incarnation: u64) -> [u8; INCARNATION_HEADER] {
 
 fn header(incarnation: u64, sequence: u64) -> [u8; HEADER] {
     let mut header = [FORMAT; HEADER];
-    header[1..9].copy_from_slice(&incarnation.to_be_bytes());
-    header[9..].copy_from_slice(&sequence.to_be_bytes());
+    header[..INCARNATION_HEADER].copy_from_slice(&incarnation_header(incarnation));
+    header[INCARNATION_HEADER..].copy_from_slice(&sequence.to_be_bytes());
     header
 }
 
