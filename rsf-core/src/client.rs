@@ -70,7 +70,7 @@ use crate::metrics::Metrics;
 use crate::policy::Priority;
 use crate::policy_book::PolicyBook;
 use crate::runtime::IoRuntime;
-use crate::wire::headers::{CALLER, PRIORITY, TOKEN};
+use crate::wire::headers::{CALLER, PRIORITY, RETRIED, TOKEN, YES};
 use crate::wire::priority;
 use crate::wire::{OwnHeaders, Wire};
 
@@ -258,6 +258,9 @@ impl Shared {
         let surrounding = parent.and_then(Context::carried_priority);
         if let Some(priority) = priority::inherited(priority, surrounding) {
             own.push((PRIORITY, priority::write(priority)));
+        }
+        if parent.is_some_and(Context::is_retried) {
+            own.push((RETRIED, YES));
         }
         match on_behalf {
             Some(other) => own.extend([(CALLER, other.application), (TOKEN, other.token)]),

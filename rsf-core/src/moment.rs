@@ -24,6 +24,11 @@ impl Moment {
         Instant::now().into()
     }
 
+    /// Where the numbers begin; stands for a moment that is not known yet.
+    pub(crate) fn epoch() -> Moment {
+        (*EPOCH).into()
+    }
+
     pub(crate) fn instant(self) -> Instant {
         self.instant
     }

@@ -145,9 +145,7 @@ impl Attempt {
     /// The call's time is over. Silence is a failure of the instance where it had a `fair` time to answer.
     pub(super) fn ends_in_silence(&mut self, now: Moment, fair: Duration) {
         if !self.admission.is_settled() && self.elapsed(now) >= fair {
-            let breaker = &self.endpoint.breaker;
-            breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
-            self.endpoint.observe(now, self.elapsed(now), Observed::Failed);
+            self.count_timeout(now);
         }
     }
 

@@ -49,8 +49,6 @@ pub(crate) struct ChannelState {
     pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
     /// Ticks with every new snapshot.
     pub(crate) version: watch::Sender<u64>,
-    /// When it was made.
-    made: Moment,
     stack: ClientStack,
 }
 
@@ -120,7 +118,6 @@ impl Channel {
                     .flatten(),
                 snapshot: ArcSwapOption::empty(),
                 version: watch::Sender::new(0),
-                made: Moment::now(),
                 stack: client_stack(),
                 shared: shared.clone(),
             });
@@ -295,7 +292,7 @@ impl Channel {
         frame: Frame,
         options: CallOptions,
     ) -> OutboundCall {
-        let unset = self.0.made;
+        let unset = Moment::epoch();
         let priority = snapshot.methods[method].call.priority;
         OutboundCall {
             own: self.0.shared.own_headers(

@@ -26,11 +26,6 @@ impl Guard for Deadline {
         }
         Ok(())
     }
-
-    #[inline]
-    fn leave(&self, (): (), _: &mut OutboundCall, outcome: Outcome) -> Outcome {
-        outcome
-    }
 }
 
 /// When a call's time is over, and who says so.

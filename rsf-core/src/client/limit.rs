@@ -30,11 +30,6 @@ impl Guard for Limit {
             Some(limit) => limit.enter(call).map_err(Err),
         }
     }
-
-    #[inline]
-    fn leave(&self, _: Self::Pass, _: &mut OutboundCall, outcome: Outcome) -> Outcome {
-        outcome
-    }
 }
 
 /// A method's limits as one snapshot rules them.

@@ -36,7 +36,7 @@ impl Guard for MethodBreaker {
         // Asked for again: policy may have changed meanwhile.
         match (trial, &call.guards().breaker) {
             (Some(trial), _) => trial.settle(call, outcome.as_ref().err()),
-            (None, Some(breaker)) => breaker.settle(call, outcome.as_ref().err()),
+            (None, Some(breaker)) => breaker.settle(call, None, outcome.as_ref().err()),
             (None, None) => {}
         }
         outcome
@@ -114,26 +114,29 @@ impl Breaker {
     pub(super) fn count_silence(&self, call: &OutboundCall, now: Moment) {
         let took = now.since(call.begun);
         if took >= call.fair_time() {
-            let slow = self
-                .rules
-                .slow_call_ms
-                .is_some_and(|limit| took >= Duration::from_millis(limit));
+            let slow = self.is_slow(|| took);
             let ending = Ending::Ran(Verdict { error: true, slow });
             self.circuit.settle(&self.rules, None, ending, now);
         }
     }
 
-    /// Takes in how a call ended that a closed breaker let through.
-    fn settle(&self, call: &OutboundCall, error: Option<&RpcError>) {
+    /// Whether a call that took so long was slow. The time is asked for only where policy has a limit.
+    fn is_slow(&self, took: impl FnOnce() -> Duration) -> bool {
+        let limit = self.rules.slow_call_ms;
+        limit.is_some_and(|limit| took() >= Duration::from_millis(limit))
+    }
+
+    /// Takes in how a call ended that was let through, as a trial where the breaker was half-open.
+    fn settle(&self, call: &OutboundCall, trial: Option<Trial>, error: Option<&RpcError>) {
         let ending = self.ending(call, error);
-        self.circuit.settle(&self.rules, None, ending, call.now);
+        self.circuit.settle(&self.rules, trial, ending, call.now);
     }
 
     /// What an error says about the method. The handler's own errors do not count unless policy names their codes, and
     /// silence does not where the caller left no fair time for an answer.
     fn ending(&self, call: &OutboundCall, error: Option<&RpcError>) -> Ending {
         let took = || call.now.since(call.begun);
-        let slow = (self.rules.slow_call_ms).is_some_and(|limit| took() >= Duration::from_millis(limit));
+        let slow = self.is_slow(took);
         let Some(error) = error else {
             return Ending::Ran(Verdict { error: false, slow });
         };
@@ -159,9 +162,8 @@ pub(crate) struct OnTrial {
 
 impl OnTrial {
     fn settle(mut self, call: &OutboundCall, error: Option<&RpcError>) {
-        let (breaker, trial) = (&self.breaker, self.trial.take());
-        let ending = breaker.ending(call, error);
-        breaker.circuit.settle(&breaker.rules, trial, ending, call.now);
+        let trial = self.trial.take();
+        self.breaker.settle(call, trial, error);
     }
 }
 

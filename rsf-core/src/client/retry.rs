@@ -28,7 +28,6 @@ use crate::moment::Moment;
 use crate::outcome::{Reason, Retry as Again};
 use crate::timer::Timer;
 use crate::wire::UnaryReply;
-use crate::wire::headers::{RETRIED, YES};
 
 mod first;
 mod plan;
@@ -44,11 +43,7 @@ impl Retry {
 
 impl Stage for Retry {
     async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let inherited = call.parent.as_ref().is_some_and(|parent| parent.is_retried());
-        if inherited {
-            call.own.push((RETRIED, YES));
-        }
-        let (result, now) = First::new(call, inherited).await;
+        let (result, now) = First::new(call).await;
         call.now = now;
         result
     }
@@ -92,7 +87,7 @@ struct Flight<'a> {
 }
 
 impl<'a> Flight<'a> {
-    fn new(call: &'a OutboundCall, inherited: bool, first: Option<Attempt>) -> Self {
+    fn new(call: &'a OutboundCall, first: Option<Attempt>) -> Self {
         Flight {
             call,
             made: first.is_some().into(),
@@ -104,7 +99,7 @@ impl<'a> Flight<'a> {
             timer: None,
             pauses: 0,
             closed: false,
-            inherited,
+            inherited: call.parent.as_ref().is_some_and(|parent| parent.is_retried()),
             spent: false,
             failure: None,
             reached: false,
@@ -121,13 +116,13 @@ impl<'a> Flight<'a> {
         place: usize,
         result: Result<UnaryReply, RpcError>,
         now: Moment,
-    ) -> Option<Result<UnaryReply, RpcError>> {
+    ) -> Option<UnaryReply> {
         self.now = now;
         match result {
             Ok(reply) => {
                 hand_over(self.call, true);
                 self.succeed(place, now);
-                Some(Ok(reply))
+                Some(reply)
             }
             Err(error) => {
                 let unseen = matches!(error.reason(), Reason::Connect | Reason::Refused);
@@ -302,6 +297,15 @@ impl<'a> Flight<'a> {
         records
     }
 
+    /// The same, and fills the log with them.
+    fn tell_records(&mut self, now: Moment) -> Vec<AttemptRecord> {
+        let records = self.take_records(now);
+        if let Some(log) = &self.call.log {
+            log.fill(records.clone());
+        }
+        records
+    }
+
     /// Whether the handler can have run.
     fn may_have_run(&self) -> bool {
         self.reached || self.under_way.iter().any(Attempt::is_sent)
@@ -316,11 +320,8 @@ impl<'a> Flight<'a> {
             attempt.ends_in_silence(now, fair);
         }
         let reached = self.may_have_run();
-        let records = self.take_records(now);
+        let records = self.tell_records(now);
         self.under_way.clear();
-        if let Some(log) = &self.call.log {
-            log.fill(records.clone());
-        }
         let error = over(self.call, reached).with_retries_spent(self.spent);
         match records.last().map(|attempt| attempt.instance.clone()) {
             Some(instance) => error.at(&instance).with_attempts(records),
@@ -335,10 +336,7 @@ impl<'a> Flight<'a> {
         if error.reason().outcome().retry != Again::Never {
             self.tell_parent();
         }
-        let records = self.take_records(now);
-        if let Some(log) = &self.call.log {
-            log.fill(records.clone());
-        }
+        let records = self.tell_records(now);
         // The last attempt may have been refused unseen, and an earlier one not.
         error
             .or_reached(self.reached)
@@ -361,8 +359,8 @@ impl Flight<'_> {
             while let Some(attempt) = self.under_way.get_mut(place) {
                 match attempt.poll(self.call, cx) {
                     Poll::Ready((result, now)) => {
-                        if let Some(result) = self.take_in(place, result, now) {
-                            return Poll::Ready((result, now));
+                        if let Some(reply) = self.take_in(place, result, now) {
+                            return Poll::Ready((Ok(reply), now));
                         }
                     }
                     Poll::Pending => {

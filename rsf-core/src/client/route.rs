@@ -30,7 +30,7 @@ use crate::error::RpcError;
 use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::routing::key::Facts;
-use crate::wire::headers::{DYE, RETRIED, ROUTING_KEY, SHARD};
+use crate::wire::headers::{DYE, ROUTING_KEY, SHARD};
 use crate::wire::{OwnHeaders, UnaryReply};
 
 pub(super) use explain::{ExplainedCall, explain_call};
@@ -68,8 +68,7 @@ impl<S: Stage> Stage for Route<S> {
             match self.inner.call(call).await {
                 Err(error) if error.reason() == Reason::WrongShard && !error.may_have_run() => {
                     // A further request like any other: providers that never agree are not to be asked for ever.
-                    let Some(credit) = call.snapshot.budget.withdraw(call.now) else {
-                        call.channel.shared.metrics.retry_budget_exhausted.inc();
+                    let Some(credit) = call.credit(call.now) else {
                         return Err(without_credit(call, error));
                     };
                     // Boxed: it is rare, and every call would hold a place for it.
@@ -80,7 +79,7 @@ impl<S: Stage> Stage for Route<S> {
                     spent = true;
                     pause = LONGEST_PAUSE.min(pause * 2);
                     call.own
-                        .retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE, RETRIED].contains(name));
+                        .retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE].contains(name));
                 }
                 result => return result,
             }

@@ -174,7 +174,9 @@ impl ServiceSnapshot {
             (connections.floor as usize).saturating_sub(chosen.len())
         };
         let room = add(&chosen_from(&self.pools, self.routes.as_ref()), usize::MAX);
-        add(self.pools[0].members(), room);
+        if room > 0 {
+            add(self.pools[0].members(), room);
+        }
         chosen
     }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::attempt::fair_time;
 use super::balance::Pool;
+use super::budget::Credit;
 use super::channel::{ChannelState, MethodState};
 use super::deadline::Deadline;
 use super::degrade::Degrade;
@@ -44,7 +45,10 @@ pub(crate) trait Guard: Send + Sync + 'static {
     fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome>;
 
     /// Takes in how the call ended behind it; what it returns is how the call ends for those before it.
-    fn leave(&self, pass: Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome;
+    #[inline]
+    fn leave(&self, _pass: Self::Pass, _call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+        outcome
+    }
 }
 
 impl<A: Guard, B: Guard> Guard for (A, B) {
@@ -142,6 +146,15 @@ impl OutboundCall {
     /// The time that the service is to have for an answer before its silence says anything.
     pub(crate) fn fair_time(&self) -> Duration {
         fair_time(Duration::from_millis(self.policy().call.timeout_ms))
+    }
+
+    /// Takes the credit of one further request of the call; counts where there is none.
+    pub(super) fn credit(&self, now: Moment) -> Option<Credit> {
+        let credit = self.snapshot.budget.withdraw(now);
+        if credit.is_none() {
+            self.channel.shared.metrics.retry_budget_exhausted.inc();
+        }
+        credit
     }
 
     /// Whether the call may be attempted again after its handler may have run. A one-way call may not: nobody would

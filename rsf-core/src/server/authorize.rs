@@ -215,31 +215,21 @@ impl Door {
         let caller = metadata.get(CALLER.as_str());
         let proven = prove(token, caller, peer, verifier);
         let proven = proven.inspect_err(|_| self.unauthenticated.inc())?;
-        if self.is_open() || !self.enforces() {
-            return Ok(());
-        }
         let (caller, is_proven) = (proven.as_deref().or(caller), proven.is_some());
-        match self.passes(caller, is_proven, method) {
-            true => Ok(()),
-            false => self.check(caller, is_proven, method),
+        match self.refuses(caller, is_proven, method) {
+            true => self.check(caller, is_proven, method),
+            false => Ok(()),
         }
     }
 
-    /// Whether it refuses anybody: policy may only count.
-    fn enforces(&self) -> bool {
+    /// Whether [`Door::check`] would refuse, without a word about it: policy may only count.
+    fn refuses(&self, caller: Option<&str>, proven: bool, method: &str) -> bool {
         match &**self.rules.load() {
             Rules::Open => false,
             Rules::Waiting => true,
-            Rules::Asked(asked) => asked.enforced,
-        }
-    }
-
-    /// What [`Door::check`] would say, without a word about it.
-    fn passes(&self, caller: Option<&str>, proven: bool, method: &str) -> bool {
-        match &**self.rules.load() {
-            Rules::Open => true,
-            Rules::Waiting => false,
-            Rules::Asked(asked) => asked.judge(&self.service, caller, proven, method).is_ok(),
+            Rules::Asked(asked) => {
+                asked.enforced && asked.judge(&self.service, caller, proven, method).is_err()
+            }
         }
     }
 

@@ -31,8 +31,49 @@ impl OwnShard {
 }
 
 impl Gate for OwnShard {
+    /// Refuses a call whose key is another's, by what its consumer meant or by this process's own policy.
     fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
-        check(&self.place, call)
+        let (place, metadata) = (&self.place, call.context.metadata());
+        check_meant(place, metadata.header(&SHARD))?;
+        let method = &call.method;
+        if !method.sharded.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let rules = method.shards.load();
+        let Some(rule) = rules.as_ref().and_then(|rules| rules.of(call.context.caller())) else {
+            return Ok(());
+        };
+        let headers = metadata.raw();
+        let named = headers.and_then(|headers| headers.get(&ROUTING_KEY));
+        let facts = Facts {
+            method: Some(method.place),
+            method_name: "",
+            message: call.message.as_deref().unwrap_or_default(),
+            headers,
+            named_key: named.and_then(|key| std::str::from_utf8(key.as_bytes()).ok()),
+        };
+        let Some(key) = rule.key.read(&facts) else {
+            let missing = || {
+                format!(
+                    "{} has no key to find its shard by: {}",
+                    method.path,
+                    rule.key.missing(&facts)
+                )
+            };
+            return match rule.no_key {
+                NoKey::Any => Ok(()),
+                NoKey::Refuse => Err(wrong(missing())),
+            };
+        };
+        match rule.map.owner_of(&key).map(|owner| &rule.map.owners()[owner]) {
+            Some(owner) if place.is_of(owner) => Ok(()),
+            Some(owner) => Err(wrong(format!(
+                "key `{key}` belongs to {owner}; this instance is at {place}"
+            ))),
+            None => Err(wrong(format!(
+                "key `{key}` is in no range of the service's shard rule"
+            ))),
+        }
     }
 }
 
@@ -119,51 +160,6 @@ pub(super) fn check_meant(place: &Place, meant: Option<&[u8]>) -> Result<(), Sta
             "the consumer takes {owner} for the owner; this instance is at {place}"
         ))),
         None => Err(wrong("the header rsf-shard names no owner".to_owned())),
-    }
-}
-
-/// Refuses a call whose key is another's, by what its consumer meant or by this process's own policy.
-fn check(place: &Place, call: &InboundCall) -> Result<(), Status> {
-    let metadata = call.context.metadata();
-    check_meant(place, metadata.header(&SHARD))?;
-    let method = &call.method;
-    if !method.sharded.load(Ordering::Acquire) {
-        return Ok(());
-    }
-    let rules = method.shards.load();
-    let Some(rule) = rules.as_ref().and_then(|rules| rules.of(call.context.caller())) else {
-        return Ok(());
-    };
-    let headers = metadata.raw();
-    let named = headers.and_then(|headers| headers.get(&ROUTING_KEY));
-    let facts = Facts {
-        method: Some(method.place),
-        method_name: "",
-        message: call.message.as_deref().unwrap_or_default(),
-        headers,
-        named_key: named.and_then(|key| std::str::from_utf8(key.as_bytes()).ok()),
-    };
-    let Some(key) = rule.key.read(&facts) else {
-        let missing = || {
-            format!(
-                "{} has no key to find its shard by: {}",
-                method.path,
-                rule.key.missing(&facts)
-            )
-        };
-        return match rule.no_key {
-            NoKey::Any => Ok(()),
-            NoKey::Refuse => Err(wrong(missing())),
-        };
-    };
-    match rule.map.owner_of(&key).map(|owner| &rule.map.owners()[owner]) {
-        Some(owner) if place.is_of(owner) => Ok(()),
-        Some(owner) => Err(wrong(format!(
-            "key `{key}` belongs to {owner}; this instance is at {place}"
-        ))),
-        None => Err(wrong(format!(
-            "key `{key}` is in no range of the service's shard rule"
-        ))),
     }
 }
 

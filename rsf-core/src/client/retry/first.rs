@@ -21,24 +21,22 @@ pub(super) struct First<'a> {
     due: Instant,
     timer: Option<Timer>,
     flight: Option<Box<Flight<'a>>>,
-    inherited: bool,
 }
 
 impl<'a> First<'a> {
-    pub(super) fn new(call: &'a OutboundCall, inherited: bool) -> Self {
+    pub(super) fn new(call: &'a OutboundCall) -> Self {
         let mut first = First {
             call,
             attempt: None,
             due: call.deadline,
             timer: None,
             flight: None,
-            inherited,
         };
         match Attempt::start(call, &call.snapshot, 0, &[], false, false, call.now) {
             Ok(attempt) => {
                 first.due = attempt.time_out().map_or(first.due, |end| end.min(first.due));
                 if call.policy().call.retry.hedges() {
-                    let mut flight = Flight::new(call, inherited, Some(attempt));
+                    let mut flight = Flight::new(call, Some(attempt));
                     flight.plan_hedge(call.now);
                     first.flight = Some(Box::new(flight));
                 } else {
@@ -46,7 +44,7 @@ impl<'a> First<'a> {
                 }
             }
             Err(error) => {
-                let mut flight = Flight::new(call, inherited, None);
+                let mut flight = Flight::new(call, None);
                 flight.closed = true;
                 flight.failure = Some(error);
                 first.flight = Some(Box::new(flight));
@@ -58,7 +56,7 @@ impl<'a> First<'a> {
     /// Goes on with whatever a call can come to.
     #[cold]
     fn take_off(&mut self, attempt: Attempt) -> &mut Flight<'a> {
-        let mut flight = Flight::new(self.call, self.inherited, Some(attempt));
+        let mut flight = Flight::new(self.call, Some(attempt));
         flight.timer = self.timer.take();
         self.flight.insert(Box::new(flight))
     }
@@ -87,9 +85,9 @@ impl Future for First<'_> {
             if let Some(attempt) = first.attempt.take() {
                 let flight = first.take_off(attempt);
                 if let Poll::Ready((result, now)) = outcome
-                    && let Some(result) = flight.take_in(0, result, now)
+                    && let Some(reply) = flight.take_in(0, result, now)
                 {
-                    return Poll::Ready((result, now));
+                    return Poll::Ready((Ok(reply), now));
                 }
             }
         }

@@ -107,11 +107,8 @@ impl Flight<'_> {
     }
 
     pub(super) fn credit(&mut self, now: Moment) -> Option<Credit> {
-        let credit = self.call.snapshot.budget.withdraw(now);
-        if credit.is_none() {
-            self.call.channel.shared.metrics.retry_budget_exhausted.inc();
-            self.spent = true;
-        }
+        let credit = self.call.credit(now);
+        self.spent |= credit.is_none();
         credit
     }
 }

@@ -6,7 +6,7 @@ use crate::client::Shared;
 use crate::client::observe::place_in_trace;
 use crate::context::Context;
 use crate::policy::CallRules;
-use crate::wire::headers::{CALLER, REQUEST_ID, RETRIED, TRACEPARENT, hex, traceparent};
+use crate::wire::headers::{CALLER, REQUEST_ID, TRACEPARENT, hex, traceparent};
 
 /// Writes RSF's own headers of a request. Those that its client has set are none of its business: most often they are
 /// metadata of an earlier call that was handed on whole, and would name that one's instance, shard or caller. A trace or
@@ -30,9 +30,6 @@ pub(super) fn inherit(
     }
     if let Some(caller) = &shared.caller {
         headers.insert(CALLER, caller.clone());
-    }
-    if parent.is_some_and(Context::is_retried) {
-        headers.insert(RETRIED, HeaderValue::from_static("1"));
     }
     headers
         .entry(TRACEPARENT)

@@ -79,12 +79,8 @@ impl HostedLimits {
         context: &Context,
     ) -> Result<Places, Status> {
         let deadline = context.deadline();
-        let entering = || Entering {
-            deadline,
-            priority: context.priority(),
-        };
         let threshold = Some(ThresholdPlace::take(method)?);
-        let entered = pool.enter(method, entering);
+        let entered = pool.enter(method, || Entering::of(context));
         let place = match deadline {
             None => entered.await,
             Some(deadline) => tokio::time::timeout_at(deadline, entered)

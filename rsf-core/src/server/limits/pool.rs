@@ -60,7 +60,7 @@ pub(in crate::server) struct Entering {
 }
 
 impl Entering {
-    fn of(context: &Context) -> Self {
+    pub(super) fn of(context: &Context) -> Self {
         Entering {
             deadline: context.deadline(),
             priority: context.priority(),

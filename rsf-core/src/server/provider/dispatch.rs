@@ -83,31 +83,20 @@ impl Dispatch for Provider {
 
     fn http(
         &self,
-        request: http::Request<tonic::body::Body>,
+        mut request: http::Request<tonic::body::Body>,
     ) -> BoxFuture<'static, http::Response<tonic::body::Body>> {
         let path = request.uri().path();
-        let service = path.split('/').nth(1).unwrap_or_default();
+        let (service, _) = named(path);
         if !BESIDE.contains(&service) && !self.tonic_services.contains(&service) {
             let implementation = crate::wire::headers::implementation(request.headers());
             let status = framework_status(Reason::Unimplemented, self.unknown(path, implementation));
             return Box::pin(std::future::ready(refusal(&status)));
         }
-        let target = request.headers().get(TARGET).map(HeaderValue::as_bytes);
-        let admitted = check_target(self.identity.as_deref(), target);
-        let mut request = request;
-        let admitted = admitted
-            .and_then(|()| self.check_tonic(&mut request))
-            // Behind authorization, because it says where the instance is.
-            .and_then(|proven| {
-                let meant = request.headers().get(SHARD).map(HeaderValue::as_bytes);
-                check_meant(&self.place, meant).map(|()| proven)
-            });
-        let proven = match admitted {
+        let proven = match self.admit_http(&mut request) {
             Ok(proven) => proven,
             Err(status) => return Box::pin(std::future::ready(refusal(&status))),
         };
-        let mut path = request.uri().path().split('/').skip(1);
-        let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+        let (service, method) = named(request.uri().path());
         let Some(limits) = self.hosted.get(service) else {
             return self.beside(request);
         };
@@ -130,6 +119,12 @@ impl Dispatch for Provider {
             without_reason(response)
         })
     }
+}
+
+/// The service and the method that a gRPC path names.
+fn named(path: &str) -> (&str, &str) {
+    let mut path = path.split('/').skip(1);
+    (path.next().unwrap_or_default(), path.next().unwrap_or_default())
 }
 
 /// What a hosted handler's own calls inherit. A timeout that cannot be read is tonic's to refuse.
@@ -156,14 +151,24 @@ impl Provider {
         })
     }
 
+    /// Whether a call that is not RSF's own to handle may come in, and who its caller has proven to be.
+    fn admit_http(&self, request: &mut http::Request<tonic::body::Body>) -> Result<Option<Arc<str>>, Status> {
+        let target = request.headers().get(TARGET).map(HeaderValue::as_bytes);
+        check_target(self.identity.as_deref(), target)?;
+        let proven = self.check_tonic(request)?;
+        // Behind authorization, because it says where the instance is.
+        let meant = request.headers().get(SHARD).map(HeaderValue::as_bytes);
+        check_meant(&self.place, meant)?;
+        Ok(proven)
+    }
+
     /// Authorization of a call to a hosted tonic service; what RSF answers itself is open. Who the caller has proven to
     /// be; a token goes no further.
     fn check_tonic(
         &self,
         request: &mut http::Request<tonic::body::Body>,
     ) -> Result<Option<Arc<str>>, Status> {
-        let mut path = request.uri().path().split('/').skip(1);
-        let (service, method) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+        let (service, method) = named(request.uri().path());
         let Some(door) = self.tonic_doors.iter().find(|door| door.service() == service) else {
             return Ok(None);
         };
