@@ -18,27 +18,10 @@ use rsf_core::outcome::Reason;
 use rsf_core::server::Provider;
 use rsf_core::status::{Code, Status};
 use support::{Echo, Fleet, GET, Kind, Note, PUT, Peer, counted, eventually, note, number};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-/// Answers when it gets a permit.
-fn gated() -> (Arc<Echo>, Arc<Semaphore>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let echo = Echo::with({
-        let gate = gate.clone();
-        move |_, request| {
-            let gate = gate.clone();
-            async move {
-                gate.acquire().await.unwrap().forget();
-                Ok(Response::new(request.into_inner()))
-            }
-        }
-    });
-    (echo, gate)
 }
 
 const ONE_ATTEMPT: &str = r#""call":{"timeout_ms":60000,"retry":{"attempts":1}}"#;
@@ -57,7 +40,7 @@ async fn alone(fleet: &Fleet, echo: &Arc<Echo>) -> (support::Node, Peer) {
 async fn the_pool_runs_so_many_the_queue_holds_so_many_and_the_next_is_refused() {
     let fleet = Fleet::in_test();
     fleet.policy("application/echo", 1, r#"{"provider":{"pool":2,"queue":3}}"#);
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (node, peer) = alone(&fleet, &echo).await;
     let mut calls = Vec::new();
     for place in 0..5 {
@@ -104,7 +87,7 @@ async fn the_pool_runs_so_many_the_queue_holds_so_many_and_the_next_is_refused()
 async fn pool_and_queue_change_live() {
     let fleet = Fleet::in_test();
     fleet.policy("application/echo", 1, r#"{"provider":{"pool":1,"queue":10}}"#);
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (_node, peer) = alone(&fleet, &echo).await;
     let calls: Vec<_> = (0..6).map(|_| peer.put(note("")).start()).collect();
     echo.seen().until("one runs", |counts| counts.began == 1).await;
@@ -134,7 +117,7 @@ async fn pool_and_queue_change_live() {
 async fn a_threshold_refuses_one_method_and_spares_the_other() {
     let fleet = Fleet::in_test();
     fleet.service_policy(1, r#"{"provider":{"concurrency":{"Put":2}}}"#);
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (node, peer) = alone(&fleet, &echo).await;
     let puts: Vec<_> = (0..2).map(|_| peer.put(note("")).start()).collect();
     echo.seen()
@@ -205,7 +188,7 @@ async fn implementations_have_thresholds_of_their_own() {
 async fn a_deadline_that_passes_in_the_queue_never_runs_the_handler() {
     let fleet = Fleet::in_test();
     fleet.policy("application/echo", 1, r#"{"provider":{"pool":1,"queue":10}}"#);
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (_node, peer) = alone(&fleet, &echo).await;
     let running = peer.put(note("")).start();
     echo.seen().until("one runs", |counts| counts.began == 1).await;

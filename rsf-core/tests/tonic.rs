@@ -6,6 +6,7 @@
     reason = "a test ends where its surroundings fail"
 )]
 
+#[macro_use]
 mod support;
 
 #[path = "support/counter.rs"]
@@ -162,19 +163,6 @@ async fn health_is_watched_over_a_channel(kind: Kind) {
     node.provider.end_streams();
     let end = watch.next().await.unwrap().unwrap_err();
     assert_eq!(end.code(), Code::Unavailable, "{end}");
-}
-
-macro_rules! on_both_wires {
-    ($($case:ident)*) => {
-        mod http2 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::Http2).await })*
-        }
-        mod in_process {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::InProcess).await })*
-        }
-    };
 }
 
 on_both_wires! {

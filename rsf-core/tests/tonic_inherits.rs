@@ -10,6 +10,7 @@
 mod counter;
 #[path = "support/line.rs"]
 mod line;
+#[macro_use]
 mod support;
 
 use std::collections::BTreeMap;
@@ -217,19 +218,6 @@ async fn what_their_client_says_in_rsfs_name_is_not_sent(kind: Kind) {
             "policy keeps all: {seen:?}"
         );
     }
-}
-
-macro_rules! on_both_wires {
-    ($($case:ident)*) => {
-        mod http2 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::Http2).await })*
-        }
-        mod in_process {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::InProcess).await })*
-        }
-    };
 }
 
 on_both_wires! {

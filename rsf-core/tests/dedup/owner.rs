@@ -9,11 +9,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Echo, Fleet, Kind, Note, note};
-use crate::world::{Mode, World, began, busy, gated, key, ms, numbering, old_enough, within};
+use crate::world::{Mode, World, began, busy, key, ms, numbering, old_enough, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_outlives_its_caller_and_its_outcome_is_replayed() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::of(&echo).await;
     let first = world.put("a", note("x")).start();
     began(&echo, 1).await;
@@ -96,7 +96,7 @@ async fn a_claim_whose_owner_is_gone_ends_as_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_renewed_while_its_handler_runs() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::governed(Fleet::in_test(), &[&echo], r#""claim_ms":300"#).await;
     let first = world.put("a", note("x")).start();
     began(&echo, 1).await;
@@ -137,7 +137,7 @@ async fn broken_connection(mut world: World, echo: &Echo, gate: &Semaphore) -> (
 
 #[tokio::test(start_paused = true)]
 async fn a_put_whose_connection_broke_is_attempted_again_and_runs_once() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::of(&echo).await;
     let (reply, began) = broken_connection(world, &echo, &gate).await;
     assert_eq!((reply, began), (Some(note("x")), 1));
@@ -146,7 +146,7 @@ async fn a_put_whose_connection_broke_is_attempted_again_and_runs_once() {
 #[tokio::test(start_paused = true)]
 async fn without_dedup_the_same_runs_twice() {
     // The negative control: the provider does not deduplicate what its callers repeat.
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let mut world = World::on(Fleet::in_test(), &[]).await;
     let node = world.fleet.provide(echo.clone());
     world.nodes.push(node);

@@ -9,7 +9,7 @@ use rsf_core::status::{Code, Status};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Echo, Fleet, GET, Note, PUT, note};
-use crate::world::{World, began, gated, ms, numbering, within};
+use crate::world::{World, began, ms, numbering, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_call_gets_the_first_ones_reply_and_metadata() {
@@ -88,7 +88,7 @@ async fn a_replayed_unavailable_is_final_and_no_fault_of_the_instance_that_repla
 
 #[tokio::test(start_paused = true)]
 async fn the_same_id_with_another_payload_is_refused() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::of(&echo).await;
     let first = world.put("a", note("x")).start();
     began(&echo, 1).await;
@@ -105,7 +105,7 @@ async fn the_same_id_with_another_payload_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_waits_without_a_place_in_the_pool() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::of(&echo).await;
     world
         .fleet
@@ -130,7 +130,7 @@ async fn a_duplicate_waits_without_a_place_in_the_pool() {
 
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_that_may_not_wait_is_told_so() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::governed(Fleet::in_test(), &[&echo], r#""wait_ms":500"#).await;
     let first = world.put("a", note("x")).start();
     began(&echo, 1).await;
@@ -165,7 +165,7 @@ async fn a_duplicate_that_may_not_wait_is_told_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiting_duplicate_keeps_to_its_deadline() {
-    let (echo, _gate) = gated();
+    let (echo, _gate) = Echo::gated();
     let world = World::of(&echo).await;
     let _first = world.put("a", note("x")).start();
     began(&echo, 1).await;
@@ -177,7 +177,7 @@ async fn a_waiting_duplicate_keeps_to_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_before_the_handler_leaves_nothing_behind() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::of(&echo).await;
     world
         .fleet

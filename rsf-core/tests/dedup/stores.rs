@@ -8,8 +8,9 @@ use rsf_core::server::dedup::EntryState;
 use rsf_core::status::Code;
 use tokio::time::{Instant, sleep};
 
+use crate::support::Echo;
 use crate::support::{Fleet, Note, PUT, eventually, note};
-use crate::world::{Deduplicated, Mode, World, began, busy, deduplicated, gated, ms, numbering, old_enough};
+use crate::world::{Deduplicated, Mode, World, began, busy, deduplicated, ms, numbering, old_enough};
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_or_mute_closes_the_method() {
@@ -97,7 +98,7 @@ async fn each_method_can_have_its_own_rules() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_lost_its_memory_runs_no_attempt_that_may_have_run() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let mut world = World::of(&echo).await;
     old_enough().await;
     let call = world.put("a", note("x")).start();
@@ -116,7 +117,7 @@ async fn a_store_that_lost_its_memory_runs_no_attempt_that_may_have_run() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_run_that_a_forgetful_store_allowed_is_counted() {
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let world = World::of(&echo).await;
     let first = world.put("a", note("x")).start();
     began(&echo, 1).await;
@@ -134,7 +135,7 @@ async fn a_second_run_that_a_forgetful_store_allowed_is_counted() {
 async fn a_memory_of_ones_own_does_not_vouch_for_other_instances() {
     // Without a store of the test's: each instance has its own.
     let fleet = Fleet::in_test();
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let once = || Arc::new(Deduplicated(echo.clone(), deduplicated()));
     let mut nodes = [fleet.provide(once()), fleet.provide(once())];
     let peer = fleet.consumer();

@@ -17,7 +17,6 @@ use rsf_core::server::dedup::{
 use rsf_core::server::{Provider, Service};
 use rsf_core::status::Status;
 use rsf_core::wire::Frame;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{ECHO, Echo, Fleet, Node, Note, PUT, Peer, counted, descriptor, eventually, number};
@@ -238,22 +237,6 @@ pub(crate) fn numbering() -> Arc<Echo> {
             Ok(Response::from_parts(number(run), metadata))
         }
     })
-}
-
-/// Answers when it gets a permit.
-pub(crate) fn gated() -> (Arc<Echo>, Arc<Semaphore>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let echo = Echo::with({
-        let gate = gate.clone();
-        move |_, request| {
-            let gate = gate.clone();
-            async move {
-                gate.acquire().await.unwrap().forget();
-                Ok(Response::new(request.into_inner()))
-            }
-        }
-    });
-    (echo, gate)
 }
 
 /// Timers are a millisecond apart.

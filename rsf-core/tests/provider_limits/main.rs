@@ -30,22 +30,6 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// Answers when it gets a permit.
-fn gated() -> (Arc<Echo>, Arc<Semaphore>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let echo = Echo::with({
-        let gate = gate.clone();
-        move |_, request| {
-            let gate = gate.clone();
-            async move {
-                gate.acquire().await.unwrap().forget();
-                Ok(Response::new(request.into_inner()))
-            }
-        }
-    });
-    (echo, gate)
-}
-
 const ONE_ATTEMPT: &str = r#""call":{"timeout_ms":60000,"retry":{"attempts":1},"node_breaker":{"enabled":false}},"provider":{"watchdog_ms":0}"#;
 
 /// One provider with one consumer whose calls have a minute and one attempt.

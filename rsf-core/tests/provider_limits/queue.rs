@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_call_waits_no_longer_than_policy_allows() {
     let fleet = Fleet::in_test();
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (node, peer) = alone(&fleet, &echo).await;
     provider(
         &fleet,

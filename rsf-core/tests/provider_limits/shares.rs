@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_group_is_one_limit_for_its_methods() {
     let fleet = Fleet::in_test();
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (node, peer) = alone(&fleet, &echo).await;
     let group = r#"{"groups":{"all":{"methods":["Get","Put"],"concurrency":3}}}"#;
     provider(&fleet, SERVICE, 1, group).await;
@@ -61,7 +61,7 @@ async fn a_group_is_one_limit_for_its_methods() {
 #[tokio::test(start_paused = true)]
 async fn a_share_of_the_pool_leaves_the_rest_to_the_others() {
     let fleet = Fleet::in_test();
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (_node, peer) = alone(&fleet, &echo).await;
     provider(&fleet, INSTANCE, 1, r#"{"pool":4,"queue":10}"#).await;
     provider(&fleet, SERVICE, 1, r#"{"pool_share":{"Put":50}}"#).await;
@@ -95,7 +95,7 @@ async fn a_share_of_the_pool_leaves_the_rest_to_the_others() {
 #[tokio::test(start_paused = true)]
 async fn a_share_of_the_queue_leaves_the_rest_to_the_others() {
     let fleet = Fleet::in_test();
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (_node, peer) = alone(&fleet, &echo).await;
     provider(&fleet, INSTANCE, 1, r#"{"pool":1,"queue":4}"#).await;
     let shares = r#"{"queue_share":{"Put":25},"groups":{"g":{"methods":["Get","Put"],"queue_share":75}}}"#;
@@ -132,7 +132,7 @@ async fn a_share_of_the_queue_leaves_the_rest_to_the_others() {
 #[tokio::test(start_paused = true)]
 async fn a_group_has_a_share_of_the_pool() {
     let fleet = Fleet::in_test();
-    let (echo, gate) = gated();
+    let (echo, gate) = Echo::gated();
     let (_node, peer) = alone(&fleet, &echo).await;
     provider(&fleet, INSTANCE, 1, r#"{"pool":4,"queue":10}"#).await;
     let shares =

@@ -11,7 +11,7 @@ use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 use rsf_core::server::{Service, handle};
 use rsf_core::status::Status;
 use rsf_core::wire::Frame;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::SOON;
 
@@ -152,6 +152,22 @@ impl Echo {
     /// Never answers.
     pub fn silent() -> Arc<Echo> {
         Echo::with(|_, _| std::future::pending())
+    }
+
+    /// Answers when it gets a permit.
+    pub fn gated() -> (Arc<Echo>, Arc<Semaphore>) {
+        let gate = Arc::new(Semaphore::new(0));
+        let echo = Echo::with({
+            let gate = gate.clone();
+            move |_, request| {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok(Response::new(request.into_inner()))
+                }
+            }
+        });
+        (echo, gate)
     }
 
     /// Answers after a time.

@@ -8,6 +8,21 @@
     reason = "each test program compiles the harness for itself and uses a part of it"
 )]
 
+/// Makes two tests of each case, one over each wire.
+#[allow(unused_macros, reason = "some test programs choose their wires themselves")]
+macro_rules! on_both_wires {
+    ($($case:ident)*) => {
+        mod http2 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(crate::support::Kind::Http2).await })*
+        }
+        mod in_process {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(crate::support::Kind::InProcess).await })*
+        }
+    };
+}
+
 mod echo;
 mod fleet;
 

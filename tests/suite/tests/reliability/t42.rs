@@ -134,7 +134,6 @@ impl Fleet {
         self.failing.store(true, Ordering::Relaxed);
         let ended = open_loop(RATE, FAILING, call).await;
         self.failing.store(false, Ordering::Relaxed);
-        sleep(Duration::from_millis(100)).await;
         let went_there = self.failed.load(Ordering::Relaxed) - before;
         let good = ended.iter().filter(|call| call.failed.is_none()).count();
         let success = good as f64 * 100.0 / ended.len() as f64;
