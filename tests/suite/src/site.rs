@@ -293,6 +293,7 @@ impl Site {
             .args(["--registry-port", &port(self.ports.registry)])
             .args(["--console-port", &port(self.ports.console)])
             .args(["--adapter-port", &port(self.ports.adapter)])
+            .args(["--pump-port", &port(self.ports.pump)])
             .env("RSF_STATE", self.state("control"))
             .env("RSF_LOG", "info")
     }

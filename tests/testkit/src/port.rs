@@ -1,128 +1,84 @@
-//! Ports that stay free: reserved across processes, and outside the range of outgoing connections.
+//! Ports that stay free until the test's own server listens on them.
 
-use std::fs::{self, File, TryLockError};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
-/// The lock files of the ports that this process reserved; the kernel unlocks them when it ends.
-static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+use tokio::net::TcpSocket;
 
-/// Reserves a port of 127.0.0.1, free for TCP and UDP, until this process ends.
+/// The sockets that keep this process's ports; the kernel closes them when it ends.
+static KEPT: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+
+/// A port of 127.0.0.1 that nobody else gets until this process ends.
 ///
-/// The port lies outside the kernel's range for outgoing connections, so that none of these can sit on it while the
-/// server behind it is down between a kill and a restart. A locked file in the system's folder for temporary files keeps
-/// tests in other processes off it.
+/// A socket that is bound to it and never listens keeps it: the kernel gives such a port to no outgoing connection and to
+/// nobody who asks for any free port, in this process or another, also while the server behind it is down between a kill
+/// and a restart. A server that names the port can listen there, as it says `SO_REUSEADDR` like the socket here (the
+/// standard library, Redis, ZooKeeper, Node and PHP do). Until it listens, connections are refused.
 ///
 /// # Panics
-/// When no port is free, or the folder for the lock files cannot be written.
+/// When no port is free.
 pub fn free_port() -> u16 {
-    let folder = lock_folder();
-    if let Err(error) = fs::create_dir_all(&folder) {
-        panic!(
-            "cannot create {} for port reservations: {error}",
-            folder.display()
-        );
-    }
-    let range = range_beside(outgoing_range());
-    let count = range.end - range.start;
-    let first = fastrand::u16(0..count);
-    for step in 0..count {
-        let port = range.start + (first + step) % count;
-        if let Some(lock) = reserve(&folder, port) {
-            RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
-            return port;
+    match keep_one() {
+        Ok((port, socket)) => {
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+            port
         }
+        Err(error) => panic!("no free port on 127.0.0.1: {error}"),
     }
-    panic!(
-        "no free port between {} and {} on 127.0.0.1",
-        range.start, range.end
-    );
 }
 
-/// Locks the port's file, then checks that nobody outside this scheme listens there.
-fn reserve(folder: &Path, port: u16) -> Option<File> {
-    let path = folder.join(port.to_string());
-    let file = match File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-    {
-        Ok(file) => file,
-        Err(error) => panic!("cannot open {} to reserve a port: {error}", path.display()),
-    };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return None,
-        Err(TryLockError::Error(error)) => panic!("cannot lock {}: {error}", path.display()),
-    }
-    // The standard library listens with SO_REUSEADDR: connections that linger in TIME_WAIT do not count as taken.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-        && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    free.then_some(file)
-}
-
-/// One folder a user: a file that another user created could not be opened.
-fn lock_folder() -> PathBuf {
-    std::env::temp_dir().join(format!("rsf-test-ports-{}", rustix::process::getuid().as_raw()))
-}
-
-/// The kernel's range for outgoing connections and `bind` to port 0; Linux' default where it cannot be read.
-fn outgoing_range() -> (u16, u16) {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut bounds = text.split_whitespace().filter_map(|word| word.parse().ok());
-    (bounds.next().unwrap_or(32768), bounds.next().unwrap_or(60999))
-}
-
-/// At least a thousand ports that are not among the `outgoing` ones: below them, or above, or (a machine that uses
-/// all ports for outgoing connections leaves no choice) among them.
-fn range_beside((low, high): (u16, u16)) -> Range<u16> {
-    if low >= 21_000 {
-        20_000..low
-    } else if high <= 64_000 {
-        high + 1..65_500
-    } else {
-        20_000..65_500
-    }
+fn keep_one() -> std::io::Result<(u16, TcpSocket)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    Ok((socket.local_addr()?.port(), socket))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
     #[test]
-    fn ports_are_distinct_and_can_be_listened_on() {
+    fn ports_are_distinct_and_can_be_listened_on_again_and_again() {
         let ports: HashSet<u16> = (0..50).map(|_| free_port()).collect();
         assert_eq!(ports.len(), 50);
         for port in ports {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+            for _ in 0..2 {
+                let server = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+                // The server closes first: its side of the connection lingers on the port.
+                drop(server.accept().unwrap());
+                drop((client, server));
+            }
         }
     }
 
     #[test]
-    fn a_reserved_port_is_refused_to_others() {
-        let port = free_port();
-        assert!(
-            reserve(&lock_folder(), port).is_none(),
-            "port {port} was given out twice"
-        );
+    fn nobody_answers_on_a_port_before_its_server() {
+        let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, free_port())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
 
     #[test]
-    fn a_port_that_somebody_listens_on_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        assert!(reserve(folder.path(), listener.local_addr().unwrap().port()).is_none());
-    }
-
-    #[test]
-    fn the_range_avoids_outgoing_connections_where_it_can() {
-        assert_eq!(range_beside((32_768, 60_999)), 20_000..32_768);
-        assert_eq!(range_beside((10_000, 60_999)), 61_000..65_500);
-        assert_eq!(range_beside((1_024, 65_535)), 20_000..65_500);
+    fn a_port_is_given_to_nobody_who_asks_for_any() {
+        let kept: HashSet<u16> = (0..300).map(|_| free_port()).collect();
+        let others: Vec<_> = (0..300)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        for other in &others {
+            let port = other.local_addr().unwrap().port();
+            assert!(!kept.contains(&port), "port {port} was given out twice");
+        }
+        let server = &others[0];
+        for _ in 0..300 {
+            let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+            let port = client.local_addr().unwrap().port();
+            assert!(!kept.contains(&port), "an outgoing connection got port {port}");
+            drop(server.accept().unwrap());
+        }
     }
 }

@@ -187,8 +187,11 @@ impl Process {
         });
         match looked.await {
             Ok(Ok(value)) => value,
-            Ok(Err(seen)) => panic!("{self} ended without {what} ({seen})"),
-            Err(seen) => panic!("{self} gave no sign of {what} within {within:?} ({seen})"),
+            Ok(Err(seen)) => panic!("{self} ended without {what} ({seen})\n{}", self.log()),
+            Err(seen) => panic!(
+                "{self} gave no sign of {what} within {within:?} ({seen})\n{}",
+                self.log()
+            ),
         }
     }
 
