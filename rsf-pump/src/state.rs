@@ -118,7 +118,8 @@ fn write(path: &Path, state: State) -> io::Result<()> {
         .unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let body = serde_json::to_string(&state)?;
-    let beside = path.with_extension("new");
+    // Added, not replaced: the folder may be another one's too, who calls a fresh file of theirs `pump.new`.
+    let beside = path.with_added_extension("new");
     let mut options = std::fs::File::options();
     let mut file = options
         .write(true)
@@ -165,5 +166,15 @@ mod tests {
             );
             assert!(read(&path).is_err(), "{damaged:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_of_the_same_stem_is_left_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let neighbour = folder.path().join("pump.new");
+        std::fs::write(&neighbour, "theirs").expect("write");
+        let file = StateFile::open(Some(folder.path().join("pump.state"))).await;
+        file.record_epoch(41).await;
+        assert_eq!(std::fs::read_to_string(&neighbour).expect("their file"), "theirs");
     }
 }

@@ -21,7 +21,8 @@ impl RunningFiles {
     /// Takes the folder, or says that another `rsf dev` has it.
     pub(super) fn take(state: &Path) -> Result<Self, Failure> {
         let folder = private_folder(DevFiles::within(state).folder().to_owned())?;
-        let lock = File::create(folder.join("lock"))?;
+        let lock = File::create(folder.join("lock"))
+            .map_err(|error| format!("cannot write in {}: {error}", folder.display()))?;
         match lock.try_lock() {
             Ok(()) => Ok(RunningFiles { folder, _lock: lock }),
             Err(TryLockError::WouldBlock) => {
@@ -83,20 +84,26 @@ impl RunningFiles {
             ("registry", registry),
         ];
         for (name, text) in places {
-            let fresh = self.path(&format!("{name}.new"));
-            // The registry's URL holds its token.
-            let mut options = File::options();
-            let file = options
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&fresh);
-            file?.write_all(text.as_bytes())?;
-            std::fs::rename(fresh, self.path(name))?;
+            let path = self.path(name);
+            write_whole(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
         Ok(())
     }
+}
+
+/// Writes beside the file and renames.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let fresh = path.with_added_extension("new");
+    // The registry's URL holds its token.
+    let mut options = File::options();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh);
+    file?.write_all(text.as_bytes())?;
+    std::fs::rename(fresh, path)
 }
 
 impl Drop for RunningFiles {
