@@ -11,6 +11,7 @@ mod registration;
 
 mod lists;
 mod overrides;
+mod peers;
 mod policies;
 mod saver;
 
@@ -30,13 +31,14 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::Backoff;
-use crate::directory::Refusals;
-use crate::snapshot::SnapshotFolder;
+use crate::directory::{ListOpener, Refusals};
+use crate::snapshot::{Kind, Snapshot, SnapshotFolder};
 use crate::{Backend, Directory, StoreError, limits, world};
 use acknowledgements::Acknowledger;
 use beat::Beat;
 use overrides::Overrides;
-use saver::Saver;
+use peers::Peers;
+use saver::{Record, Saver};
 
 pub use overrides::InvalidOverrides;
 pub use registration::{NotWritten, Registration, RegistrationRequest, RegistrationStatus};
@@ -50,6 +52,9 @@ const PROBE_AFTER: Duration = Duration::from_millis(50);
 /// How long a watch may be without an answer before the copy on disk is used.
 const DISK_AFTER: Duration = Duration::from_secs(1);
 
+/// The most peers of one instance.
+pub const MAX_PEERS: usize = 64;
+
 /// How an agent is set up.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -59,6 +64,9 @@ pub struct AgentOptions {
     pub registry: String,
     /// The state folder for snapshots on disk; none are kept without one.
     pub state: Option<PathBuf>,
+    /// `host:port` of other instances' admin ports, at most 64: whom to ask for lists and policies where neither registry
+    /// nor disk has them. None by default.
+    pub peers: Vec<String>,
     /// A JSON file of service key → list of `host:port`. It takes precedence over the directory for these services;
     /// an operator's escape, read once at start.
     pub static_instances: Option<PathBuf>,
@@ -73,6 +81,7 @@ impl AgentOptions {
             namespace: namespace.to_owned(),
             registry: registry.to_owned(),
             state: None,
+            peers: Vec::new(),
             static_instances: None,
             lease_ttl: LEASE_TTL,
         }
@@ -82,7 +91,7 @@ impl AgentOptions {
 /// Why an agent cannot begin. A registry that is down is no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The namespace or the TTL is out of its limits.
+    /// The namespace, the TTL or a peer's address is out of its limits.
     #[error(transparent)]
     Options(#[from] StoreError),
     /// The static instances cannot be used.
@@ -104,7 +113,10 @@ struct Shared {
     overrides: Overrides,
     disk: Option<SnapshotFolder>,
     saver: Option<Saver>,
-    refused_lists: Refusals,
+    peers: Peers,
+    /// What is in use, for peers.
+    in_use: Mutex<HashMap<(Kind, String), Record>>,
+    opener: ListOpener,
     beat: Arc<Beat>,
     acknowledger: Acknowledger,
     runtime: Handle,
@@ -118,6 +130,7 @@ impl RegistryAgent {
     pub fn new(backend: Backend, options: AgentOptions) -> Result<Self, AgentError> {
         limits::check_namespace(&options.namespace)?;
         limits::check_ttl("the lease", options.lease_ttl)?;
+        check_peers(&options.peers)?;
         let overrides = Overrides::read(options.static_instances.as_deref())?;
         let disk = options
             .state
@@ -126,9 +139,11 @@ impl RegistryAgent {
         let runtime = Handle::current();
         let acknowledger = Acknowledger::start(backend.acknowledgements.clone(), options.lease_ttl / 3);
         let saver = disk.clone().map(Saver::start);
-        let refused_lists = backend.directory.refusals().unwrap_or_default();
+        let opener = backend.directory.opener();
         let shared = Shared {
-            refused_lists,
+            peers: Peers::new(&options.peers, &options.namespace, opener.clone()),
+            in_use: Mutex::default(),
+            opener,
             beat: Arc::new(Beat::new(options.lease_ttl / 3)),
             backend,
             options,
@@ -147,7 +162,30 @@ impl RegistryAgent {
 
     /// What of the directory was refused so far, by reason; a metric to be registered.
     pub fn refused_lists(&self) -> Refusals {
-        self.shared.refused_lists.clone()
+        self.shared.opener.refusals().clone()
+    }
+
+    /// What this process uses of `key` in `namespace`, as a peer's [`AgentOptions::peers`] ask for it: a snapshot's bytes,
+    /// at most 8 MiB. `kind` is `list`, `policy`, or `sealed` for a list as it was signed. `None` where it uses none, or has
+    /// it not in that form.
+    pub fn snapshot(&self, namespace: &str, kind: &str, key: &str) -> Option<Vec<u8>> {
+        if namespace != self.shared.options.namespace {
+            return None;
+        }
+        let in_use = |kind: Kind| self.shared.in_use.lock().get(&(kind, key.to_owned())).cloned();
+        match kind {
+            "list" => Some(in_use(Kind::List)?.encode()),
+            "policy" => Some(in_use(Kind::Policy)?.encode()),
+            "sealed" => {
+                let Record::List(list) = in_use(Kind::List)? else {
+                    return None;
+                };
+                let sealed = self.shared.opener.sealed(key)?;
+                // What was opened last may have been refused since for what it says.
+                (sealed.version == list.order()).then(|| peers::encode_sealed(sealed))
+            }
+            _ => None,
+        }
     }
 
     /// Registers this instance and keeps its lease until the registration is ended or dropped.
@@ -230,8 +268,21 @@ impl<K: Eq + Hash, T> Followed<K, T> {
 }
 
 impl Shared {
+    /// A record is in use: peers may have it.
+    fn uses(&self, record: Record) {
+        self.in_use.lock().insert(record.key(), record);
+    }
+
+    /// A good record came: it is in use, and goes to the disk.
+    fn keep(&self, record: Record) {
+        if let Some(saver) = &self.saver {
+            saver.save(record.clone());
+        }
+        self.uses(record);
+    }
+
     /// Reads a snapshot from disk; what is wrong with it is reported and goes into `tried`.
-    async fn read_disk<M: crate::snapshot::Snapshot + 'static>(&self, key: &str) -> (Option<M>, String) {
+    async fn read_disk<M: Snapshot + 'static>(&self, key: &str) -> (Option<M>, String) {
         let Some(folder) = self.disk.clone() else {
             return (None, "no state folder is set (RSF_STATE)".to_owned());
         };
@@ -248,6 +299,20 @@ impl Shared {
             Err(error) => (None, error.to_string()),
         }
     }
+}
+
+fn check_peers(peers: &[String]) -> Result<(), StoreError> {
+    let invalid = |key: &str, reason: String| StoreError::Invalid {
+        key: key.to_owned(),
+        reason,
+    };
+    if peers.len() > MAX_PEERS {
+        let reason = format!("{} are given; at most {MAX_PEERS} are asked", peers.len());
+        return Err(invalid("peers", reason));
+    }
+    peers
+        .iter()
+        .try_for_each(|peer| limits::check_address(peer).map_err(|reason| invalid(peer, reason)))
 }
 
 /// The next error of the directory, with the backoff to go on with. It never ends while the directory is well.

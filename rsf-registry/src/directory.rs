@@ -31,9 +31,10 @@ pub trait Directory: Send + Sync + 'static {
     /// The keys of all services that have a list, sorted.
     async fn services(&self) -> Result<Vec<String>, StoreError>;
 
-    /// What this directory has refused to open; `None` where it opens nothing.
-    fn refusals(&self) -> Option<Refusals> {
-        None
+    /// What it opens lists with: the keys that they must be signed with, and what was refused so far. A directory that
+    /// opens nothing asks for no signature.
+    fn opener(&self) -> ListOpener {
+        ListOpener::unverified()
     }
 }
 

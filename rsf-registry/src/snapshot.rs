@@ -35,6 +35,8 @@ pub trait Snapshot: Message + Default + private::Sealed {
     const KIND: Kind;
     /// The service key or the scope.
     fn key(&self) -> &str;
+    /// Which of two records of one key is newer.
+    fn order(&self) -> (u64, u64);
     /// Why the record may not be used.
     fn check(&self) -> Result<(), crate::StoreError>;
 }
@@ -69,6 +71,9 @@ impl Snapshot for ServiceList {
     fn key(&self) -> &str {
         &self.service
     }
+    fn order(&self) -> (u64, u64) {
+        self.version.as_ref().map_or((0, 0), |version| version.order())
+    }
     fn check(&self) -> Result<(), crate::StoreError> {
         limits::check_list(self)
     }
@@ -78,6 +83,9 @@ impl Snapshot for PolicyRecord {
     const KIND: Kind = Kind::Policy;
     fn key(&self) -> &str {
         &self.scope
+    }
+    fn order(&self) -> (u64, u64) {
+        (0, self.revision)
     }
     fn check(&self) -> Result<(), crate::StoreError> {
         limits::check_policy(self)
@@ -260,20 +268,29 @@ pub(crate) fn checked<M: Snapshot>(bytes: &[u8], key: &str) -> Result<M, String>
 
 /// A record as a snapshot's bytes, for a file or for a peer.
 pub(crate) fn encode<M: Snapshot>(record: &M) -> Vec<u8> {
-    let payload = record.encode_to_vec();
+    frame(M::KIND.number(), &record.encode_to_vec())
+}
+
+/// `payload` with a snapshot's header.
+pub(crate) fn frame(kind: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT.to_be_bytes());
-    bytes.extend_from_slice(&M::KIND.number().to_be_bytes());
+    bytes.extend_from_slice(&kind.to_be_bytes());
     // A record over the limit is refused before it becomes a snapshot, and on reading.
     bytes.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes());
-    let checksum = checksum(&bytes[MAGIC.len()..], &payload);
+    let checksum = checksum(&bytes[MAGIC.len()..], payload);
     bytes.extend_from_slice(&checksum.to_be_bytes());
-    bytes.extend_from_slice(&payload);
+    bytes.extend_from_slice(payload);
     bytes
 }
 
 fn decode<M: Snapshot>(bytes: &[u8]) -> Result<M, String> {
+    M::decode(unframed(M::KIND.number(), bytes)?).map_err(|error| error.to_string())
+}
+
+/// What stands behind a snapshot's header, or what is wrong with that.
+pub(crate) fn unframed(kind: u16, bytes: &[u8]) -> Result<&[u8], String> {
     let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(format!("it has {} bytes, fewer than its header", bytes.len()));
     };
@@ -285,7 +302,7 @@ fn decode<M: Snapshot>(bytes: &[u8]) -> Result<M, String> {
     if format != FORMAT {
         return Err(format!("its format is {format}, this program knows {FORMAT}"));
     }
-    if u16::from_be_bytes([k0, k1]) != M::KIND.number() {
+    if u16::from_be_bytes([k0, k1]) != kind {
         return Err("it is of another kind".to_owned());
     }
     let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
@@ -299,7 +316,7 @@ fn decode<M: Snapshot>(bytes: &[u8]) -> Result<M, String> {
     if announced != checksum(&header[MAGIC.len()..HEADER - 4], payload) && Guard::Checksum.stands() {
         return Err("its checksum does not match".to_owned());
     }
-    M::decode(payload).map_err(|error| error.to_string())
+    Ok(payload)
 }
 
 fn checksum(header: &[u8], payload: &[u8]) -> u32 {

@@ -1,4 +1,6 @@
-//! The admin port: metrics, health, status. The service port speaks gRPC only.
+//! The admin port: metrics, health, status, and snapshots for peers. The service port speaks gRPC only.
+
+pub(crate) mod snapshots;
 
 use std::sync::Arc;
 

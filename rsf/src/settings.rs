@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rsf_registry::agent::MAX_PEERS;
 use rsf_registry::{DedupUrl, RegistryUrl};
 use serde::Deserialize;
 
@@ -39,6 +40,9 @@ pub struct Settings {
     pub weight: Option<u32>,
     /// `RSF_STATE`: the folder for snapshots on disk. See [`crate::state::folder`].
     pub state: Option<PathBuf>,
+    /// `RSF_PEERS`: other instances' admin ports, `host:port,host:port`, at most 64; an array in the file: whom to ask for
+    /// lists and policies where neither registry nor disk has them. None.
+    pub peers: Vec<String>,
     /// `RSF_STATIC_INSTANCES`: a JSON file of service key → list of `host:port` that overrides the directory.
     pub static_instances: Option<PathBuf>,
     /// `RSF_LEASE_TTL_MS`: milliseconds that the lease lives without renewal, 1 000 to 600 000. 15 000.
@@ -84,6 +88,7 @@ pub(crate) struct Checked {
     pub(crate) tags: HashMap<String, String>,
     pub(crate) weight: Option<u32>,
     pub(crate) state: PathBuf,
+    pub(crate) peers: Vec<String>,
     pub(crate) static_instances: Option<PathBuf>,
     pub(crate) lease_ttl: std::time::Duration,
     pub(crate) io_threads: usize,
@@ -131,6 +136,10 @@ impl Settings {
             },
             weight: self.weight.or(weaker.weight),
             state: self.state.or(weaker.state),
+            peers: match self.peers.is_empty() {
+                true => weaker.peers,
+                false => self.peers,
+            },
             static_instances: self.static_instances.or(weaker.static_instances),
             lease_ttl_ms: self.lease_ttl_ms.or(weaker.lease_ttl_ms),
             io_threads: self.io_threads.or(weaker.io_threads),
@@ -162,6 +171,7 @@ impl Settings {
             tags: tags(get("RSF_TAGS"), problems),
             weight: number(get("RSF_WEIGHT"), "RSF_WEIGHT", problems),
             state: get("RSF_STATE").map(PathBuf::from),
+            peers: peers(get("RSF_PEERS")),
             static_instances: get("RSF_STATIC_INSTANCES").map(PathBuf::from),
             lease_ttl_ms: number(get("RSF_LEASE_TTL_MS"), "RSF_LEASE_TTL_MS", problems),
             io_threads: number(get("RSF_IO_THREADS"), "RSF_IO_THREADS", problems),
@@ -218,6 +228,17 @@ impl Settings {
                     .to_owned(),
             );
         }
+        for peer in &self.peers {
+            if let Err(problem) = rsf_registry::limits::check_address(peer) {
+                problems.push(format!("RSF_PEERS: {problem}"));
+            }
+        }
+        if self.peers.len() > MAX_PEERS {
+            let given = self.peers.len();
+            problems.push(format!(
+                "RSF_PEERS: {given} addresses are given; at most {MAX_PEERS} are asked"
+            ));
+        }
         within("RSF_WEIGHT", self.weight.map(u64::from), 0, 10_000, &mut problems);
         within(
             "RSF_LEASE_TTL_MS",
@@ -252,6 +273,7 @@ impl Settings {
             tags: self.tags,
             weight: self.weight,
             state,
+            peers: self.peers,
             static_instances: self.static_instances,
             lease_ttl: std::time::Duration::from_millis(self.lease_ttl_ms.unwrap_or(15_000)),
             io_threads: self.io_threads.unwrap_or(0),
@@ -285,6 +307,12 @@ fn flag(name: &str, get: impl Fn(&str) -> Option<String>, problems: &mut Vec<Str
     text.parse()
         .map_err(|_| problems.push(format!("{name}: `{text}` is neither `true` nor `false`")))
         .ok()
+}
+
+fn peers(text: Option<String>) -> Vec<String> {
+    let text = text.unwrap_or_default();
+    let addresses = text.split(',').map(str::trim).filter(|peer| !peer.is_empty());
+    addresses.map(str::to_owned).collect()
 }
 
 fn tags(text: Option<String>, problems: &mut Vec<String>) -> HashMap<String, String> {
@@ -357,13 +385,14 @@ mod tests {
                 ("RSF_ADMIN", "here"),
                 ("RSF_IO_THREADS", "20000"),
                 ("RSF_DRAIN_MS", "999999999"),
+                ("RSF_PEERS", "10.0.0.1:7001, nowhere"),
                 ("RSF_AUTHORIZATION_REQUIRED", "yes"),
             ],
             &mut problems,
         );
         assert_eq!(problems.len(), 5, "what cannot be read: {problems:?}");
         let all = settings.check(problems).unwrap_err().problems;
-        assert_eq!(all.len(), 5 + 6, "and what is out of its range: {all:?}");
+        assert_eq!(all.len(), 5 + 7, "and what is out of its range: {all:?}");
     }
 
     #[test]

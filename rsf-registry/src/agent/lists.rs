@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use rsf_core::control::{Discovery, Instance, InstanceList, ListOrigin};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::peers::Said;
 use super::saver::Record;
 use super::{DISK_AFTER, Shared, trouble};
 use crate::backoff::Backoff;
 use crate::directory::{Reason, Refusal, open};
 use crate::record::{LeaseState, Removal, RemovalCause, ServiceList};
+use crate::snapshot::Snapshot as _;
 use crate::world::Guard;
 use crate::{Observed, limits};
 
@@ -37,34 +41,64 @@ pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sende
         service,
         sender,
         good: stored.map(Arc::new),
+        kept: ListOrigin::Disk,
         shown: None,
         disk: tried,
+        peers: String::new(),
     };
+    if let Some(list) = &follower.good {
+        shared.uses(Record::List(list.clone()));
+    }
     let mut watch = shared.backend.directory.watch(service);
     let deadline = Instant::now() + DISK_AFTER;
     let mut failing = std::pin::pin!(trouble(&shared.backend.directory, Backoff::default()));
     // Whether the directory has said anything of this service; whether it was said that it does not.
     let (mut answered, mut told) = (false, false);
+    // What peers are being asked, and why.
+    let mut asking: Asking<'_> = None;
     loop {
         tokio::select! {
             biased;
             state = watch.changed() => match state {
-                Some(Observed::Present(list)) => { answered = true; follower.offered(list); }
-                Some(Observed::Absent) => { answered = true; follower.absent().await; }
+                Some(Observed::Present(list)) => { (answered, asking) = (true, None); follower.offered(list); }
+                Some(Observed::Absent) => { (answered, asking) = (true, None); follower.absent().await; }
                 Some(Observed::Unknown) => {}
                 // The backend is closed: what is known stays.
                 None => return sender.closed().await,
             },
-            (error, backoff) = &mut failing, if !answered => {
+            (said, reason) = asked(&mut asking) => {
+                asking = None;
+                follower.peers_said(said, &reason);
+            }
+            (reason, backoff) = &mut failing, if !answered => {
                 told = true;
-                follower.unreachable(&error);
                 failing.set(trouble(&shared.backend.directory, backoff));
+                match follower.wants_peers() {
+                    true if asking.is_some() => {}
+                    true => asking = Some((shared.peers.list(service).boxed(), reason)),
+                    false => follower.unreachable(&reason),
+                }
             }
             () = sleep_until(deadline), if !answered && !told => {
                 told = true;
-                follower.silent();
+                let reason = follower.silence();
+                match follower.wants_peers() {
+                    true => asking = Some((shared.peers.list(service).boxed(), reason)),
+                    false => follower.unreachable(&reason),
+                }
             }
         }
+    }
+}
+
+/// What peers are being asked, and why.
+type Asking<'a> = Option<(BoxFuture<'a, Said<ServiceList>>, String)>;
+
+/// What peers say, with why they were asked. It never ends while nobody is asked.
+async fn asked(asking: &mut Asking<'_>) -> (Said<ServiceList>, String) {
+    match asking {
+        Some((answer, reason)) => (answer.await, reason.clone()),
+        None => std::future::pending().await,
     }
 }
 
@@ -74,17 +108,20 @@ struct Follower<'a> {
     sender: &'a watch::Sender<Discovery>,
     /// The last good list; at first that of the disk, which is shown only where the directory does not answer well.
     good: Option<Arc<ServiceList>>,
+    /// Where that one is from as long as the directory has shown none.
+    kept: ListOrigin,
     /// The origin of what callers see; nothing yet, or not ready.
     shown: Option<ListOrigin>,
-    /// What was found on disk, for messages.
+    /// What was found on disk and at peers, for messages.
     disk: String,
+    peers: String,
 }
 
 impl Follower<'_> {
     /// A list from the directory.
     fn offered(&mut self, list: Arc<ServiceList>) {
         if let Err(reason) = judge(self.service, self.good.as_deref(), &list) {
-            self.shared.refused_lists.count(reason.reason());
+            self.shared.opener.refusals().count(reason.reason());
             tracing::warn!(
                 service = self.service,
                 %reason,
@@ -95,9 +132,7 @@ impl Follower<'_> {
         if self.shown == Some(ListOrigin::Directory) && self.good.as_deref() == Some(&*list) {
             return;
         }
-        if let Some(saver) = &self.shared.saver {
-            saver.save(Record::List(list.clone()));
-        }
+        self.shared.keep(Record::List(list.clone()));
         self.good = Some(list);
         self.show(ListOrigin::Directory);
     }
@@ -126,36 +161,63 @@ impl Follower<'_> {
         self.fall_back(&reason);
     }
 
-    /// Nothing good has come from the directory in time.
-    fn silent(&mut self) {
-        match self.shared.refused_lists.of(self.service) {
-            Some(refusal) => self.fall_back(&format!("its list is refused: {refusal}")),
-            None => self.unreachable(&format!("no answer within {DISK_AFTER:?}")),
+    /// Why nothing good has come from the directory in time.
+    fn silence(&self) -> String {
+        match self.shared.opener.refusals().of(self.service) {
+            Some(refusal) => format!("its list is refused: {refusal}"),
+            None => format!("no answer within {DISK_AFTER:?}"),
         }
     }
 
-    /// The directory does not answer.
-    fn unreachable(&mut self, error: &str) {
+    /// Whether peers are the only ones left to ask.
+    fn wants_peers(&self) -> bool {
+        self.good.is_none() && !self.shared.peers.is_empty()
+    }
+
+    /// The directory gives no good list.
+    fn unreachable(&mut self, reason: &str) {
         if self.shown.is_none() && self.good.is_some() {
             tracing::warn!(
                 service = self.service,
-                error,
-                "the directory does not answer; the disk snapshot is used"
+                reason,
+                "the directory gives no list; the disk snapshot is used"
             );
         }
-        self.fall_back(error);
+        self.fall_back(reason);
+    }
+
+    /// Peers were asked, since the directory gives no good list.
+    fn peers_said(&mut self, said: Said<ServiceList>, reason: &str) {
+        self.peers = said.tried;
+        if let Some(list) = said.found {
+            tracing::warn!(
+                service = self.service,
+                reason,
+                version = ?list.order(),
+                instances = list.instances.len(),
+                "the directory gives no list and the disk has none; a peer's is used"
+            );
+            let list = Arc::new(list);
+            self.shared.keep(Record::List(list.clone()));
+            (self.good, self.kept) = (Some(list), ListOrigin::Peer);
+        }
+        self.fall_back(reason);
     }
 
     /// Shows the last good list where nothing is shown, or says why there is none.
     fn fall_back(&mut self, reason: &str) {
         match (&self.good, self.shown) {
             (_, Some(_)) => {}
-            (Some(_), None) => self.show(ListOrigin::Disk),
+            (Some(_), None) => self.show(self.kept),
             (None, None) => {
                 let options = &self.shared.options;
+                let peers = match self.peers.is_empty() {
+                    true => String::new(),
+                    false => format!("; peers: {}", self.peers),
+                };
                 let reason = format!(
-                    "registry {} (namespace `{}`): {reason}; disk: {}. Start the registry and a provider of the service, \
-                     or correct RSF_REGISTRY, RSF_NAMESPACE or the service's name",
+                    "registry {} (namespace `{}`): {reason}; disk: {}{peers}. Start the registry and a provider of the \
+                     service, or correct RSF_REGISTRY, RSF_NAMESPACE or the service's name",
                     options.registry, options.namespace, self.disk
                 );
                 self.sender.send_replace(Discovery::NotReady {
@@ -182,8 +244,8 @@ fn judge(service: &str, good: Option<&ServiceList>, offered: &ServiceList) -> Re
         return Err(Refusal::new(Reason::Invalid, text));
     }
     let Some(good) = good else { return Ok(()) };
-    if order(offered) < order(good) && Guard::OlderList.stands() {
-        let (offered, known) = (order(offered), order(good));
+    if offered.order() < good.order() && Guard::OlderList.stands() {
+        let (offered, known) = (offered.order(), good.order());
         let text = format!("its version {offered:?} is older than {known:?}");
         return Err(Refusal::new(Reason::Older, text));
     }
@@ -212,10 +274,6 @@ fn is_lost(good: &ServiceList) -> bool {
     !good.instances.is_empty()
 }
 
-fn order(list: &ServiceList) -> (u64, u64) {
-    list.version.as_ref().map_or((0, 0), |version| version.order())
-}
-
 fn converted(list: &ServiceList, origin: ListOrigin) -> InstanceList {
     let instance = |listed: &crate::record::ListedInstance| Instance {
         id: listed.instance.as_str().into(),
@@ -236,7 +294,7 @@ fn converted(list: &ServiceList, origin: ListOrigin) -> InstanceList {
         .iter()
         .filter(|listed| listed.state() != LeaseState::Deregistered);
     InstanceList {
-        version: order(list),
+        version: list.order(),
         origin,
         instances: here.map(instance).collect(),
         gone: gone(list),

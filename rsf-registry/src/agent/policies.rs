@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use rsf_core::control::{PolicyState, PolicyText};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::peers::Said;
 use super::saver::Record;
 use super::{DISK_AFTER, Shared, trouble};
 use crate::Observed;
@@ -16,52 +19,101 @@ use crate::snapshot::Snapshot;
 /// Follows `scope` until nobody is left to tell.
 ///
 /// Unlike a list, the disk's policy is in force at once: it is safer than none, and a newer revision follows. Where the
-/// disk has none, that there is no policy is said when the registry says so, or does not answer.
+/// disk has none, that there is no policy is said when the registry says so, or does not answer and no peer has one either.
+/// A peer's policy yields to whatever the registry says: nothing shows of a revision that it is not made up.
 pub(super) async fn follow(shared: &Shared, scope: &str, sender: &watch::Sender<PolicyState>) {
     let mut good = shared.read_disk::<PolicyRecord>(scope).await.0.map(Arc::new);
     if let Some(record) = &good {
         show(record, sender);
+        shared.uses(Record::Policy(record.clone()));
     }
     let mut watch = shared.backend.policies.watch(scope);
     let deadline = Instant::now() + DISK_AFTER;
     let mut failing = std::pin::pin!(trouble(&shared.backend.directory, Backoff::default()));
+    // Whether the registry has said anything of this scope; what peers are being asked.
+    let mut answered = false;
+    let mut asking: Asking<'_> = None;
     loop {
         let pending = *sender.borrow() == PolicyState::Pending;
+        let unknown = matches!(*sender.borrow(), PolicyState::Pending | PolicyState::Absent);
+        let may_ask = unknown && !answered && asking.is_none() && !shared.peers.is_empty();
         tokio::select! {
             biased;
             state = watch.changed() => match state {
-                Some(Observed::Present(record)) => match judge(scope, good.as_deref(), &record) {
-                    Ok(true) => {
-                        show(&record, sender);
-                        if let Some(saver) = &shared.saver {
-                            saver.save(Record::Policy(record.clone()));
+                Some(Observed::Present(record)) => {
+                    (answered, asking) = (true, None);
+                    match judge(scope, good.as_deref(), &record) {
+                        Ok(true) => {
+                            show(&record, sender);
+                            shared.keep(Record::Policy(record.clone()));
+                            good = Some(record);
                         }
-                        good = Some(record);
+                        Ok(false) => {}
+                        Err(reason) => {
+                            tracing::warn!(scope, reason, "a policy is refused; the last good one stays");
+                            shared.acknowledger.acknowledge(scope, record.revision, Some(reason));
+                            none_yet(sender);
+                        }
                     }
-                    Ok(false) => {}
-                    Err(reason) => {
-                        tracing::warn!(scope, reason, "a policy is refused; the last good one stays");
-                        shared.acknowledger.acknowledge(scope, record.revision, Some(reason));
-                        none_yet(sender);
-                    }
-                },
-                Some(Observed::Absent) if good.is_some() => {
-                    tracing::warn!(
-                        scope,
-                        "the registry lost this scope's policy; the last good one stays"
-                    );
                 }
-                Some(Observed::Absent) => none_yet(sender),
+                Some(Observed::Absent) => {
+                    (answered, asking) = (true, None);
+                    if !unknown {
+                        tracing::warn!(
+                            scope,
+                            "the registry lost this scope's policy; the last good one stays"
+                        );
+                    }
+                    none_yet(sender);
+                }
                 Some(Observed::Unknown) => {}
                 None => break,
             },
-            _ = &mut failing, if pending => none_yet(sender),
-            () = sleep_until(deadline), if pending => none_yet(sender),
+            said = asked(&mut asking) => {
+                asking = None;
+                match said.found {
+                    Some(record) => from_peer(shared, record, sender),
+                    None => none_yet(sender),
+                }
+            }
+            (_, backoff) = &mut failing, if pending || may_ask => {
+                failing.set(trouble(&shared.backend.directory, backoff));
+                match may_ask {
+                    true => asking = Some(shared.peers.policy(scope).boxed()),
+                    false if asking.is_none() => none_yet(sender),
+                    false => {}
+                }
+            }
+            () = sleep_until(deadline), if pending && asking.is_none() => match may_ask {
+                true => asking = Some(shared.peers.policy(scope).boxed()),
+                false => none_yet(sender),
+            },
         }
     }
     // The backend is closed: what is known stays.
     none_yet(sender);
     sender.closed().await;
+}
+
+/// What peers are being asked.
+type Asking<'a> = Option<BoxFuture<'a, Said<PolicyRecord>>>;
+
+/// What peers say. It never ends while nobody is asked.
+async fn asked(asking: &mut Asking<'_>) -> Said<PolicyRecord> {
+    match asking {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn from_peer(shared: &Shared, record: PolicyRecord, sender: &watch::Sender<PolicyState>) {
+    tracing::warn!(
+        scope = record.scope,
+        revision = record.revision,
+        "the registry does not answer and the disk has no policy; a peer's is used"
+    );
+    show(&record, sender);
+    shared.keep(Record::Policy(Arc::new(record)));
 }
 
 /// Says that there is no policy, unless something is known.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::record::{PolicyRecord, ServiceList};
-use crate::snapshot::{Kind, SnapshotFolder};
+use crate::snapshot::{Kind, SnapshotFolder, encode};
 use crate::world;
 
 /// The pause between two rounds: a list that changes all the time is written once in it.
@@ -22,6 +22,23 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) enum Record {
     List(Arc<ServiceList>),
     Policy(Arc<PolicyRecord>),
+}
+
+impl Record {
+    pub(super) fn key(&self) -> (Kind, String) {
+        match self {
+            Record::List(list) => (Kind::List, list.service.clone()),
+            Record::Policy(policy) => (Kind::Policy, policy.scope.clone()),
+        }
+    }
+
+    /// As a snapshot's bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            Record::List(list) => encode(&**list),
+            Record::Policy(policy) => encode(&**policy),
+        }
+    }
 }
 
 /// Saves the newest record of each key; older ones that still wait are passed over.
@@ -48,11 +65,7 @@ impl Saver {
     }
 
     pub(super) fn save(&self, record: Record) {
-        let key = match &record {
-            Record::List(list) => (Kind::List, list.service.clone()),
-            Record::Policy(policy) => (Kind::Policy, policy.scope.clone()),
-        };
-        self.waiting.records.lock().insert(key, record);
+        self.waiting.records.lock().insert(record.key(), record);
         self.waiting.more.notify_one();
     }
 }

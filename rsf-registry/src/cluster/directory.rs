@@ -20,7 +20,7 @@ use super::zookeeper::namespace::{Namespace, check_node_name};
 use super::zookeeper::watched::watch_node;
 use crate::directory::open::Opened;
 use crate::directory::sealed::shard_names;
-use crate::directory::{ListOpener, Refusals, SealedList};
+use crate::directory::{ListOpener, SealedList};
 use crate::record::{ListVersion, ServiceList};
 use crate::{Directory, DirectoryWriter, StoreError, Term, Watch};
 
@@ -116,8 +116,8 @@ impl Directory for ZooKeeperDirectory {
         Ok(services)
     }
 
-    fn refusals(&self) -> Option<Refusals> {
-        Some(self.opener.refusals().clone())
+    fn opener(&self) -> ListOpener {
+        self.opener.clone()
     }
 }
 

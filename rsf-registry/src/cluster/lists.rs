@@ -107,14 +107,16 @@ impl Decode<ServiceList> for ListNode {
         match self.opener.open_head(&self.service, data).map_err(refused)? {
             Opened::Whole(list) => {
                 self.shards.clear();
+                self.opener.keep(&list, data, &self.shards);
                 Ok(list)
             }
             Opened::Head(head) => {
                 self.fetch(&shard_names(&head.shards)).await?;
                 let opened = self.opener.assemble(head, &self.shards);
-                if opened.is_err() {
+                match &opened {
+                    Ok(opened) => self.opener.keep(&opened.list, data, &self.shards),
                     // Damaged bytes must not outlive their repair.
-                    self.shards.clear();
+                    Err(_) => self.shards.clear(),
                 }
                 opened.map(|opened| opened.list).map_err(refused)
             }

@@ -1,9 +1,10 @@
 //! Opens sealed lists: checks signature, sizes and rules, and puts shards together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message;
 use rsf_core::identity::TrustedKeys;
 use sha2::{Digest, Sha256};
@@ -25,6 +26,8 @@ pub struct ListOpener {
 struct Trust {
     namespace: String,
     keys: TrustedKeys,
+    /// The lists in use as they were signed, so that a peer which checks signatures can have them too.
+    sealed: Mutex<HashMap<String, SealedList>>,
 }
 
 /// A list that was opened.
@@ -54,7 +57,43 @@ impl ListOpener {
     pub fn trusting(namespace: &str, keys: TrustedKeys) -> Self {
         let namespace = namespace.to_owned();
         ListOpener {
-            trust: Some(Arc::new(Trust { namespace, keys })),
+            trust: Some(Arc::new(Trust {
+                namespace,
+                keys,
+                sealed: Mutex::default(),
+            })),
+            refusals: Refusals::new(),
+        }
+    }
+
+    /// Whether lists must be signed.
+    pub fn asks_for_signatures(&self) -> bool {
+        self.trust.is_some()
+    }
+
+    /// Keeps a list that was opened as it was signed, for [`ListOpener::sealed`]; nothing where signatures are not checked.
+    pub(crate) fn keep(&self, list: &ServiceList, head: &[u8], shards: &BTreeMap<String, Bytes>) {
+        if let Some(trust) = &self.trust {
+            let sealed = SealedList {
+                service: list.service.clone(),
+                version: list.version.as_ref().map_or((0, 0), |version| version.order()),
+                head: Bytes::copy_from_slice(head),
+                names: Vec::new(),
+                shards: shards.clone(),
+            };
+            trust.sealed.lock().insert(list.service.clone(), sealed);
+        }
+    }
+
+    /// The list of `service` that was opened last, as it was signed.
+    pub(crate) fn sealed(&self, service: &str) -> Option<SealedList> {
+        self.trust.as_ref()?.sealed.lock().get(service).cloned()
+    }
+
+    /// One that asks for the same signatures and counts nothing of what it refuses.
+    pub(crate) fn uncounted(&self) -> ListOpener {
+        ListOpener {
+            trust: self.trust.clone(),
             refusals: Refusals::new(),
         }
     }

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::shards::Shards;
 use super::{HOLDER_KEY, NAMESPACE_KEY, NAMESPACES_KEY};
 use crate::backoff::Backoff;
-use crate::directory::{ListOpener, Refusals};
+use crate::directory::ListOpener;
 use crate::error::REQUEST_TIMEOUT;
 use crate::record::registry_client::RegistryClient;
 use crate::record::{
@@ -315,8 +315,8 @@ impl Directory for EmbeddedRegistry {
         })
     }
 
-    fn refusals(&self) -> Option<Refusals> {
-        Some(self.shared.opener.refusals().clone())
+    fn opener(&self) -> ListOpener {
+        self.shared.opener.clone()
     }
 
     async fn services(&self) -> Result<Vec<String>, StoreError> {

@@ -47,6 +47,7 @@ impl Shards {
         let head = match self.opener.open_head(&self.service, &event.head)? {
             Opened::Whole(list) => {
                 self.held.clear();
+                self.opener.keep(&list, &event.head, &self.held);
                 return Ok(Some(list));
             }
             Opened::Head(head) => head,
@@ -60,6 +61,7 @@ impl Shards {
             return Ok(None);
         }
         let opened = self.opener.assemble(head, &self.held)?;
+        self.opener.keep(&opened.list, &event.head, &self.held);
         Ok(Some(opened.list))
     }
 }

@@ -293,7 +293,7 @@ async fn static_instances_take_precedence() {
     assert!(error.to_string().contains("static.json"), "{error}");
 }
 
-async fn not_ready(instances: &mut watch::Receiver<Discovery>, why: &str) -> String {
+pub(crate) async fn not_ready(instances: &mut watch::Receiver<Discovery>, why: &str) -> String {
     seen(
         instances,
         &format!("not ready: {why}"),

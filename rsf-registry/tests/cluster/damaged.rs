@@ -194,7 +194,7 @@ async fn a_damaged_shard_leaves_the_last_good_list() {
     damaged[5000] ^= 1;
     *shard = damaged.into();
     pump.writer.store(&term, &[next]).await.unwrap();
-    let refused = consumer.directory.refusals().unwrap();
+    let refused = consumer.directory.opener().refusals().clone();
     eventually(PATIENCE, async || match refused.get(Reason::Damaged) {
         0 => Err("not refused"),
         _ => Ok(()),
@@ -233,7 +233,7 @@ async fn a_lost_shard_is_counted_once_and_the_next_list_is_taken() {
     operator.delete(&shard, None).await.unwrap();
 
     let mut watch = consumer.directory.watch(SERVICE);
-    let refused = consumer.directory.refusals().unwrap();
+    let refused = consumer.directory.opener().refusals().clone();
     eventually(PATIENCE, async || {
         match refused.of(SERVICE).map(|refusal| refusal.to_string()) {
             Some(text) if text.contains("is missing") => Ok(()),

@@ -50,7 +50,7 @@ async fn only_lists_that_a_trusted_key_signed_are_taken_and_keys_are_replaced_wi
     write(ListSealer::signing("default", key(2)), 2).await;
     observe_version(&mut widely, term.epoch, 2).await;
     observe_version(&mut blindly, term.epoch, 2).await;
-    let refused = strict.directory.refusals().unwrap();
+    let refused = strict.directory.opener().refusals().clone();
     let refusals = async |count: u64| {
         eventually(PATIENCE, async || match refused.get(Reason::Signature) {
             now if now >= count => Ok(()),

@@ -331,9 +331,10 @@ impl ApplicationBuilder {
             ended: OnceCell::new(),
         });
         credentials.follow(running.stop.clone());
-        tokio::spawn(admin::serve(
+        tokio::spawn(admin::serve_with(
             admin_listener,
             page(&running, registry),
+            admin::snapshots::routes(&agent),
             running.stop.clone(),
         ));
         Ok(Application(running))
@@ -343,6 +344,7 @@ impl ApplicationBuilder {
 fn agent(backend: &Backend, settings: &Checked) -> Result<RegistryAgent, AgentError> {
     let options = AgentOptions {
         state: Some(settings.state.clone()),
+        peers: settings.peers.clone(),
         static_instances: settings.static_instances.clone(),
         lease_ttl: settings.lease_ttl,
         ..AgentOptions::new(&settings.namespace, &settings.registry_text)
