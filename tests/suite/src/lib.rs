@@ -6,8 +6,9 @@
 //! 2. [`Provider`]: one instance of the demo shop as a process.
 //! 3. [`Load`]: customers at a steady rate while the test breaks something.
 //! 4. [`Lists`]: what a running consumer sees of a service, and how short its list ever was.
-//! 5. [`Case`]: a case of `make reliability` and its one line.
-//! 6. [`Prober`]: a service whose answers show what reached the handler; the program `suite-provider` provides it.
+//! 5. [`Fleet`]: simulated instances, many at once; [`FleetLists`]: what the directory says of them.
+//! 6. [`Case`]: a case of `make reliability` and its one line.
+//! 7. [`Prober`]: a service whose answers show what reached the handler; the program `suite-provider` provides it.
 //!
 //! What goes wrong here panics with what was seen, as in `rsf-testkit`.
 
@@ -18,6 +19,8 @@
 )]
 
 mod case;
+mod fleet;
+mod fleet_lists;
 mod load;
 mod probe;
 mod provider;
@@ -25,10 +28,12 @@ mod site;
 mod watch;
 
 pub use case::Case;
+pub use fleet::{Fleet, Membership, service};
+pub use fleet_lists::{FleetLists, Share};
 pub use load::{Load, LoadReport};
 pub use probe::{PROBE, Probe, ProbeClient, ProbeReply, ProbeRequest, ProbeServer, Prober, RpcStatus};
 pub use provider::Provider;
-pub use site::{Kind, Site};
+pub use site::{Kind, Site, SiteOptions};
 pub use watch::{Lists, members, weights};
 
 use std::time::Duration;

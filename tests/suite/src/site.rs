@@ -10,15 +10,17 @@ use std::time::Duration;
 use rsf::{Application, ApplicationBuilder, Settings};
 use rsf_console::ConsoleClient;
 use rsf_registry::RegistryUrl;
-use rsf_testkit::{Process, Program, RedisServer, TempDir, ZooKeeper, free_port};
+use rsf_testkit::{Ensemble, Process, Program, RedisServer, TempDir, ZooKeeper, free_port};
 use tokio::net::TcpStream;
 
 use crate::{Provider, SOON};
 
 /// The namespace of every site.
 const NAMESPACE: &str = "suite";
-/// How long leases live without renewal, in milliseconds: short, so that tests need not wait long for an end.
-const LEASE_TTL_MS: u64 = 4_000;
+/// The place of the process that pumps among a site's.
+const PUMP: usize = 0;
+/// The place of a cluster's console among them.
+const CONSOLE: usize = 1;
 /// What a process gets to end by itself after SIGTERM.
 const GRACE: Duration = Duration::from_secs(40);
 
@@ -31,10 +33,36 @@ pub enum Kind {
     Cluster,
 }
 
+/// What a site has beside the usual.
+#[derive(Debug, Clone, Copy)]
+pub struct SiteOptions {
+    /// How many Redis servers a cluster has; instances share them out among themselves.
+    pub redis: usize,
+    /// How many ZooKeeper servers a cluster has; several vote among themselves.
+    pub zookeepers: usize,
+    /// More lines of the table `[pump]` in a cluster's `pump.toml`.
+    pub pump: &'static str,
+    /// How long leases live without renewal, in milliseconds: short, so that tests need not wait long for an end. The
+    /// pump reads all leases as often.
+    pub lease_ttl_ms: u64,
+}
+
+impl Default for SiteOptions {
+    fn default() -> Self {
+        SiteOptions {
+            redis: 1,
+            zookeepers: 1,
+            pump: "",
+            lease_ttl_ms: 4_000,
+        }
+    }
+}
+
 /// A control plane of its own for a test. Its ports and its state stay the same over restarts.
 #[derive(Debug)]
 pub struct Site {
     kind: Kind,
+    options: SiteOptions,
     folder: TempDir,
     ports: Ports,
     stores: Option<Stores>,
@@ -44,8 +72,8 @@ pub struct Site {
 
 #[derive(Debug)]
 struct Stores {
-    redis: RedisServer,
-    zookeeper: ZooKeeper,
+    redis: Vec<RedisServer>,
+    zookeeper: Ensemble,
 }
 
 #[derive(Debug)]
@@ -62,11 +90,16 @@ impl Site {
     /// # Panics
     /// When something does not come up; so do all methods that start or end processes.
     pub async fn start(kind: Kind) -> Site {
+        Site::start_with(kind, SiteOptions::default()).await
+    }
+
+    /// As [`start`](Self::start), with `options`.
+    pub async fn start_with(kind: Kind, options: SiteOptions) -> Site {
         let folder = TempDir::new("site");
         let stores = match kind {
             Kind::Embedded => None,
             Kind::Cluster => {
-                let (redis, zookeeper) = tokio::join!(RedisServer::start(), ZooKeeper::start());
+                let (redis, zookeeper) = tokio::join!(redis(options.redis), zookeeper(options.zookeepers));
                 Some(Stores { redis, zookeeper })
             }
         };
@@ -78,6 +111,7 @@ impl Site {
         };
         let mut site = Site {
             kind,
+            options,
             folder,
             ports,
             stores,
@@ -103,7 +137,11 @@ impl Site {
                 let token = token.expect("the registry's token file");
                 format!("rsf://{token}@{}", local(self.ports.registry))
             }
-            Some(stores) => format!("{},{}", stores.redis.url(), stores.zookeeper.url()),
+            Some(stores) => {
+                let servers = stores.redis.iter().map(RedisServer::url);
+                let all: Vec<String> = servers.chain([stores.zookeeper.url()]).collect();
+                all.join(",")
+            }
         }
     }
 
@@ -120,7 +158,7 @@ impl Site {
 
     /// How long leases live without renewal.
     pub fn lease_ttl(&self) -> Duration {
-        Duration::from_millis(LEASE_TTL_MS)
+        Duration::from_millis(self.options.lease_ttl_ms)
     }
 
     /// `http://host:port` of the console.
@@ -159,7 +197,7 @@ impl Site {
             namespace: Some(NAMESPACE.to_owned()),
             instance: Some(name.to_owned()),
             state: Some(self.state(name)),
-            lease_ttl_ms: Some(LEASE_TTL_MS),
+            lease_ttl_ms: Some(self.options.lease_ttl_ms),
             ..Settings::default()
         }
     }
@@ -198,10 +236,70 @@ impl Site {
         self.tell(Program::workspace("rsf").name(name), name)
     }
 
+    /// The cluster's Redis; the first of several.
+    ///
+    /// # Panics
+    /// Where the registry is embedded.
+    pub fn redis(&mut self) -> &mut RedisServer {
+        &mut self.stores.as_mut().expect("a cluster").redis[0]
+    }
+
+    /// The cluster's ZooKeeper servers.
+    ///
+    /// # Panics
+    /// Where the registry is embedded.
+    pub fn zookeepers(&mut self) -> &mut Ensemble {
+        &mut self.stores.as_mut().expect("a cluster").zookeeper
+    }
+
+    /// The process that pumps: the cluster's pump, or `rsf dev` as a whole.
+    pub fn pump(&self) -> &Process {
+        &self.processes[PUMP]
+    }
+
+    /// Kills (SIGKILL) the process that pumps and starts it again, with its state.
+    pub async fn restart_pump(&mut self) {
+        self.pump().kill9().await;
+        self.processes[PUMP] = self.programs().swap_remove(PUMP).start();
+    }
+
+    /// Starts the console anew with an empty database, as after the loss of its disk.
+    pub async fn lose_the_consoles_database(&mut self) {
+        self.processes[CONSOLE].kill9().await;
+        for end in ["", "-wal", "-shm"] {
+            let file = self.folder.join(format!("console.sqlite{end}"));
+            if file.exists() {
+                fs::remove_file(&file).expect("the console's database");
+            }
+        }
+        self.processes[CONSOLE] = self.programs().swap_remove(CONSOLE).start();
+        self.all_answer().await;
+    }
+
+    /// Starts another pump of this site, which stands by, and returns it with the address of its admin port.
+    pub async fn standby_pump(&self, name: &str) -> (Process, String) {
+        let admin = local(free_port()).to_string();
+        let pump = self.pump_program(&admin, name).start();
+        pump.line("admin port", SOON).await;
+        (pump, format!("http://{admin}"))
+    }
+
+    /// What the pump says of itself, by the console.
+    ///
+    /// # Errors
+    /// Why there is none now.
+    pub async fn pump_status(&self) -> Result<serde_json::Value, String> {
+        let status = self.console().pump().await;
+        status.map_err(|error| error.to_string())
+    }
+
     /// Kills (SIGKILL) all of the control plane: stores, pump, console, adapter.
     pub async fn kill_control_plane(&mut self) {
         if let Some(stores) = &self.stores {
-            tokio::join!(stores.redis.kill9(), stores.zookeeper.kill9());
+            for redis in &stores.redis {
+                redis.kill9().await;
+            }
+            stores.zookeeper.kill9().await;
         }
         for process in &self.processes {
             process.kill9().await;
@@ -212,7 +310,10 @@ impl Site {
     /// Brings back what was killed, on the same ports and state, and returns when everything answers.
     pub async fn restart_control_plane(&mut self) {
         if let Some(stores) = &mut self.stores {
-            tokio::join!(stores.redis.restart(), stores.zookeeper.restart());
+            for redis in &mut stores.redis {
+                redis.restart().await;
+            }
+            stores.zookeeper.restart().await;
         }
         self.start_processes().await;
     }
@@ -249,7 +350,7 @@ impl Site {
             .env("RSF_REGISTRY", self.registry())
             .env("RSF_NAMESPACE", NAMESPACE)
             .env("RSF_STATE", self.state(name))
-            .env("RSF_LEASE_TTL_MS", LEASE_TTL_MS.to_string())
+            .env("RSF_LEASE_TTL_MS", self.options.lease_ttl_ms.to_string())
     }
 
     async fn start_processes(&mut self) {
@@ -289,7 +390,7 @@ impl Site {
         Program::workspace("rsf")
             .name("dev")
             .args(["dev", "--no-shop", "--namespace", NAMESPACE])
-            .args(["--lease-ttl-ms", &LEASE_TTL_MS.to_string()])
+            .args(["--lease-ttl-ms", &self.options.lease_ttl_ms.to_string()])
             .args(["--registry-port", &port(self.ports.registry)])
             .args(["--console-port", &port(self.ports.console)])
             .args(["--adapter-port", &port(self.ports.adapter)])
@@ -301,10 +402,7 @@ impl Site {
     fn separate(&self) -> Vec<Program> {
         let (pump, console) = (local(self.ports.pump), local(self.ports.console));
         let rsf = |name: &str| self.rsf(name).env("RSF_LOG", "info").arg(name);
-        let pump_process = rsf("pump")
-            .args(["--admin", &pump.to_string()])
-            .args(["--config", text(&self.folder.join("pump.toml"))])
-            .args(["--state-file", text(&self.folder.join("pump.state"))]);
+        let pump_process = self.pump_program(&pump.to_string(), "pump");
         let console_process = rsf("console")
             .args(["--listen", &console.to_string()])
             .args(["--database", text(&self.folder.join("console.sqlite"))])
@@ -314,9 +412,20 @@ impl Site {
         vec![pump_process, console_process, adapter_process]
     }
 
+    fn pump_program(&self, admin: &str, name: &str) -> Program {
+        self.rsf(name)
+            .env("RSF_LOG", "info")
+            .args(["pump", "--admin", admin, "--name", name])
+            .args(["--config", text(&self.folder.join("pump.toml"))])
+            .args(["--state-file", text(&self.folder.join(format!("{name}.state")))])
+    }
+
     /// What an operator writes before the first start.
     fn write_files(&self) {
-        let pump = format!("[pump]\nlease_ttl_ms = {LEASE_TTL_MS}\nsweep_ms = {LEASE_TTL_MS}\n");
+        let pump = format!(
+            "[pump]\nlease_ttl_ms = {0}\nsweep_ms = {0}\n{1}",
+            self.options.lease_ttl_ms, self.options.pump
+        );
         fs::write(self.folder.join("pump.toml"), pump).expect("the pump's configuration");
         let token: String = std::iter::repeat_with(fastrand::alphanumeric).take(40).collect();
         let mut options = fs::File::options();
@@ -327,6 +436,23 @@ impl Site {
             .open(self.token_file());
         file.and_then(|mut file| file.write_all(token.as_bytes()))
             .expect("the console's token file");
+    }
+}
+
+async fn redis(servers: usize) -> Vec<RedisServer> {
+    let mut started = Vec::new();
+    for _ in 0..servers {
+        started.push(RedisServer::start().await);
+    }
+    started
+}
+
+async fn zookeeper(servers: usize) -> Ensemble {
+    match servers {
+        1 => Ensemble {
+            servers: vec![ZooKeeper::start().await],
+        },
+        several => ZooKeeper::ensemble(several).await,
     }
 }
 

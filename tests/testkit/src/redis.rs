@@ -96,6 +96,18 @@ impl RedisServer {
         self.restart().await;
     }
 
+    /// Kills it and puts `other`, which goes on running with its data, at its address: as a failover behind one virtual
+    /// address does.
+    pub async fn replace_with(&mut self, mut other: RedisServer) {
+        self.kill9().await;
+        other
+            .tell(&format!("CONFIG SET port {}", self.address.port()))
+            .await;
+        other.address = self.address;
+        other.answers().await;
+        *self = other;
+    }
+
     /// Writes all keys to disk now, for the next [`restart`](Self::restart) to find.
     ///
     /// # Panics
@@ -103,6 +115,18 @@ impl RedisServer {
     pub async fn save(&self) {
         if let Err(seen) = ask(self.address, "SAVE", "+OK").await {
             panic!("{} does not save: {seen}", self.process);
+        }
+    }
+
+    /// Sends one command that must succeed, in Redis' inline form (`CONFIG SET hz 100`, arguments with spaces in quotes), and
+    /// returns the answer as it comes over the wire.
+    ///
+    /// # Panics
+    /// When there is none, or it is an error.
+    pub async fn tell(&self, command: &str) -> String {
+        match answer(self.address, command).await {
+            Ok(answer) if !answer.starts_with('-') => answer,
+            other => panic!("{} answers {command} with {other:?}", self.process),
         }
     }
 

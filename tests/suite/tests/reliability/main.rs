@@ -11,8 +11,20 @@
     reason = "a case has nothing better to do with an error"
 )]
 
+mod ground;
 mod open_loop;
+mod outage;
 mod packets;
+mod source_fault;
+
+mod t01;
+mod t02;
+mod t03;
+mod t04;
+mod t05;
+mod t06;
+mod t07;
+mod t08;
 
 mod t23;
 mod t24;
