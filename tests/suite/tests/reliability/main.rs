@@ -15,6 +15,7 @@ mod ground;
 mod open_loop;
 mod outage;
 mod packets;
+mod plain_subscriber;
 mod source_fault;
 
 mod t01;
@@ -25,6 +26,10 @@ mod t05;
 mod t06;
 mod t07;
 mod t08;
+mod t09;
+mod t10;
+mod t12;
+mod t13;
 
 mod t23;
 mod t24;

@@ -1,0 +1,60 @@
+//! T10: somebody turns Redis' notifications off while instances come.
+
+use std::time::Duration;
+
+use rsf_suite::{Case, Fleet, FleetLists, Kind, Site};
+use tokio::time::{Instant, sleep};
+
+use crate::ground::seconds;
+use crate::plain_subscriber::PlainSubscriber;
+use crate::t09::without_sweeps;
+
+const OFF: &str = "CONFIG SET notify-keyspace-events \"\"";
+const CHANGES: usize = 50;
+/// How long after the change it must be seen without notifications: noticed within 5 s, and what a busy machine needs.
+const SEEN_WITHIN: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t10_cluster() {
+    let mut case = Case::begin("T10");
+    let mut site = Site::start_with(Kind::Cluster, without_sweeps()).await;
+    let fleet = Fleet::start(&site, 50, 20).await;
+    let lists = FleetLists::watch(&fleet).await;
+    site.redis().tell(OFF).await;
+    for change in 0..CHANGES {
+        fleet.join(&format!("new-{change}"), &[change % fleet.services()]);
+    }
+    fleet.all_registered().await;
+    let changed = Instant::now();
+    let right = lists.right_within(SEEN_WITHIN * 3).await;
+    case.figure("changes", CHANGES);
+    case.figure("seen_s", seconds(changed.elapsed()));
+    case.hold(
+        format!("all changes are seen: {:?}", lists.differences()),
+        right.is_some_and(|took| took <= SEEN_WITHIN),
+    );
+    lists.judge(&mut case);
+    site.stop().await;
+    case.end();
+}
+
+/// Who only subscribes is told nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t10_control_a_plain_subscriber() {
+    let mut case = Case::begin("T10-control");
+    let mut site = Site::start_with(Kind::Cluster, without_sweeps()).await;
+    let fleet = Fleet::start(&site, 30, 10).await;
+    let subscriber = PlainSubscriber::start(site.redis()).await;
+    site.redis().tell(OFF).await;
+    let ids: Vec<String> = (0..CHANGES)
+        .map(|n| fleet.join(&format!("new-{n}"), &[0]))
+        .collect();
+    fleet.all_registered().await;
+    sleep(SEEN_WITHIN).await;
+    let seen = ids.iter().filter(|id| subscriber.heard_of(id)).count();
+    case.figure("changes", CHANGES);
+    case.figure("seen", seen);
+    case.hold(format!("{seen} of {CHANGES} changes are seen"), seen == CHANGES);
+    site.stop().await;
+    case.end_red();
+}
