@@ -17,6 +17,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -37,28 +38,70 @@ pub use one_way::OneWayCall;
 /// back ([`on_complete`](Call::on_complete)); dropped, it sends nothing.
 #[must_use = "a call is sent when it is awaited, waited for, started, or given a callback"]
 pub struct Call<R> {
-    channel: Channel,
-    method: usize,
-    frame: Result<Frame, RpcError>,
-    options: CallOptions,
+    unsent: Unsent,
     reply: PhantomData<fn() -> R>,
+}
+
+/// What a call is before it is sent.
+pub(crate) struct Unsent {
+    pub(crate) channel: Channel,
+    /// The method's place in the service's descriptor.
+    pub(crate) method: usize,
+    pub(crate) frame: Result<Frame, RpcError>,
+    pub(crate) options: CallOptions,
 }
 
 /// What a caller can set for one call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
-    pub(crate) request_id: Option<HeaderValue>,
     pub(crate) metadata: Metadata,
-    pub(crate) routing_key: Option<Box<str>>,
-    pub(crate) log: Option<AttemptLog>,
     /// The call that is being handled where this one is made. Taken then and not when it is sent, because a started
     /// call is sent by another task.
     pub(crate) parent: Option<Arc<Context>>,
+    /// Boxed: most calls have none, and each would carry the room for them.
+    rare: Option<Box<RareOptions>>,
+}
+
+/// What few calls set.
+#[derive(Debug, Clone, Default)]
+struct RareOptions {
+    request_id: Option<HeaderValue>,
+    routing_key: Option<Box<str>>,
+    log: Option<AttemptLog>,
+    on_behalf: Option<OnBehalf>,
+    one_way: Option<HandOver>,
+}
+
+impl CallOptions {
+    fn rare_mut(&mut self) -> &mut RareOptions {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Identifies the logical call, where its caller says how.
+    pub(crate) fn request_id(&self) -> Option<&HeaderValue> {
+        self.rare.as_ref()?.request_id.as_ref()
+    }
+
+    /// What the call is about.
+    pub(crate) fn routing_key(&self) -> Option<&str> {
+        self.rare.as_ref()?.routing_key.as_deref()
+    }
+
+    /// Where somebody wants to know every attempt, those of a success too.
+    pub(crate) fn log(&self) -> Option<&AttemptLog> {
+        self.rare.as_ref()?.log.as_ref()
+    }
+
     /// Who the call is made for, where that is not this application.
-    pub(crate) on_behalf: Option<OnBehalf>,
+    pub(crate) fn on_behalf(&self) -> Option<&OnBehalf> {
+        self.rare.as_ref()?.on_behalf.as_ref()
+    }
+
     /// Whom to tell that the request is handed over, where nobody waits for the reply.
-    pub(crate) one_way: Option<HandOver>,
+    pub(crate) fn one_way(&self) -> Option<&HandOver> {
+        self.rare.as_ref()?.one_way.as_ref()
+    }
 }
 
 /// A message type that a reply can be read as: every protobuf message, and [`RawMessage`].
@@ -107,18 +150,21 @@ impl<R: Reply> Call<R> {
             parent: Context::current(),
             ..CallOptions::default()
         };
-        Call {
+        let unsent = Unsent {
             channel,
             method,
             frame,
             options,
+        };
+        Call {
+            unsent,
             reply: PhantomData,
         }
     }
 
     /// Bounds the whole call, all attempts included. A shorter time that policy or the surrounding call leaves wins.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
+        self.unsent.options.timeout = Some(timeout);
         self
     }
 
@@ -126,11 +172,11 @@ impl<R: Reply> Call<R> {
     pub fn request_id(mut self, id: &str) -> Self {
         match HeaderValue::from_str(id) {
             Ok(value) if (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()) => {
-                self.options.request_id = Some(value);
+                self.unsent.options.rare_mut().request_id = Some(value);
             }
             _ => {
                 let problem = "a request id has 1 to 128 visible ASCII characters";
-                self.frame = Err(RpcError::new(Reason::Malformed, false, problem));
+                self.unsent.frame = Err(RpcError::new(Reason::Malformed, false, problem));
             }
         }
         self
@@ -139,20 +185,20 @@ impl<R: Reply> Call<R> {
     /// Names what the call is about, for routes by shard and for consistent hashing: calls of one key meet the same
     /// instances. Beats the request field that the method's `routing_key` option names.
     pub fn routing_key(mut self, key: &str) -> Self {
-        self.options.routing_key = Some(key.into());
+        self.unsent.options.rare_mut().routing_key = Some(key.into());
         self
     }
 
     /// Fills `log` with every attempt, the successful one included, when the call ends.
     pub fn log_attempts(mut self, log: &AttemptLog) -> Self {
-        self.options.log = Some(log.clone());
+        self.unsent.options.rare_mut().log = Some(log.clone());
         self
     }
 
     /// Makes the call inherit deadline, trace and retry credit from `context`, instead of from the call that is being handled where it
     /// was made. For gateways, which know the caller's trace without handling a call.
     pub fn context(mut self, context: Arc<Context>) -> Self {
-        self.options.parent = Some(context);
+        self.unsent.options.parent = Some(context);
         self
     }
 
@@ -160,13 +206,13 @@ impl<R: Reply> Call<R> {
     /// callers bring their own. The provider checks the token as that of every caller. What this application's policies say
     /// of its calls holds for it all the same.
     pub fn on_behalf(mut self, caller: OnBehalf) -> Self {
-        self.options.on_behalf = Some(caller);
+        self.unsent.options.rare_mut().on_behalf = Some(caller);
         self
     }
 
     /// Replaces the request's metadata.
     pub fn metadata(mut self, metadata: Metadata) -> Self {
-        self.options.metadata = metadata;
+        self.unsent.options.metadata = metadata;
         self
     }
 
@@ -177,13 +223,13 @@ impl<R: Reply> Call<R> {
     /// that is marked as [`Blocking`](crate::server::Blocking) may wait.
     pub fn wait(self) -> Result<Response<R>, RpcError> {
         check_may_block()?;
-        let runtime = self.channel.runtime().clone();
+        let runtime = self.unsent.channel.runtime().clone();
         block_on(&runtime, self.into_future())
     }
 
     /// Sends the call now and returns a future for its reply. Dropping the future cancels the call at the provider.
     pub fn start(self) -> StartedCall<R> {
-        let runtime = self.channel.runtime().clone();
+        let runtime = self.unsent.channel.runtime().clone();
         let task = runtime.handle().spawn(self.into_future());
         StartedCall {
             task: AbortOnDropHandle::new(task),
@@ -196,9 +242,9 @@ impl<R: Reply> Call<R> {
     /// The call is detached: nothing cancels it. A panic in the callback is caught, logged and counted
     /// (`rsf_callback_panics_total`).
     pub fn on_complete(self, callback: impl FnOnce(Result<Response<R>, RpcError>) + Send + 'static) {
-        let channel = self.channel.clone();
+        let channel = self.unsent.channel.clone();
         let runtime = channel.runtime().clone();
-        let method = self.method;
+        let method = self.unsent.method;
         runtime.handle().clone().spawn(async move {
             let result = self.await;
             if runtime
@@ -217,19 +263,8 @@ impl<R: Reply> IntoFuture for Call<R> {
     type IntoFuture = CallFuture<R>;
 
     fn into_future(self) -> CallFuture<R> {
-        let Call {
-            channel,
-            method,
-            frame,
-            options,
-            ..
-        } = self;
-        let run = match frame {
-            Ok(frame) => channel.run(method, frame, options),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        };
         CallFuture {
-            run,
+            run: self.unsent.launch(),
             reply: PhantomData,
         }
     }
@@ -238,7 +273,7 @@ impl<R: Reply> IntoFuture for Call<R> {
 /// The future of an awaited call. Dropping it cancels the call at the provider.
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<R> {
-    run: Pin<Box<dyn Future<Output = Result<UnaryReply, RpcError>> + Send>>,
+    run: BoxFuture<'static, Result<UnaryReply, RpcError>>,
     reply: PhantomData<fn() -> R>,
 }
 

@@ -34,6 +34,7 @@ mod degrade;
 mod endpoint;
 mod explain;
 mod follow;
+mod governed;
 mod guards;
 mod intercept;
 mod kept;
@@ -244,12 +245,13 @@ impl Consumer {
 
 impl Shared {
     /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down.
+    #[inline(always)]
     fn own_headers(
         &self,
         parent: Option<&Context>,
         metadata: Option<&HeaderMap>,
         priority: Option<Priority>,
-        on_behalf: Option<OnBehalf>,
+        on_behalf: Option<&OnBehalf>,
     ) -> OwnHeaders {
         let mut own = match parent {
             Some(parent) => parent.inherited(metadata),
@@ -263,7 +265,7 @@ impl Shared {
             own.push((RETRIED, YES));
         }
         match on_behalf {
-            Some(other) => own.extend([(CALLER, other.application), (TOKEN, other.token)]),
+            Some(other) => own.extend([(CALLER, other.application.clone()), (TOKEN, other.token.clone())]),
             None => own.extend(self.token.header().map(|token| (TOKEN, token))),
         }
         own

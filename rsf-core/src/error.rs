@@ -104,11 +104,10 @@ impl RpcError {
         self
     }
 
-    /// The same failure with the answer that policy gives in its place.
-    pub(crate) fn answered_by_policy(mut self, status: Status) -> Self {
+    /// The same failure, from now on with the answer that policy gives in its place.
+    pub(crate) fn answer_by_policy(&mut self, status: Status) {
         self.0.reason = Reason::Degraded;
         self.0.status = status;
-        self
     }
 
     pub(crate) fn with_retries_spent(mut self, spent: bool) -> Self {

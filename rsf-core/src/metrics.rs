@@ -1,34 +1,29 @@
 //! The data path's metrics, with handles resolved before the call.
 //!
-//! [`limits`] has those of the provider's limits.
+//! [`durations`] has how long calls take, [`limits`] has those of the provider's limits.
 //!
 //! Names follow the OpenTelemetry RPC conventions in their Prometheus form; RSF's own start with `rsf_`.
 
+mod durations;
 mod limits;
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::outcome::Reason;
 use crate::status::Code;
 
-pub(crate) use limits::{PoolMetrics, PoolNow, RefusalCounters, RefusalMetrics};
+use durations::{Durations, Series};
 
-/// Seconds; gRFC A66's buckets, because the conventions' first one (5 ms) hides what RSF is for.
-const BUCKETS: &[f64] = &[
-    0.00001, 0.00005, 0.0001, 0.0003, 0.0006, 0.0008, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01,
-    0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5,
-    0.65, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
-];
+pub(crate) use limits::{PoolMetrics, PoolNow, RefusalCounters, RefusalMetrics};
 
 /// All metrics of a process's data path.
 pub struct Metrics {
-    client: HistogramVec,
-    server: HistogramVec,
+    client: Durations,
+    server: Durations,
     client_underway: IntGauge,
     server_underway: IntGauge,
     errors: IntCounterVec,
@@ -68,10 +63,9 @@ impl Metrics {
     /// Registers all metrics. Fails where the registry has one of these names already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let duration = |name: &str, help: &str| {
-            let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            let vec = HistogramVec::new(opts, &["rpc_method", "error_type"])?;
-            registry.register(Box::new(vec.clone()))?;
-            Ok::<_, prometheus::Error>(vec)
+            let durations = Durations::new(name, help)?;
+            registry.register(Box::new(durations.clone()))?;
+            Ok::<_, prometheus::Error>(durations)
         };
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(name, help)?;
@@ -263,14 +257,14 @@ impl Metrics {
     fn method(
         &self,
         side: &'static str,
-        family: &HistogramVec,
+        family: &Durations,
         underway: &IntGauge,
         service: &str,
         method: &str,
     ) -> MethodMetrics {
         let name = format!("{service}/{method}");
         MethodMetrics {
-            succeeded: family.with_label_values(&[&name, ""]),
+            succeeded: family.of(&name, ""),
             family: family.clone(),
             errors: self.errors.clone(),
             underway: underway.clone(),
@@ -326,8 +320,8 @@ pub(crate) struct DedupMetrics {
 
 /// One method's metrics on one side. Success takes no label lookup.
 pub(crate) struct MethodMetrics {
-    succeeded: Histogram,
-    family: HistogramVec,
+    succeeded: Arc<Series>,
+    family: Durations,
     errors: IntCounterVec,
     underway: IntGauge,
     side: &'static str,
@@ -336,6 +330,7 @@ pub(crate) struct MethodMetrics {
 
 impl MethodMetrics {
     /// A call begins; `this` is held until it ends.
+    #[inline(always)]
     pub(crate) fn begin<M: Deref<Target = MethodMetrics>>(this: M) -> Underway<M> {
         this.underway.inc();
         Underway {
@@ -352,16 +347,14 @@ pub(crate) struct Underway<M: Deref<Target = MethodMetrics>> {
 }
 
 impl<M: Deref<Target = MethodMetrics>> Underway<M> {
+    #[inline(always)]
     pub(crate) fn end(mut self, took: Duration, error: Option<(Code, Reason)>) {
         self.ended = true;
         let metrics = &*self.metrics;
         match error {
-            None => metrics.succeeded.observe(took.as_secs_f64()),
+            None => metrics.succeeded.observe(took),
             Some((code, reason)) => {
-                metrics
-                    .family
-                    .with_label_values(&[&*metrics.name, code.name()])
-                    .observe(took.as_secs_f64());
+                metrics.family.of(&metrics.name, code.name()).observe(took);
                 metrics
                     .errors
                     .with_label_values(&[metrics.side, reason.name()])

@@ -1,4 +1,4 @@
-//! A moment as the clock said it and as a number: whatever counts in milliseconds does not subtract instants anew.
+//! A moment as a number: what a call compares, adds up and subtracts on its way, for an instruction each.
 
 use std::ops::Add;
 use std::sync::LazyLock;
@@ -12,57 +12,65 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
     now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
 });
 
-/// An instant, with its milliseconds since a beginning that is the same for the whole process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// An instant, as nanoseconds since a beginning that is the same for the whole process. Sums that do not fit (after 584
+/// years) stay at the end of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Moment {
-    instant: Instant,
-    millis: u64,
+    nanos: u64,
 }
 
 impl Moment {
+    #[inline(always)]
     pub(crate) fn now() -> Moment {
         Instant::now().into()
     }
 
     /// Where the numbers begin; stands for a moment that is not known yet.
-    pub(crate) fn epoch() -> Moment {
-        (*EPOCH).into()
+    pub(crate) const fn epoch() -> Moment {
+        Moment { nanos: 0 }
     }
 
+    /// For those who wait by the runtime's clock.
     pub(crate) fn instant(self) -> Instant {
-        self.instant
+        *EPOCH + Duration::from_nanos(self.nanos)
     }
 
+    #[inline(always)]
     pub(crate) fn millis(self) -> u64 {
-        self.millis
+        self.nanos / 1_000_000
     }
 
     /// The beginning of its millisecond, for simulations: two runs then count alike.
     #[cfg(any(test, feature = "simulation"))]
-    pub(crate) fn whole(self) -> Instant {
-        *EPOCH + Duration::from_millis(self.millis)
+    pub(crate) fn whole(self) -> Moment {
+        Moment::epoch() + Duration::from_millis(self.millis())
     }
 
     /// The time since `earlier`; nothing where that is later.
-    pub(crate) fn since(self, earlier: Instant) -> Duration {
-        self.instant.saturating_duration_since(earlier)
+    #[inline(always)]
+    pub(crate) fn since(self, earlier: Moment) -> Duration {
+        Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
     }
 }
 
 impl From<Instant> for Moment {
+    #[inline(always)]
     fn from(instant: Instant) -> Moment {
-        let since = instant.saturating_duration_since(*EPOCH);
-        Moment {
-            instant,
-            millis: since.as_secs() * 1000 + u64::from(since.subsec_millis()),
-        }
+        Moment::epoch() + instant.saturating_duration_since(*EPOCH)
     }
 }
 
 impl Add<Duration> for Moment {
     type Output = Moment;
 
+    #[inline(always)]
     fn add(self, time: Duration) -> Moment {
-        (self.instant + time).into()
+        let time = time
+            .as_secs()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::from(time.subsec_nanos()));
+        Moment {
+            nanos: self.nanos.saturating_add(time),
+        }
     }
 }

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::moment::Moment;
+
 mod wheel;
 
 use wheel::{Place, Wheel};
@@ -24,7 +26,7 @@ pub(crate) struct Timers {
 }
 
 struct Shard {
-    begun: Instant,
+    begun: Moment,
     state: Mutex<State>,
     /// Rung where a timer is due before the driver would look, and at the end.
     earlier: Arc<Notify>,
@@ -59,7 +61,7 @@ impl Timers {
         let _timers = runtime.enter();
         let shards = (0..shards.max(1)).map(|_| {
             let shard = Arc::new(Shard {
-                begun: Instant::now(),
+                begun: Moment::now(),
                 state: Mutex::new(State {
                     wheel: Wheel::new(),
                     looks_at: u64::MAX,
@@ -75,7 +77,8 @@ impl Timers {
     }
 
     /// A timer for `at`. It is set when it is first polled.
-    pub(crate) fn at(&self, at: Instant) -> Timer {
+    #[inline(always)]
+    pub(crate) fn at(&self, at: Moment) -> Timer {
         Timer {
             shard: self.shards[own_number() % self.shards.len()].clone(),
             at,
@@ -87,18 +90,18 @@ impl Timers {
 /// Waits until a moment. Dropped, it is cancelled.
 pub(crate) struct Timer {
     shard: Arc<Shard>,
-    at: Instant,
+    at: Moment,
     place: Option<Place>,
 }
 
 impl Timer {
     /// The moment it waits for.
-    pub(crate) fn moment(&self) -> Instant {
+    pub(crate) fn moment(&self) -> Moment {
         self.at
     }
 
     /// Another moment instead.
-    pub(crate) fn reset(&mut self, at: Instant) {
+    pub(crate) fn reset(&mut self, at: Moment) {
         self.cancel();
         self.at = at;
     }
@@ -157,7 +160,7 @@ pub(crate) async fn at_or_never(time: Option<Instant>) {
 }
 
 /// The future's outcome, or nothing where `at` comes first. Where both are there, the outcome wins.
-pub(crate) async fn until<F: Future>(timers: &Timers, at: Instant, future: F) -> Option<F::Output> {
+pub(crate) async fn until<F: Future>(timers: &Timers, at: Moment, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     // Only where it is needed: most handlers are done when they are first polled.
     let mut timer = None;
@@ -176,15 +179,15 @@ impl Drop for Timer {
 
 impl Shard {
     /// The first tick that is not before `at`.
-    fn tick_of(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.begun);
+    #[inline(always)]
+    fn tick_of(&self, at: Moment) -> u64 {
         // One more, because a tick's moment is its beginning.
-        since.as_secs() * 1000 + u64::from(since.subsec_millis()) + 1
+        at.since(self.begun).as_millis() as u64 + 1
     }
 
     /// Wakes all whose time has come and returns when to look next.
-    fn fire(&self, due: &mut Vec<Option<Waker>>) -> Option<Instant> {
-        let since = Instant::now().saturating_duration_since(self.begun);
+    fn fire(&self, due: &mut Vec<Option<Waker>>) -> Option<Moment> {
+        let since = Moment::now().since(self.begun);
         let next = {
             let mut state = self.state.lock();
             state.wheel.advance(since.as_millis() as u64, due);
@@ -212,7 +215,7 @@ async fn drive(shard: Weak<Shard>, earlier: Arc<Notify>) {
         let next = held.fire(&mut due);
         drop(held);
         match next {
-            Some(moment) => drop(tokio::time::timeout_at(moment, earlier.notified()).await),
+            Some(moment) => drop(tokio::time::timeout_at(moment.instant(), earlier.notified()).await),
             None => earlier.notified().await,
         }
     }
@@ -234,10 +237,10 @@ mod tests {
     async fn a_timer_fires_at_its_time_and_never_before() {
         let timers = timers();
         for milliseconds in [0, 1, 2, 255, 256, 257, 1000, 65_535, 65_536, 3_600_000] {
-            let begun = Instant::now();
+            let begun = Moment::now();
             let wanted = Duration::from_millis(milliseconds);
             wait(&mut timers.at(begun + wanted)).await;
-            let took = begun.elapsed();
+            let took = Moment::now().since(begun);
             assert!(took >= wanted, "{took:?} for {milliseconds} ms");
             assert!(
                 took <= wanted + Duration::from_millis(2),
@@ -249,26 +252,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_earlier_one_is_not_kept_waiting_by_a_later_one() {
         let timers = timers();
-        let begun = Instant::now();
+        let begun = Moment::now();
         let mut later = timers.at(begun + Duration::from_secs(100));
         let mut earlier = timers.at(begun + Duration::from_millis(10));
         tokio::select! {
             () = wait(&mut later) => panic!("the later one"),
             () = wait(&mut earlier) => {}
         }
-        assert!(begun.elapsed() < Duration::from_millis(13));
+        assert!(Moment::now().since(begun) < Duration::from_millis(13));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_that_is_reset_waits_again() {
         let timers = timers();
-        let begun = Instant::now();
+        let begun = Moment::now();
         let mut timer = timers.at(begun + Duration::from_millis(5));
         wait(&mut timer).await;
         wait(&mut timer).await;
         timer.reset(begun + Duration::from_millis(50));
         wait(&mut timer).await;
-        assert!(begun.elapsed() >= Duration::from_millis(50));
+        assert!(Moment::now().since(begun) >= Duration::from_millis(50));
     }
 
     /// Notes whether the shard was free when the waker ended.
@@ -288,7 +291,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waker_that_is_replaced_ends_outside_the_lock() {
         let timers = timers();
-        let mut timer = timers.at(Instant::now() + Duration::from_secs(1));
+        let mut timer = timers.at(Moment::now() + Duration::from_secs(1));
         let free = Arc::default();
         let waker = Waker::from(Arc::new(Looking(timers.shards[0].clone(), Arc::clone(&free))));
         assert!(timer.poll(&Context::from_waker(&waker)).is_pending());
@@ -302,7 +305,7 @@ mod tests {
         let timers = timers();
         let shard = Arc::downgrade(&timers.shards[0]);
         for _ in 0..1000 {
-            let mut timer = timers.at(Instant::now() + Duration::from_secs(3));
+            let mut timer = timers.at(Moment::now() + Duration::from_secs(3));
             assert!(futures_util::poll!(std::future::poll_fn(|cx| timer.poll(cx))).is_pending());
         }
         assert!(shard.upgrade().unwrap().state.lock().wheel.next_tick().is_none());

@@ -3,6 +3,7 @@
 //! call costs more is the cost of governance.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use prost::Message as _;
@@ -72,6 +73,7 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
     }
     Ok(Calls {
         connections,
+        turn: Arc::default(),
         path: http::uri::PathAndQuery::from_static(PATH),
         caller: http::HeaderValue::from_static("bench"),
         payload: super::payload(),
@@ -81,8 +83,10 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
 
 #[derive(Clone)]
 struct Calls {
-    /// Called in turn.
     connections: Vec<Arc<dyn Connection>>,
+    /// Whose turn it is. Shared: were each of the calls in flight to count by itself, all would meet on one connection, which
+    /// no balancer allows.
+    turn: Arc<AtomicUsize>,
     path: http::uri::PathAndQuery,
     caller: http::HeaderValue,
     payload: Vec<u8>,
@@ -115,7 +119,8 @@ impl Caller for Calls {
             own: &[],
             metadata: &Metadata::new(),
         };
-        let connection = &self.connections[self.next as usize % self.connections.len()];
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let connection = &self.connections[turn % self.connections.len()];
         let reply = Exchange::start(connection.clone(), &request).await?;
         let message = reply.result.map_err(|status| status.message().to_owned())?;
         super::check(&Message::decode(message)?.payload)

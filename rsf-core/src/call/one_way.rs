@@ -7,20 +7,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Call, CallOptions, Reply, block_on, check_may_block};
-use crate::client::Channel;
+use super::{Call, Reply, Unsent, block_on, check_may_block};
 use crate::error::RpcError;
 use crate::outcome::Reason;
-use crate::wire::Frame;
 
 /// A call whose caller does not wait for the reply; made by [`Call::one_way`].
 #[must_use = "a call is sent when it is awaited or waited for"]
-pub struct OneWayCall {
-    channel: Channel,
-    method: usize,
-    frame: Result<Frame, RpcError>,
-    options: CallOptions,
-}
+pub struct OneWayCall(Unsent);
 
 impl<R: Reply> Call<R> {
     /// Does not wait for the reply: awaited, or [waited](OneWayCall::wait) for, the call ends as soon as the request is
@@ -32,19 +25,7 @@ impl<R: Reply> Call<R> {
     /// future before it is handed over cancels the call; afterwards nothing does but its deadline, and a graceful end of
     /// the application waits for it.
     pub fn one_way(self) -> OneWayCall {
-        let Call {
-            channel,
-            method,
-            frame,
-            options,
-            ..
-        } = self;
-        OneWayCall {
-            channel,
-            method,
-            frame,
-            options,
-        }
+        OneWayCall(self.unsent)
     }
 }
 
@@ -52,21 +33,16 @@ impl OneWayCall {
     /// Blocks this thread until the request is handed over; see [`Call::wait`] for where it may be used.
     pub fn wait(self) -> Result<(), RpcError> {
         check_may_block()?;
-        let runtime = self.channel.runtime().clone();
+        let runtime = self.0.channel.runtime().clone();
         block_on(&runtime, self.into_future())
     }
 
     async fn send(self) -> Result<(), RpcError> {
-        let OneWayCall {
-            channel,
-            method,
-            frame,
-            mut options,
-        } = self;
-        let frame = frame?;
+        let OneWayCall(mut unsent) = self;
+        unsent.frame = Ok(unsent.frame?);
         let (handed_over, handed) = oneshot::channel();
-        options.one_way = Some(HandOver(Arc::new(Mutex::new(Some(handed_over)))));
-        let sent = AbortOnDropHandle::new(channel.run_one_way(method, frame, options));
+        unsent.options.rare_mut().one_way = Some(HandOver(Arc::new(Mutex::new(Some(handed_over)))));
+        let sent = AbortOnDropHandle::new(unsent.launch_one_way());
         // The sender goes with the call, so this waits for one or the other.
         if handed.await.is_ok() {
             sent.detach();

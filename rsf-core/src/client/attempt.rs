@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::balance::Observed;
 use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked};
 use super::snapshot::ServiceSnapshot;
-use super::stack::OutboundCall;
+use super::stack::{OutboundCall, Outcome};
 use crate::error::{AttemptRecord, REASON, RpcError};
 use crate::moment::Moment;
 use crate::outcome::Reason;
@@ -30,9 +28,9 @@ pub(super) struct Attempt {
     hedge: bool,
     /// Whether an earlier one may have run. For a provider that should remember the call and does not.
     repeated: bool,
-    begun: Instant,
+    begun: Moment,
     /// When its own time is over; `None` where it has none, or it is over already.
-    time_out: Option<Instant>,
+    time_out: Option<Moment>,
 }
 
 /// How an attempt stood when it was put down.
@@ -63,6 +61,7 @@ const OVERTAKEN_RATIO: u32 = 5;
 impl Attempt {
     /// Chooses an endpoint of `snapshot` that is not in `tried`, and sends. `previous` attempts went before; `may_have_run`
     /// says whether one of them can have reached a handler.
+    #[inline(always)]
     pub(super) fn start(
         call: &OutboundCall,
         snapshot: &ServiceSnapshot,
@@ -80,14 +79,13 @@ impl Attempt {
         endpoint.enter();
         let policy = call.policy();
         let mut attempt = Attempt {
-            admission: endpoint.breaker.admit(now.instant()),
+            admission: endpoint.breaker.admit(now),
             phase: Phase::Over,
             previous,
             hedge,
             repeated: may_have_run && policy.dedup,
-            begun: now.instant(),
-            time_out: (policy.call.attempt_timeout_ms)
-                .map(|limit| now.instant() + Duration::from_millis(limit)),
+            begun: now,
+            time_out: (policy.call.attempt_timeout_ms).map(|limit| now + Duration::from_millis(limit)),
             endpoint,
         };
         attempt.phase = match attempt.endpoint.connection() {
@@ -98,12 +96,13 @@ impl Attempt {
     }
 
     /// Sends, with the time that connecting has left.
+    #[inline(always)]
     fn send(&self, linked: Arc<Linked>, call: &OutboundCall, now: Moment) -> Phase {
         let shared = &call.channel.shared;
         let slot = linked.connection.send(&UnaryRequest {
             path: &call.method().path,
             frame: &call.frame,
-            timeout: Some(call.deadline.saturating_duration_since(now.instant())),
+            timeout: Some(call.deadline.since(now)),
             previous_attempts: self.previous,
             repeated: self.repeated,
             request_id: &call.request_id,
@@ -116,7 +115,7 @@ impl Attempt {
             target: self.endpoint.target_to_verify(&linked),
             implementation: call.channel.implementation.as_ref(),
             own: &call.own,
-            metadata: &call.metadata,
+            metadata: &call.options.metadata,
         });
         Phase::Exchanging(linked, slot)
     }
@@ -130,7 +129,7 @@ impl Attempt {
     }
 
     /// When its own time will be over.
-    pub(super) fn time_out(&self) -> Option<Instant> {
+    pub(super) fn time_out(&self) -> Option<Moment> {
         self.time_out
     }
 
@@ -138,7 +137,7 @@ impl Attempt {
     pub(super) fn count_timeout(&mut self, now: Moment) {
         self.time_out = None;
         let breaker = &self.endpoint.breaker;
-        breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
+        breaker.failed(&mut self.admission, Failure::Timeout, now);
         self.endpoint.observe(now, self.elapsed(now), Observed::Failed);
     }
 
@@ -159,29 +158,31 @@ impl Attempt {
         }
         let breaker = &self.endpoint.breaker;
         if elapsed >= fair && elapsed >= took.saturating_mul(OVERTAKEN_RATIO) {
-            breaker.failed(&mut self.admission, Failure::Timeout, now.instant());
+            breaker.failed(&mut self.admission, Failure::Timeout, now);
         } else {
-            breaker.refused(&mut self.admission, now.instant());
+            breaker.refused(&mut self.admission, now);
         }
         self.endpoint.observe(now, elapsed, Observed::Overtaken);
     }
 
     /// How long it has been under way.
+    #[inline(always)]
     pub(super) fn elapsed(&self, now: Moment) -> Duration {
         now.since(self.begun)
     }
 
     /// Whether the request has been handed to a connection.
+    #[inline(always)]
     pub(super) fn is_sent(&self) -> bool {
         matches!(self.phase, Phase::Exchanging(..))
     }
 
     /// What became of it, in a call that began at `call_begun`.
-    pub(super) fn record(&self, call_begun: Instant, now: Moment, end: End) -> AttemptRecord {
+    pub(super) fn record(&self, call_begun: Moment, now: Moment, end: End) -> AttemptRecord {
         AttemptRecord {
             instance: self.endpoint.instance.id.clone(),
             hedge: self.hedge,
-            begun: self.begun.saturating_duration_since(call_begun),
+            begun: self.begun.since(call_begun),
             elapsed: self.elapsed(now),
             succeeded: matches!(end, End::Succeeded),
             reason: match end {
@@ -191,12 +192,9 @@ impl Attempt {
         }
     }
 
-    /// Its outcome, with the time when it came.
-    pub(super) fn poll(
-        &mut self,
-        call: &OutboundCall,
-        cx: &mut Context<'_>,
-    ) -> Poll<(Result<UnaryReply, RpcError>, Moment)> {
+    /// Its outcome. The call's clock then stands at the time when it came.
+    #[inline(always)]
+    pub(super) fn poll(&mut self, call: &mut OutboundCall, cx: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             match &mut self.phase {
                 Phase::Exchanging(linked, slot) => {
@@ -205,23 +203,22 @@ impl Attempt {
                         linked.verify();
                     }
                     self.phase = Phase::Over;
-                    let now = Moment::now();
-                    return Poll::Ready((self.conclude(outcome, call, now), now));
+                    call.now = Moment::now();
+                    return Poll::Ready(self.conclude(outcome, call));
                 }
                 Phase::Connecting(connecting) => {
                     let connected = ready!(connecting.as_mut().poll(cx));
                     let now = Moment::now();
+                    call.now = now;
                     match connected {
                         Ok(linked) => self.phase = self.send(linked, call, now),
                         Err(error) => {
                             self.phase = Phase::Over;
                             let endpoint = &self.endpoint;
-                            endpoint
-                                .breaker
-                                .failed(&mut self.admission, Failure::Error, now.instant());
+                            endpoint.breaker.failed(&mut self.admission, Failure::Error, now);
                             endpoint.observe(now, self.elapsed(now), Observed::Failed);
                             let error = RpcError::new(Reason::Connect, false, error.to_string());
-                            return Poll::Ready((Err(error.at(&endpoint.instance.id)), now));
+                            return Poll::Ready(Err(error.at(&endpoint.instance.id)));
                         }
                     }
                 }
@@ -230,12 +227,9 @@ impl Attempt {
         }
     }
 
-    fn conclude(
-        &mut self,
-        outcome: Result<UnaryReply, WireError>,
-        call: &OutboundCall,
-        now: Moment,
-    ) -> Result<UnaryReply, RpcError> {
+    #[inline(always)]
+    fn conclude(&mut self, outcome: Result<UnaryReply, WireError>, call: &OutboundCall) -> Outcome {
+        let now = call.now;
         if let Ok(reply) = &outcome {
             self.read_load(reply, now);
         }
@@ -254,23 +248,18 @@ impl Attempt {
             Ok(UnaryReply {
                 result: Err(status),
                 metadata,
-            }) => answered(status, now.instant() >= call.deadline).with_headers(&metadata),
+            }) => answered(status, now >= call.deadline).with_headers(&metadata),
             Err(error) => unanswered(error),
         };
-        Err(self.fail(error, call, now))
+        Err(self.fail(error, call))
     }
 
     #[cold]
-    fn fail(&mut self, error: RpcError, call: &OutboundCall, now: Moment) -> RpcError {
+    fn fail(&mut self, error: RpcError, call: &OutboundCall) -> RpcError {
+        let now = call.now;
         let took = self.elapsed(now);
         let fair = took >= call.fair_time();
-        let observed = settle(
-            &self.endpoint,
-            &mut self.admission,
-            Some(&error),
-            fair,
-            now.instant(),
-        );
+        let observed = settle(&self.endpoint, &mut self.admission, Some(&error), fair, now);
         if let Some(observed) = observed {
             self.endpoint.observe(now, took, observed);
         }
@@ -314,7 +303,7 @@ pub(super) fn settle(
     admission: &mut Admission,
     error: Option<&RpcError>,
     fair: bool,
-    now: Instant,
+    now: Moment,
 ) -> Option<Observed> {
     let breaker = &endpoint.breaker;
     Some(match error {

@@ -57,6 +57,18 @@ pub(crate) struct Pool {
 pub(crate) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u32,
+    /// What one pending call counts: the share of a weight.
+    per_call: f32,
+}
+
+impl Member {
+    pub(super) fn new(endpoint: Arc<Endpoint>, weight: u32) -> Self {
+        Member {
+            endpoint,
+            weight,
+            per_call: 1.0 / weight as f32,
+        }
+    }
 }
 
 /// The balancer, with what it needs built when the snapshot is.
@@ -133,16 +145,17 @@ impl Pool {
     }
 
     /// Chooses an endpoint, one that is not in `tried` where there is one. `key` is the hash of the routing key.
+    #[inline(always)]
     pub(crate) fn pick(
         &self,
         key: Option<u64>,
         tried: &[Arc<Endpoint>],
-        now: impl Into<Moment>,
+        now: Moment,
     ) -> Option<Arc<Endpoint>> {
         if self.members.is_empty() {
             return None;
         }
-        let measure = self.measure(now.into());
+        let measure = self.measure(now);
         let now = measure.now;
         let chosen = match &self.chooser {
             Chooser::LeastPending => self.least_pending(tried, &measure),
@@ -173,6 +186,7 @@ impl Pool {
             .map(|member| member.endpoint.clone())
     }
 
+    #[inline(always)]
     fn least_pending(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
         let score = |member: &Member| measure.pending_by_lot(member);
         if self.members.len() >= SCAN_BELOW
@@ -241,6 +255,7 @@ impl Pool {
         !measure.is_failing(vitals) && (quality >= 1.0 || fastrand::f32() < quality)
     }
 
+    #[inline(always)]
     fn measure(&self, now: Moment) -> Measure {
         let median = self.median.get(&self.members, now);
         Measure {
@@ -262,7 +277,7 @@ pub(super) fn unregistered<'a>(rules: &'a CallRules, balancers: &Balancers) -> O
 }
 
 fn tier(endpoint: &Endpoint, now: Moment) -> Tier {
-    match endpoint.breaker.standing(now.instant()) {
+    match endpoint.breaker.standing(now) {
         Standing::Open => Tier::Broken,
         Standing::HalfOpen if endpoint.is_connected() => Tier::Trial,
         Standing::Closed if endpoint.is_connected() => Tier::Well,

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::time::Instant;
-
+use crate::moment::Moment;
 use crate::policy::NodeBreakerRules as Rules;
+use parking_lot::Mutex;
 
 /// One instance's breaker. The word that every call reads stands first.
 #[repr(C)]
@@ -44,9 +43,9 @@ struct State {
     /// Steps that the last ejection was long; each time without one takes one off.
     steps: u32,
     /// When it closed last; the steps decay from then on.
-    closed_at: Option<Instant>,
+    closed_at: Option<Moment>,
     /// Open until then; `None`: closed.
-    open_until: Option<Instant>,
+    open_until: Option<Moment>,
     /// Half-open: the one trial is under way.
     trial: bool,
 }
@@ -153,12 +152,12 @@ impl NodeBreaker {
     }
 
     /// Whether the instance is open, or has failed since its last success.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_troubled(&self) -> bool {
         self.troubled.load(Ordering::Relaxed)
     }
 
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn standing(&self, now: Moment) -> Standing {
         if !self.is_troubled() {
             return Standing::Closed;
         }
@@ -174,7 +173,8 @@ impl NodeBreaker {
 
     /// Lets an attempt through. Which instance serves is the balancer's choice; where it takes an open one because
     /// there is no better, the attempt passes as well.
-    pub(super) fn admit(&self, now: Instant) -> Admission {
+    #[inline(always)]
+    pub(super) fn admit(&self, now: Moment) -> Admission {
         if !self.is_troubled() {
             return Admission::default();
         }
@@ -190,6 +190,7 @@ impl NodeBreaker {
 
     /// The instance did its work. An attempt that was admitted before the instance was ejected proves nothing about
     /// what came after.
+    #[inline(always)]
     pub(super) fn succeeded(&self, admission: &mut Admission) {
         if std::mem::replace(&mut admission.settled, true) || !self.is_troubled() {
             return;
@@ -204,13 +205,13 @@ impl NodeBreaker {
         state.trial = false;
         self.troubled.store(false, Ordering::Relaxed);
         if was_open {
-            state.closed_at = Some(Instant::now());
+            state.closed_at = Some(Moment::now());
             drop(state);
             self.group.close();
         }
     }
 
-    pub(super) fn failed(&self, admission: &mut Admission, failure: Failure, now: Instant) {
+    pub(super) fn failed(&self, admission: &mut Admission, failure: Failure, now: Moment) {
         if std::mem::replace(&mut admission.settled, true) {
             return;
         }
@@ -240,7 +241,7 @@ impl NodeBreaker {
 
     /// The attempt was refused before the handler, for other reasons than load: no failure, but no proof of health
     /// either.
-    pub(super) fn refused(&self, admission: &mut Admission, now: Instant) {
+    pub(super) fn refused(&self, admission: &mut Admission, now: Moment) {
         if !admission.trial {
             admission.settled = true;
             return;
@@ -249,6 +250,7 @@ impl NodeBreaker {
     }
 
     /// The attempt ended without saying anything about the instance.
+    #[inline(always)]
     pub(super) fn release(&self, admission: &mut Admission) {
         if !std::mem::replace(&mut admission.settled, true) && admission.trial {
             self.state.lock().trial = false;
@@ -256,11 +258,11 @@ impl NodeBreaker {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.standing(Instant::now()), Standing::Closed)
+        matches!(self.standing(Moment::now()), Standing::Closed)
     }
 
     pub(super) fn state_name(&self) -> &'static str {
-        match self.standing(Instant::now()) {
+        match self.standing(Moment::now()) {
             Standing::Closed => "closed",
             Standing::HalfOpen => "half-open",
             Standing::Open => "open",
@@ -288,11 +290,11 @@ impl Streak {
 }
 
 impl State {
-    fn open(&mut self, rules: &Rules, now: Instant) {
+    fn open(&mut self, rules: &Rules, now: Moment) {
         let well = self
             .closed_at
             .take()
-            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            .map_or(Duration::ZERO, |since| now.since(since));
         let decayed = well.as_millis() as u64 / rules.ejection_decay_ms.max(1);
         let steps = self.steps.saturating_sub(decayed.min(u64::from(u32::MAX)) as u32);
         // Steps beyond the longest ejection would take as long to decay again.

@@ -89,7 +89,8 @@ impl RetryBudget {
     }
 
     /// Counts a call.
-    pub(super) fn deposit(&self, now: impl Into<Moment>) {
+    #[inline(always)]
+    pub(super) fn deposit(&self, now: Moment) {
         let time = self.time(now);
         if self.now.load(Ordering::Relaxed) < time {
             self.turn(&mut self.window.lock(), time);
@@ -98,7 +99,7 @@ impl RetryBudget {
     }
 
     /// Takes the credit of one further attempt, if there is some.
-    pub(super) fn withdraw(self: &Arc<Self>, now: impl Into<Moment>) -> Option<Credit> {
+    pub(super) fn withdraw(self: &Arc<Self>, now: Moment) -> Option<Credit> {
         let time = self.time(now);
         let mut window = self.window.lock();
         self.turn(&mut window, time);
@@ -113,7 +114,7 @@ impl RetryBudget {
     }
 
     /// How many further attempts there is credit for now.
-    pub(super) fn left(&self, now: impl Into<Moment>) -> u64 {
+    pub(super) fn left(&self, now: Moment) -> u64 {
         let time = self.time(now);
         let mut window = self.window.lock();
         self.turn(&mut window, time);
@@ -141,8 +142,9 @@ impl RetryBudget {
         self.window.lock().slots.iter().map(|slot| slot.taken).sum()
     }
 
-    fn time(&self, now: impl Into<Moment>) -> u64 {
-        now.into().millis().saturating_sub(self.begun) / SLOT
+    #[inline(always)]
+    fn time(&self, now: Moment) -> u64 {
+        now.millis().saturating_sub(self.begun) / SLOT
     }
 
     /// Files the calls of the slot that has gone.

@@ -16,11 +16,13 @@ use tokio::time::Instant;
 use super::balance::CandidateView;
 use super::endpoint::Endpoint;
 use super::follow;
+use super::governed::Governed;
+use super::intercept::intercepted;
 use super::latency::Latency;
 use super::snapshot::ServiceSnapshot;
-use super::stack::{ClientStack, OutboundCall, Stage, client_stack};
+use super::stack::{OutboundCall, Outcome};
 use super::{Client, Shared};
-use crate::call::{Call, CallOptions, RawMessage, Reply};
+use crate::call::{Call, CallOptions, RawMessage, Reply, Unsent};
 use crate::error::RpcError;
 use crate::message::Request;
 use crate::metadata::Metadata;
@@ -30,7 +32,7 @@ use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::policy::MethodPolicy;
 use crate::runtime::IoRuntime;
-use crate::wire::{Frame, RequestId, UnaryReply};
+use crate::wire::{Frame, RequestId};
 
 /// How long the first call of a service waits for its first list of instances, its own deadline apart.
 const FIRST_LIST: Duration = Duration::from_secs(5);
@@ -49,7 +51,6 @@ pub(crate) struct ChannelState {
     pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
     /// Ticks with every new snapshot.
     pub(crate) version: watch::Sender<u64>,
-    stack: ClientStack,
 }
 
 pub(crate) struct MethodState {
@@ -118,7 +119,6 @@ impl Channel {
                     .flatten(),
                 snapshot: ArcSwapOption::empty(),
                 version: watch::Sender::new(0),
-                stack: client_stack(),
                 shared: shared.clone(),
             });
             follow::spawn(&state);
@@ -239,107 +239,45 @@ impl Channel {
         tracing::error!(method = name, "a callback panicked");
         self.0.shared.metrics.callback_panics.inc();
     }
+}
 
-    /// Runs one call through the stack.
-    pub(crate) fn run(
-        self,
-        method: usize,
-        frame: Frame,
-        options: CallOptions,
-    ) -> BoxFuture<'static, Result<UnaryReply, RpcError>> {
-        match self.0.snapshot.load_full() {
-            Some(snapshot) if method < self.0.methods.len() => {
-                let mut call = self.outbound(method, snapshot, frame, options);
-                // Captured and lent, not passed on: an argument would lie in the future twice.
-                Box::pin(async move {
-                    // Its time begins now, however long the future has lain about.
-                    call.begin();
-                    let channel = call.channel.clone();
-                    channel.stack.call(&mut call).await
-                })
-            }
-            _ => Box::pin(self.run_early(method, frame, options)),
-        }
-    }
-
-    /// Runs a call that comes before the first snapshot.
-    async fn run_early(
-        self,
-        method: usize,
-        frame: Frame,
-        options: CallOptions,
-    ) -> Result<UnaryReply, RpcError> {
-        if method >= self.0.methods.len() {
-            let problem = format!(
-                "service `{}` has no method number {method} with a valid path",
-                self.0.key
-            );
-            return Err(RpcError::new(Reason::Unimplemented, false, problem));
-        }
-        let begun = Instant::now();
-        let snapshot = self.0.first_snapshot(method, &options).await?;
-        let mut call = self.outbound(method, snapshot, frame, options);
-        call.begin();
-        call.begun = begun;
-        let channel = call.channel.clone();
-        channel.stack.call(&mut call).await
-    }
-
-    fn outbound(
-        self,
-        method: usize,
-        snapshot: Arc<ServiceSnapshot>,
-        frame: Frame,
-        options: CallOptions,
-    ) -> OutboundCall {
-        let unset = Moment::epoch();
-        let priority = snapshot.methods[method].call.priority;
-        OutboundCall {
-            own: self.0.shared.own_headers(
-                options.parent.as_deref(),
-                options.metadata.raw(),
-                priority,
-                options.on_behalf,
-            ),
-            begun: unset.instant(),
-            now: unset,
-            deadline: unset.instant(),
+impl Unsent {
+    /// The future of the call.
+    pub(crate) fn launch(self) -> BoxFuture<'static, Outcome> {
+        let Unsent {
+            channel: Channel(channel),
             method,
             frame,
-            snapshot,
-            timeout: options.timeout,
-            request_id: options
-                .request_id
-                .map_or_else(|| RequestId::Number(fastrand::u64(..)), RequestId::Text),
-            metadata: options.metadata,
-            parent: options.parent,
-            trace: None,
-            pool: 0,
-            key: None,
-            routing_key: options.routing_key,
-            one_way: options.one_way,
-            log: options.log,
-            channel: self.0,
+            options,
+        } = self;
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        match channel.snapshot.load_full() {
+            Some(snapshot) if method < channel.methods.len() => {
+                if channel.shared.interceptors.is_empty() {
+                    Box::pin(Governed::new(outbound(channel, method, snapshot, frame, options)))
+                } else {
+                    Box::pin(intercepted(outbound(channel, method, snapshot, frame, options)))
+                }
+            }
+            _ => Box::pin(launched_early(channel, method, frame, options)),
         }
     }
 
     /// Runs a call that nobody waits for once it is handed over, on a task that the process's graceful end waits for.
-    pub(crate) fn run_one_way(
-        self,
-        method: usize,
-        frame: Frame,
-        options: CallOptions,
-    ) -> JoinHandle<Result<(), RpcError>> {
-        let shared = self.0.shared.clone();
-        let handed_over = options.one_way.clone();
+    pub(crate) fn launch_one_way(self) -> JoinHandle<Result<(), RpcError>> {
+        let (channel, method) = (self.channel.0.clone(), self.method);
+        let shared = channel.shared.clone();
+        let handed_over = self.options.one_way().cloned();
         let run = async move {
-            let result = self.clone().run(method, frame, options).await.map(drop);
+            let result = self.launch().await.map(drop);
             if let Err(error) = &result
                 && handed_over.is_some_and(|caller| caller.is_done())
             {
-                self.0.shared.metrics.one_way_failed.inc();
-                let path = self
-                    .0
+                channel.shared.metrics.one_way_failed.inc();
+                let path = channel
                     .methods
                     .get(method)
                     .map_or("", |method| method.path.as_str());
@@ -348,6 +286,65 @@ impl Channel {
             result
         };
         shared.one_way.spawn_on(run, shared.runtime.handle())
+    }
+}
+
+/// A call that comes before the first snapshot.
+async fn launched_early(
+    channel: Arc<ChannelState>,
+    method: usize,
+    frame: Frame,
+    options: CallOptions,
+) -> Outcome {
+    if method >= channel.methods.len() {
+        let problem = format!(
+            "service `{}` has no method number {method} with a valid path",
+            channel.key
+        );
+        return Err(RpcError::new(Reason::Unimplemented, false, problem));
+    }
+    let begun = Moment::now();
+    let snapshot = channel.first_snapshot(method, &options).await?;
+    let intercepts = !channel.shared.interceptors.is_empty();
+    let mut call = outbound(channel, method, snapshot, frame, options);
+    call.begun = begun;
+    if intercepts {
+        intercepted(call).await
+    } else {
+        Governed::new(call).await
+    }
+}
+
+#[inline(always)]
+fn outbound(
+    channel: Arc<ChannelState>,
+    method: usize,
+    snapshot: Arc<ServiceSnapshot>,
+    frame: Frame,
+    options: CallOptions,
+) -> OutboundCall {
+    let number = fastrand::u64(..);
+    OutboundCall {
+        own: channel.shared.own_headers(
+            options.parent.as_deref(),
+            options.metadata.raw(),
+            snapshot.methods[method].call.priority,
+            options.on_behalf(),
+        ),
+        begun: Moment::epoch(),
+        now: Moment::epoch(),
+        deadline: Moment::epoch(),
+        method,
+        frame,
+        snapshot,
+        request_id: (options.request_id())
+            .map_or(RequestId::Number(number), |id| RequestId::Text(id.clone())),
+        number,
+        options,
+        trace: None,
+        pool: 0,
+        key: None,
+        channel,
     }
 }
 

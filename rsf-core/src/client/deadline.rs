@@ -2,24 +2,23 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::stack::{Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 
 /// Sets when the call's time is over: the policy's or the caller's timeout, whichever is shorter, and never later than the
-/// call that is being handled while this one is made. The stages behind it that wait keep to it: `Retry`, whose one timer is
-/// for the deadline too, and `Route`.
+/// call that is being handled while this one is made. What is behind it and waits keeps to it: the attempts, whose one timer
+/// is for the deadline too, and a shard's agreement.
 pub(crate) struct Deadline {}
 
 impl Guard for Deadline {
     type Pass = ();
 
-    #[inline]
-    fn enter(&self, call: &mut OutboundCall) -> Result<(), Outcome> {
+    #[inline(always)]
+    fn enter(call: &mut OutboundCall) -> Result<(), Outcome> {
         call.deadline = due(call).at;
-        if call.deadline <= call.now.instant() && !call.pool().is_empty() {
+        if call.deadline <= call.now && !call.pool().is_empty() {
             // Nothing is sent, and no instance is blamed for a time that was over before. (Where there is no instance,
             // routing says so, which tells more than that waiting for the first list took all the time.)
             return Err(Err(over(call, false)));
@@ -30,18 +29,24 @@ impl Guard for Deadline {
 
 /// When a call's time is over, and who says so.
 pub(super) struct Due {
-    pub(super) at: Instant,
+    pub(super) at: Moment,
     /// The call's own time, by its caller or by policy.
     timeout: Duration,
     /// The call that is being handled while this one is made leaves less than that.
     inherits: bool,
 }
 
+#[inline(always)]
 pub(super) fn due(call: &OutboundCall) -> Due {
     let policy = Duration::from_millis(call.policy().call.timeout_ms);
-    let timeout = call.timeout.map_or(policy, |own| own.min(policy));
+    let timeout = call.options.timeout.map_or(policy, |own| own.min(policy));
     let own = call.begun + timeout;
-    let inherited = call.parent.as_ref().and_then(|parent| parent.deadline());
+    let inherited = call
+        .options
+        .parent
+        .as_ref()
+        .and_then(|parent| parent.deadline())
+        .map(Moment::from);
     Due {
         at: inherited.map_or(own, |inherited| inherited.min(own)),
         timeout,
@@ -64,6 +69,7 @@ pub(super) fn over(call: &OutboundCall, reached: bool) -> RpcError {
             .get("timeout_ms")
             .map_or("built-in", |origin| origin);
         let origin = if call
+            .options
             .timeout
             .is_some_and(|own| own <= Duration::from_millis(call.policy().call.timeout_ms))
         {

@@ -24,25 +24,26 @@ pub(crate) struct Degrade {}
 impl Guard for Degrade {
     type Pass = ();
 
-    #[inline]
-    fn enter(&self, call: &mut OutboundCall) -> Result<(), Outcome> {
+    #[inline(always)]
+    fn enter(call: &mut OutboundCall) -> Result<(), Outcome> {
         match &call.guards().degrade {
-            Some(degraded) if degraded.is_always() => Err(degraded.answer(call, None)),
+            Some(degraded) if degraded.is_always() => Err(degraded.answer(call)),
             _ => Ok(()),
         }
     }
 
-    #[inline]
-    fn leave(&self, (): (), call: &mut OutboundCall, outcome: Outcome) -> Outcome {
-        match outcome {
-            // Nobody waits for a one-way call that was handed over: an answer would be counted that nobody got, and hide
-            // from the count of failures that the handler may never have run.
-            Err(error) if call.one_way.as_ref().is_some_and(HandOver::is_done) => Err(error),
-            Err(error) => match &call.guards().degrade {
-                Some(degraded) if degraded.is_for(error.reason()) => degraded.answer(call, Some(error)),
-                _ => Err(error),
-            },
-            answered => answered,
+    #[inline(always)]
+    fn leave((): (), call: &mut OutboundCall, outcome: &mut Outcome) {
+        let Err(error) = outcome else { return };
+        // Nobody waits for a one-way call that was handed over: an answer would be counted that nobody got, and hide from
+        // the count of failures that the handler may never have run.
+        if call.options.one_way().is_some_and(HandOver::is_done) {
+            return;
+        }
+        if let Some(degraded) = &call.guards().degrade
+            && degraded.is_for(error.reason())
+        {
+            degraded.answer_instead(call, outcome);
         }
     }
 }
@@ -110,21 +111,33 @@ impl Degraded {
         }
     }
 
-    /// Answers, instead of `error` where the service was asked at all.
-    fn answer(&self, call: &OutboundCall, error: Option<RpcError>) -> Result<UnaryReply, RpcError> {
+    /// Answers; the service is not asked.
+    fn answer(&self, call: &OutboundCall) -> Outcome {
         self.given.inc();
-        let mut metadata = Metadata::new();
-        metadata.set_reserved(DEGRADED, HeaderValue::from_static("policy"));
-        let code = match &self.answer {
-            Answer::Reply(message) => {
-                return Ok(UnaryReply {
-                    result: Ok(message.clone()),
-                    metadata,
-                });
+        match &self.answer {
+            Answer::Reply(message) => Ok(reply(message)),
+            Answer::Fail(code) => {
+                let status = self.status(*code, call, None);
+                Err(RpcError::with_status(Reason::Degraded, false, status))
             }
-            Answer::Fail(code) => *code,
-        };
-        let message = match (&self.rules.message, &error) {
+        }
+    }
+
+    /// Answers in the place of the failure that `outcome` is.
+    fn answer_instead(&self, call: &OutboundCall, outcome: &mut Outcome) {
+        self.given.inc();
+        match (&self.answer, &mut *outcome) {
+            (Answer::Reply(message), _) => *outcome = Ok(reply(message)),
+            (Answer::Fail(code), Err(error)) => {
+                let status = self.status(*code, call, Some(error));
+                error.answer_by_policy(status);
+            }
+            (Answer::Fail(_), Ok(_)) => {}
+        }
+    }
+
+    fn status(&self, code: Code, call: &OutboundCall, error: Option<&RpcError>) -> Status {
+        let message = match (&self.rules.message, error) {
             (Some(message), _) => message.clone(),
             (None, Some(error)) => {
                 format!(
@@ -139,12 +152,22 @@ impl Degraded {
                 self.origin
             ),
         };
-        let status = Status::new(code, message).with_metadata(metadata);
-        Err(match error {
-            Some(error) => error.answered_by_policy(status),
-            None => RpcError::with_status(Reason::Degraded, false, status),
-        })
+        Status::new(code, message).with_metadata(mark())
     }
+}
+
+fn reply(message: &Bytes) -> UnaryReply {
+    UnaryReply {
+        result: Ok(message.clone()),
+        metadata: mark(),
+    }
+}
+
+/// Says that it is no answer of the service.
+fn mark() -> Metadata {
+    let mut metadata = Metadata::new();
+    metadata.set_reserved(DEGRADED, HeaderValue::from_static("policy"));
+    metadata
 }
 
 /// A reply beats a code, so that a service's reply can stand over a fleet's code.

@@ -84,6 +84,7 @@ pub(super) struct Linked {
 
 impl Linked {
     /// The peer has answered a call that named it.
+    #[inline(always)]
     pub(super) fn verify(&self) {
         if !self.verified.load(Ordering::Relaxed) {
             self.verified.store(true, Ordering::Relaxed);
@@ -130,6 +131,7 @@ impl Endpoint {
     }
 
     /// Counts a call among the pending ones, until [`Endpoint::leave`].
+    #[inline(always)]
     pub(super) fn enter(&self) {
         // Mostly set already, and a word that nobody writes is cheap to read.
         if !self.used.load(Ordering::Relaxed) {
@@ -138,6 +140,7 @@ impl Endpoint {
         self.vitals.enter();
     }
 
+    #[inline(always)]
     pub(super) fn leave(&self) {
         self.vitals.leave();
     }
@@ -147,20 +150,23 @@ impl Endpoint {
     }
 
     /// Tells the balancer what an attempt that took `latency` says about the instance.
-    pub(super) fn observe(&self, now: impl Into<Moment>, latency: Duration, observed: Observed) {
+    #[inline(always)]
+    pub(super) fn observe(&self, now: Moment, latency: Duration, observed: Observed) {
         self.vitals.observe(now, latency, observed);
     }
 
+    #[inline(always)]
     pub(super) fn connection(&self) -> Option<Arc<Linked>> {
         self.connection.load_full()
     }
 
+    #[inline(always)]
     pub(super) fn is_connected(&self) -> bool {
         self.vitals.is_connected()
     }
 
     /// Connected, and without a failure since its last success.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_well(&self) -> bool {
         self.is_connected() && !self.breaker.is_troubled()
     }
@@ -248,6 +254,7 @@ impl Endpoint {
     }
 
     /// `namespace/instance`, until the peer of that connection has proven to be it.
+    #[inline(always)]
     pub(super) fn target_to_verify(&self, linked: &Linked) -> Option<&HeaderValue> {
         if linked.verified.load(Ordering::Relaxed) {
             None

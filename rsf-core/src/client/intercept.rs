@@ -10,7 +10,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::deadline::due;
-use super::stack::{OutboundCall, Stage};
+use super::governed::Course;
+use super::stack::{Around, Guard, OutboundCall, Outcome};
 use crate::context::Context;
 use crate::error::RpcError;
 use crate::message::Response;
@@ -71,6 +72,10 @@ pub trait ClientInterceptor: Send + Sync + 'static {
 pub struct ClientInterceptors(Vec<Arc<dyn Erased>>);
 
 impl ClientInterceptors {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds one inside those that are there.
     pub fn add(&mut self, interceptor: impl ClientInterceptor) {
         self.0.push(Arc::new(interceptor));
@@ -103,12 +108,12 @@ impl ClientCall<'_> {
 
     /// When the call's time is over.
     pub fn deadline(&self) -> Instant {
-        due(self.0).at
+        due(self.0).at.instant()
     }
 
     /// Lets the call take at most `limit` from its beginning on. It can only become shorter.
     pub fn limit_time(&mut self, limit: Duration) {
-        self.0.timeout = Some(self.0.timeout.map_or(limit, |set| set.min(limit)));
+        self.0.options.timeout = Some(self.0.options.timeout.map_or(limit, |set| set.min(limit)));
     }
 
     /// The encoded request.
@@ -118,36 +123,34 @@ impl ClientCall<'_> {
 
     /// What is sent beside the message.
     pub fn metadata(&self) -> &Metadata {
-        &self.0.metadata
+        &self.0.options.metadata
     }
 
     /// What is sent beside the message, to change.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.0.metadata
+        &mut self.0.options.metadata
     }
 
     /// The call that is being handled where this one was made.
     pub fn context(&self) -> Option<&Arc<Context>> {
-        self.0.parent.as_ref()
+        self.0.options.parent.as_ref()
     }
 }
 
 /// The rest of a call's path: the interceptors further in, then RSF.
 pub struct ClientNext<'a> {
     rest: &'a [Arc<dyn Erased>],
-    path: &'a dyn Path,
 }
 
 impl ClientNext<'_> {
     /// Passes the call on and returns its outcome.
     pub async fn run(self, call: &mut ClientCall<'_>) -> Result<Response<Bytes>, RpcError> {
         match self.rest {
-            [first, rest @ ..] => {
-                let path = self.path;
-                first.intercept(call, ClientNext { rest, path }).await
-            }
+            [first, rest @ ..] => first.intercept(call, ClientNext { rest }).await,
             [] => {
-                let reply = self.path.run(call.0).await?;
+                // What went before may have taken time.
+                call.0.now = Moment::now();
+                let reply = Course::new(&mut *call.0).await?;
                 let message = reply.result.map_err(RpcError::handler)?;
                 Ok(Response::from_parts(message, reply.metadata))
             }
@@ -174,62 +177,43 @@ impl<I: ClientInterceptor> Erased for I {
     }
 }
 
-/// The stages behind the interceptors, behind a pointer.
-trait Path: Send + Sync {
-    fn run<'a>(&'a self, call: &'a mut OutboundCall) -> BoxFuture<'a, Result<UnaryReply, RpcError>>;
+/// A call with the application's own code around it.
+pub(super) async fn intercepted(mut call: OutboundCall) -> Outcome {
+    call.begin();
+    let pass = match Around::enter(&mut call) {
+        Ok(pass) => pass,
+        Err(outcome) => return outcome,
+    };
+    let mut outcome = intercept(&mut call).await;
+    Around::leave(pass, &mut call, &mut outcome);
+    outcome
 }
 
-impl<S: Stage> Path for S {
-    fn run<'a>(&'a self, call: &'a mut OutboundCall) -> BoxFuture<'a, Result<UnaryReply, RpcError>> {
-        // What went before may have taken time.
-        call.now = Moment::now();
-        Box::pin(self.call(call))
-    }
-}
-
-/// Runs the application's own code around each call.
-pub(crate) struct Intercept<S> {
-    inner: S,
-}
-
-impl<S> Intercept<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Intercept { inner }
-    }
-}
-
-impl<S: Stage> Stage for Intercept<S> {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        if call.channel.shared.interceptors.0.is_empty() {
-            return self.inner.call(call).await;
-        }
-        let shared = call.channel.shared.clone();
-        let next = ClientNext {
-            rest: &shared.interceptors.0,
-            path: &self.inner,
-        };
-        // The call is given up with the panic, and no stage holds state of its own.
-        let result = AssertUnwindSafe(next.run(&mut ClientCall(call)))
-            .catch_unwind()
-            .await;
-        call.now = Moment::now();
-        match result {
-            Ok(result) => result.map(|response| {
-                let (message, metadata) = response.into_parts();
-                UnaryReply {
-                    result: Ok(message),
-                    metadata,
-                }
-            }),
-            Err(_) => {
-                shared.metrics.interceptor_panics.inc();
-                let path = &call.method().path;
-                tracing::error!(method = %path, "an interceptor of outgoing calls panicked");
-                // It may have panicked over the reply.
-                let problem =
-                    format!("an interceptor of this application panicked around {path}; see its log");
-                Err(RpcError::new(Reason::Panic, true, problem))
+async fn intercept(call: &mut OutboundCall) -> Outcome {
+    let shared = call.channel.shared.clone();
+    let next = ClientNext {
+        rest: &shared.interceptors.0,
+    };
+    // The call is given up with the panic, and nothing on its path holds state of its own.
+    let result = AssertUnwindSafe(next.run(&mut ClientCall(call)))
+        .catch_unwind()
+        .await;
+    call.now = Moment::now();
+    match result {
+        Ok(result) => result.map(|response| {
+            let (message, metadata) = response.into_parts();
+            UnaryReply {
+                result: Ok(message),
+                metadata,
             }
+        }),
+        Err(_) => {
+            shared.metrics.interceptor_panics.inc();
+            let path = &call.method().path;
+            tracing::error!(method = %path, "an interceptor of outgoing calls panicked");
+            // It may have panicked over the reply.
+            let problem = format!("an interceptor of this application panicked around {path}; see its log");
+            Err(RpcError::new(Reason::Panic, true, problem))
         }
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Limit {}
 impl Guard for Limit {
     type Pass = Option<Place>;
 
-    #[inline]
-    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+    #[inline(always)]
+    fn enter(call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
         match &call.guards().limit {
             None => Ok(None),
             Some(limit) => limit.enter(call).map_err(Err),
@@ -69,6 +69,7 @@ impl ConsumerLimit {
     }
 
     /// A place for a call, which it keeps until its end; the rate's part cannot be given back, so it comes last.
+    #[inline(always)]
     fn enter(&self, call: &OutboundCall) -> Result<Option<Place>, RpcError> {
         let path = call.method().path.as_str();
         let refused = |problem: String| {
@@ -136,6 +137,7 @@ pub struct LimitView {
 pub(crate) struct Place(Arc<AtomicU32>);
 
 impl Place {
+    #[inline(always)]
     fn take(under_way: &Arc<AtomicU32>, most: u32) -> Option<Place> {
         let one_more = |count| (count < most).then_some(count + 1);
         under_way

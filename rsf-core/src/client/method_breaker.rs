@@ -23,23 +23,22 @@ pub(crate) struct MethodBreaker {}
 impl Guard for MethodBreaker {
     type Pass = Option<OnTrial>;
 
-    #[inline]
-    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+    #[inline(always)]
+    fn enter(call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
         match &call.guards().breaker {
             None => Ok(None),
             Some(breaker) => breaker.admit(call).map_err(Err),
         }
     }
 
-    #[inline]
-    fn leave(&self, trial: Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+    #[inline(always)]
+    fn leave(trial: Self::Pass, call: &mut OutboundCall, outcome: &mut Outcome) {
         // Asked for again: policy may have changed meanwhile.
         match (trial, &call.guards().breaker) {
             (Some(trial), _) => trial.settle(call, outcome.as_ref().err()),
             (None, Some(breaker)) => breaker.settle(call, None, outcome.as_ref().err()),
             (None, None) => {}
         }
-        outcome
     }
 }
 
@@ -99,6 +98,7 @@ impl Breaker {
         }
     }
 
+    #[inline(always)]
     fn admit(self: &Arc<Self>, call: &OutboundCall) -> Result<Option<OnTrial>, RpcError> {
         let trial = self.circuit.admit(&self.rules).map_err(|refusal| {
             let message = self.said(&refusal, call.method().path.as_str());
@@ -121,12 +121,14 @@ impl Breaker {
     }
 
     /// Whether a call that took so long was slow. The time is asked for only where policy has a limit.
+    #[inline(always)]
     fn is_slow(&self, took: impl FnOnce() -> Duration) -> bool {
         let limit = self.rules.slow_call_ms;
         limit.is_some_and(|limit| took() >= Duration::from_millis(limit))
     }
 
     /// Takes in how a call ended that was let through, as a trial where the breaker was half-open.
+    #[inline(always)]
     fn settle(&self, call: &OutboundCall, trial: Option<Trial>, error: Option<&RpcError>) {
         let ending = self.ending(call, error);
         self.circuit.settle(&self.rules, trial, ending, call.now);
@@ -134,6 +136,7 @@ impl Breaker {
 
     /// What an error says about the method. The handler's own errors do not count unless policy names their codes, and
     /// silence does not where the caller left no fair time for an answer.
+    #[inline(always)]
     fn ending(&self, call: &OutboundCall, error: Option<&RpcError>) -> Ending {
         let took = || call.now.since(call.begun);
         let slow = self.is_slow(took);
@@ -161,6 +164,7 @@ pub(crate) struct OnTrial {
 }
 
 impl OnTrial {
+    #[inline(always)]
     fn settle(mut self, call: &OutboundCall, error: Option<&RpcError>) {
         let trial = self.trial.take();
         self.breaker.settle(call, trial, error);

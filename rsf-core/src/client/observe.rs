@@ -15,16 +15,20 @@ pub(crate) struct Trace {}
 impl Guard for Trace {
     type Pass = ();
 
-    #[inline]
-    fn enter(&self, call: &mut OutboundCall) -> Result<(), Outcome> {
+    #[inline(always)]
+    fn enter(call: &mut OutboundCall) -> Result<(), Outcome> {
         let percent = call.policy().call.trace.sample_percent;
-        call.trace = Some(place_in_trace(call.parent.as_deref(), percent));
+        call.trace = Some(place_in_trace(
+            call.options.parent.as_deref(),
+            percent,
+            call.number,
+        ));
         Ok(())
     }
 
-    #[inline]
-    fn leave(&self, (): (), call: &mut OutboundCall, outcome: Outcome) -> Outcome {
-        if let Err(error) = &outcome
+    #[inline(always)]
+    fn leave((): (), call: &mut OutboundCall, outcome: &mut Outcome) {
+        if let Err(error) = outcome
             && tracing::enabled!(Level::DEBUG)
         {
             let trace = call
@@ -33,14 +37,14 @@ impl Guard for Trace {
                 .unwrap_or_default();
             tracing::debug!(method = %call.method().path, request_id = %call.request_id, trace, %error, "call failed");
         }
-        outcome
     }
 }
 
 /// A call's place in the trace: a child of the call that is being handled where it is made, or a trace of its own, of
-/// which `percent` are kept.
-pub(super) fn place_in_trace(parent: Option<&Context>, percent: f64) -> TraceParent {
-    let span_id = fastrand::u64(..).max(1);
+/// which `percent` are kept. `number` is drawn for the call.
+#[inline(always)]
+pub(super) fn place_in_trace(parent: Option<&Context>, percent: f64, number: u64) -> TraceParent {
+    let span_id = number.max(1);
     match parent.and_then(Context::trace) {
         Some(parent) => TraceParent { span_id, ..parent },
         None => TraceParent {
@@ -52,6 +56,7 @@ pub(super) fn place_in_trace(parent: Option<&Context>, percent: f64) -> TracePar
 }
 
 /// Whether a new trace is kept.
+#[inline(always)]
 fn sampled(percent: f64) -> bool {
     percent > 0.0 && fastrand::f64() * 100.0 < percent
 }
@@ -62,15 +67,14 @@ pub(crate) struct Measure {}
 impl Guard for Measure {
     type Pass = Underway<Arc<MethodMetrics>>;
 
-    #[inline]
-    fn enter(&self, call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
+    #[inline(always)]
+    fn enter(call: &mut OutboundCall) -> Result<Self::Pass, Outcome> {
         Ok(MethodMetrics::begin(call.method().metrics.clone()))
     }
 
-    #[inline]
-    fn leave(&self, underway: Self::Pass, call: &mut OutboundCall, outcome: Outcome) -> Outcome {
+    #[inline(always)]
+    fn leave(underway: Self::Pass, call: &mut OutboundCall, outcome: &mut Outcome) {
         let error = outcome.as_ref().err().map(|error| (error.code(), error.reason()));
         underway.end(call.now.since(call.begun), error);
-        outcome
     }
 }

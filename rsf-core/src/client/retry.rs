@@ -13,45 +13,27 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::time::Instant;
-
-use self::first::First;
+pub(super) use self::attempts::Attempts;
 use self::plan::Next;
 use super::attempt::{Attempt, End};
 use super::budget::Credit;
 use super::deadline::over;
 use super::endpoint::Endpoint;
 use super::snapshot::ServiceSnapshot;
-use super::stack::{OutboundCall, Stage};
+use super::stack::{OutboundCall, Outcome};
 use crate::error::{AttemptRecord, RpcError};
 use crate::moment::Moment;
 use crate::outcome::{Reason, Retry as Again};
 use crate::timer::Timer;
 use crate::wire::UnaryReply;
 
-mod first;
+mod attempts;
 mod plan;
 
-/// The innermost stage: runs attempts until one succeeds or none may follow.
-pub(crate) struct Retry {}
-
-impl Retry {
-    pub(crate) fn new() -> Self {
-        Retry {}
-    }
-}
-
-impl Stage for Retry {
-    async fn call(&self, call: &mut OutboundCall) -> Result<UnaryReply, RpcError> {
-        let (result, now) = First::new(call).await;
-        call.now = now;
-        result
-    }
-}
-
 /// Tells the caller of a one-way call that a connection has taken the request.
+#[inline(always)]
 fn hand_over(call: &OutboundCall, taken: bool) {
-    if let Some(caller) = &call.one_way
+    if let Some(caller) = call.options.one_way()
         && taken
         && caller.done()
     {
@@ -59,9 +41,8 @@ fn hand_over(call: &OutboundCall, taken: bool) {
     }
 }
 
-/// The attempts of one call.
-struct Flight<'a> {
-    call: &'a OutboundCall,
+/// The attempts of one call, however many.
+struct Flight {
     /// Oldest first.
     under_way: Vec<Attempt>,
     ended: Vec<AttemptRecord>,
@@ -69,8 +50,6 @@ struct Flight<'a> {
     tried: Vec<Arc<Endpoint>>,
     /// Attempts so far.
     made: u32,
-    /// The moment of its last event.
-    now: Moment,
     next: Option<Next>,
     timer: Option<Timer>,
     /// Pauses so far, since the provider set one.
@@ -86,62 +65,66 @@ struct Flight<'a> {
     reached: bool,
 }
 
-impl<'a> Flight<'a> {
-    fn new(call: &'a OutboundCall, first: Option<Attempt>) -> Self {
+impl Flight {
+    fn new(call: &OutboundCall, first: Option<Attempt>) -> Self {
         Flight {
-            call,
             made: first.is_some().into(),
             under_way: first.into_iter().collect(),
             ended: Vec::new(),
             tried: Vec::new(),
-            now: call.now,
             next: None,
             timer: None,
             pauses: 0,
             closed: false,
-            inherited: call.parent.as_ref().is_some_and(|parent| parent.is_retried()),
+            inherited: call
+                .options
+                .parent
+                .as_ref()
+                .is_some_and(|parent| parent.is_retried()),
             spent: false,
             failure: None,
             reached: false,
         }
     }
 
-    fn plan_hedge(&mut self, now: Moment) {
-        self.next = self.hedge_time(now).map(Next::Hedge);
+    fn plan_hedge(&mut self, call: &OutboundCall, now: Moment) {
+        self.next = self.hedge_time(call, now).map(Next::Hedge);
     }
 
     /// Takes in the outcome of the attempt at `place`; returns it where it is the call's.
-    fn take_in(
-        &mut self,
-        place: usize,
-        result: Result<UnaryReply, RpcError>,
-        now: Moment,
-    ) -> Option<UnaryReply> {
-        self.now = now;
-        match result {
+    fn take_in(&mut self, call: &OutboundCall, place: usize, outcome: Outcome) -> Option<UnaryReply> {
+        let now = call.now;
+        match outcome {
             Ok(reply) => {
-                hand_over(self.call, true);
-                self.succeed(place, now);
+                hand_over(call, true);
+                self.succeed(call, place, now);
                 Some(reply)
             }
             Err(error) => {
                 let unseen = matches!(error.reason(), Reason::Connect | Reason::Refused);
-                hand_over(self.call, !unseen);
-                self.settle(place, error, now);
+                hand_over(call, !unseen);
+                self.settle(call, place, error, now);
                 None
             }
         }
     }
 
     /// Starts an attempt. The credit goes back where there is no instance for it.
-    fn start(&mut self, snapshot: &ServiceSnapshot, credit: Option<Credit>, hedge: bool, now: Moment) {
-        let (call, may_have_run) = (self.call, self.may_have_run());
+    fn start(
+        &mut self,
+        call: &OutboundCall,
+        snapshot: &ServiceSnapshot,
+        credit: Option<Credit>,
+        hedge: bool,
+        now: Moment,
+    ) {
+        let may_have_run = self.may_have_run();
         match Attempt::start(call, snapshot, self.made, &self.tried, may_have_run, hedge, now) {
             Ok(attempt) => {
                 self.made += 1;
                 if self.made > 1 {
                     self.note_tried(attempt.endpoint());
-                    let metrics = &self.call.channel.shared.metrics;
+                    let metrics = &call.channel.shared.metrics;
                     if hedge { &metrics.hedges } else { &metrics.retries }.inc();
                 }
                 if let Some(credit) = credit {
@@ -149,7 +132,7 @@ impl<'a> Flight<'a> {
                     self.spent = true;
                 }
                 self.under_way.push(attempt);
-                self.plan_hedge(now);
+                self.plan_hedge(call, now);
             }
             Err(error) => {
                 self.closed = true;
@@ -159,15 +142,15 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn start_further(&mut self, credit: Option<Credit>, hedge: bool, now: Moment) {
+    fn start_further(&mut self, call: &OutboundCall, credit: Option<Credit>, hedge: bool, now: Moment) {
         if let (true, Some(first)) = (self.tried.is_empty(), self.under_way.first()) {
             self.tried.push(first.endpoint().clone());
         }
         // An instance that came since the call began is as good as the others.
-        let newest = self.call.channel.snapshot.load_full();
-        match newest.filter(|newest| newest.keeps_pool(self.call.pool, &self.call.snapshot)) {
-            Some(newest) => self.start(&newest, credit, hedge, now),
-            None => self.start(&self.call.snapshot, credit, hedge, now),
+        let newest = call.channel.snapshot.load_full();
+        match newest.filter(|newest| newest.keeps_pool(call.pool, &call.snapshot)) {
+            Some(newest) => self.start(call, &newest, credit, hedge, now),
+            None => self.start(call, &call.snapshot, credit, hedge, now),
         }
     }
 
@@ -179,15 +162,15 @@ impl<'a> Flight<'a> {
         self.tried.push(endpoint.clone());
     }
 
-    fn settle(&mut self, place: usize, error: RpcError, now: Moment) {
+    fn settle(&mut self, call: &OutboundCall, place: usize, error: RpcError, now: Moment) {
         let attempt = self.under_way.remove(place);
         if self.tried.is_empty() {
             self.tried.push(attempt.endpoint().clone());
         }
         self.ended
-            .push(attempt.record(self.call.begun, now, End::Failed(error.reason())));
+            .push(attempt.record(call.begun, now, End::Failed(error.reason())));
         self.reached |= error.may_have_run();
-        self.plan(&error, place == self.under_way.len(), now);
+        self.plan(call, &error, place == self.under_way.len(), now);
         // An answer tells more than a further attempt that came to nothing.
         let final_ = |error: &RpcError| error.reason().outcome().retry == Again::Never;
         if final_(&error) || !self.failure.as_ref().is_some_and(final_) {
@@ -196,8 +179,8 @@ impl<'a> Flight<'a> {
     }
 
     /// The next moment at which something is due: at the latest the call's end.
-    fn due(&self) -> Instant {
-        let mut due = self.call.deadline;
+    fn due(&self, call: &OutboundCall) -> Moment {
+        let mut due = call.deadline;
         if let Some(Next::Retry(at, _) | Next::Hedge(at)) = &self.next {
             due = due.min(*at);
         }
@@ -207,20 +190,20 @@ impl<'a> Flight<'a> {
         due
     }
 
-    fn fire(&mut self, now: Moment) {
+    fn fire(&mut self, call: &OutboundCall, now: Moment) {
         let mut newest_is_over = false;
         for attempt in &mut self.under_way {
             // An older one has its successor already.
-            newest_is_over = attempt.time_out().is_some_and(|end| end <= now.instant());
+            newest_is_over = attempt.time_out().is_some_and(|end| end <= now);
             if newest_is_over {
                 attempt.count_timeout(now);
             }
         }
         match self.next.take() {
-            Some(Next::Retry(at, credit)) if at <= now.instant() => self.start_further(credit, false, now),
-            Some(Next::Hedge(at)) if at <= now.instant() => {
-                if let Some(credit) = self.credit(now) {
-                    self.start_further(Some(credit), true, now);
+            Some(Next::Retry(at, credit)) if at <= now => self.start_further(call, credit, false, now),
+            Some(Next::Hedge(at)) if at <= now => {
+                if let Some(credit) = self.credit(call, now) {
+                    self.start_further(call, Some(credit), true, now);
                 }
             }
             next => {
@@ -228,19 +211,19 @@ impl<'a> Flight<'a> {
                 self.next = next;
                 if newest_is_over
                     && !planned
-                    && self.may_follow(Reason::AttemptTimeout, true)
-                    && let Some(credit) = self.credit(now)
+                    && self.may_follow(call, Reason::AttemptTimeout, true)
+                    && let Some(credit) = self.credit(call, now)
                 {
                     // Without a pause: the attempt has used up its time already.
-                    self.start_further(Some(credit), false, now);
+                    self.start_further(call, Some(credit), false, now);
                 }
             }
         }
     }
 
     /// Polls the timer for what is due next.
-    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let due = self.due();
+    fn poll_due(&mut self, call: &OutboundCall, cx: &mut Context<'_>) -> Poll<()> {
+        let due = self.due(call);
         let timer = match &mut self.timer {
             Some(timer) => {
                 if timer.moment() != due {
@@ -249,58 +232,57 @@ impl<'a> Flight<'a> {
                 timer
             }
             None => {
-                let timers = self.call.channel.shared.runtime.timers();
+                let timers = call.channel.shared.runtime.timers();
                 self.timer.insert(timers.at(due))
             }
         };
         timer.poll(cx)
     }
 
-    fn succeed(&mut self, place: usize, now: Moment) {
-        self.note_latency(now);
-        if self.under_way.len() > 1 || self.call.log.is_some() {
-            self.settle_losers(place, now);
+    fn succeed(&mut self, call: &OutboundCall, place: usize, now: Moment) {
+        self.note_latency(call, now);
+        if self.under_way.len() > 1 || call.options.log().is_some() {
+            self.settle_losers(call, place, now);
         }
         self.under_way.clear();
         self.ended.clear();
     }
 
-    fn settle_losers(&mut self, winner: usize, now: Moment) {
+    fn settle_losers(&mut self, call: &OutboundCall, winner: usize, now: Moment) {
         let winner = self.under_way.remove(winner);
-        let (took, fair) = (winner.elapsed(now), self.call.fair_time());
+        let (took, fair) = (winner.elapsed(now), call.fair_time());
         for loser in &mut self.under_way {
             loser.overtaken(now, took, fair);
         }
-        if let Some(log) = &self.call.log {
-            self.ended
-                .push(winner.record(self.call.begun, now, End::Succeeded));
-            log.fill(self.take_records(now));
+        if let Some(log) = call.options.log() {
+            self.ended.push(winner.record(call.begun, now, End::Succeeded));
+            log.fill(self.take_records(call, now));
         }
     }
 
     /// How long the first attempt took, or has taken so far where another one was faster: without those, the percentile would
     /// sink with each hedge.
-    fn note_latency(&self, now: Moment) {
-        if self.call.policy().call.retry.hedge_percentile.is_some()
+    fn note_latency(&self, call: &OutboundCall, now: Moment) {
+        if call.policy().call.retry.hedge_percentile.is_some()
             && let Some(first) = self.under_way.first().filter(|attempt| attempt.is_first())
         {
-            self.call.method().latency.note(first.elapsed(now));
+            call.method().latency.note(first.elapsed(now));
         }
     }
 
     /// Every attempt, first to last.
-    fn take_records(&mut self, now: Moment) -> Vec<AttemptRecord> {
+    fn take_records(&mut self, call: &OutboundCall, now: Moment) -> Vec<AttemptRecord> {
         let mut records = std::mem::take(&mut self.ended);
         let left = self.under_way.iter();
-        records.extend(left.map(|attempt| attempt.record(self.call.begun, now, End::UnderWay)));
+        records.extend(left.map(|attempt| attempt.record(call.begun, now, End::UnderWay)));
         records.sort_by_key(|record| record.begun);
         records
     }
 
     /// The same, and fills the log with them.
-    fn tell_records(&mut self, now: Moment) -> Vec<AttemptRecord> {
-        let records = self.take_records(now);
-        if let Some(log) = &self.call.log {
+    fn tell_records(&mut self, call: &OutboundCall, now: Moment) -> Vec<AttemptRecord> {
+        let records = self.take_records(call, now);
+        if let Some(log) = call.options.log() {
             log.fill(records.clone());
         }
         records
@@ -312,31 +294,31 @@ impl<'a> Flight<'a> {
     }
 
     /// The call's time is over: whoever is silent is given up, and what has failed before is told.
-    fn end_in_silence(&mut self, now: Moment) -> RpcError {
-        self.note_latency(now);
-        self.tell_parent();
-        let fair = self.call.fair_time();
+    fn end_in_silence(&mut self, call: &OutboundCall, now: Moment) -> RpcError {
+        self.note_latency(call, now);
+        self.tell_parent(call);
+        let fair = call.fair_time();
         for attempt in &mut self.under_way {
             attempt.ends_in_silence(now, fair);
         }
         let reached = self.may_have_run();
-        let records = self.tell_records(now);
+        let records = self.tell_records(call, now);
         self.under_way.clear();
-        let error = over(self.call, reached).with_retries_spent(self.spent);
+        let error = over(call, reached).with_retries_spent(self.spent);
         match records.last().map(|attempt| attempt.instance.clone()) {
             Some(instance) => error.at(&instance).with_attempts(records),
             None => error,
         }
     }
 
-    fn give_up(&mut self, now: Moment) -> RpcError {
+    fn give_up(&mut self, call: &OutboundCall, now: Moment) -> RpcError {
         let failure = self.failure.take();
         let error =
             failure.unwrap_or_else(|| RpcError::new(Reason::NoInstance, false, "no attempt could be made"));
         if error.reason().outcome().retry != Again::Never {
-            self.tell_parent();
+            self.tell_parent(call);
         }
-        let records = self.tell_records(now);
+        let records = self.tell_records(call, now);
         // The last attempt may have been refused unseen, and an earlier one not.
         error
             .or_reached(self.reached)
@@ -345,58 +327,55 @@ impl<'a> Flight<'a> {
     }
 
     /// The handler that this call is made in will say with its own failure that it is to be attempted no further.
-    fn tell_parent(&self) {
-        if let (true, Some(parent)) = (self.spent, &self.call.parent) {
+    fn tell_parent(&self, call: &OutboundCall) {
+        if let (true, Some(parent)) = (self.spent, &call.options.parent) {
             parent.spend_retries();
         }
     }
-}
 
-impl Flight<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Result<UnaryReply, RpcError>, Moment)> {
+    /// The call's outcome. Its clock then stands at the time when that came.
+    fn poll(&mut self, call: &mut OutboundCall, cx: &mut Context<'_>) -> Poll<Outcome> {
         loop {
             let mut place = 0;
             while let Some(attempt) = self.under_way.get_mut(place) {
-                match attempt.poll(self.call, cx) {
-                    Poll::Ready((result, now)) => {
-                        if let Some(reply) = self.take_in(place, result, now) {
-                            return Poll::Ready((Ok(reply), now));
+                match attempt.poll(call, cx) {
+                    Poll::Ready(outcome) => {
+                        if let Some(reply) = self.take_in(call, place, outcome) {
+                            return Poll::Ready(Ok(reply));
                         }
                     }
                     Poll::Pending => {
-                        hand_over(self.call, attempt.is_sent());
+                        hand_over(call, attempt.is_sent());
                         place += 1;
                     }
                 }
             }
-            let now = self.now;
             if self.under_way.is_empty() && self.next.is_none() {
-                return Poll::Ready((Err(self.give_up(now)), now));
+                return Poll::Ready(Err(self.give_up(call, call.now)));
             }
-            ready!(self.poll_due(cx));
-            self.now = Moment::now();
-            if self.now.instant() >= self.call.deadline {
-                return Poll::Ready((Err(self.end_in_silence(self.now)), self.now));
+            ready!(self.poll_due(call, cx));
+            call.now = Moment::now();
+            if call.now >= call.deadline {
+                return Poll::Ready(Err(self.end_in_silence(call, call.now)));
             }
-            self.fire(self.now);
+            self.fire(call, call.now);
         }
     }
-}
 
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
+    /// Nobody waits for the call any more.
+    fn abandon(&mut self, call: &OutboundCall) {
         if self.under_way.is_empty() && self.ended.is_empty() {
             return;
         }
-        // Nobody waits for the call any more. Whoever goes at the call's own end was a moment faster than its timer.
+        // Whoever goes at the call's own end was a moment faster than its timer.
         let now = Moment::now();
-        if now.instant() >= self.call.deadline {
-            if let Some(breaker) = &self.call.guards().breaker {
-                breaker.count_silence(self.call, now);
+        if now >= call.deadline {
+            if let Some(breaker) = &call.guards().breaker {
+                breaker.count_silence(call, now);
             }
-            self.end_in_silence(now);
-        } else if let Some(log) = &self.call.log {
-            log.fill(self.take_records(now));
+            self.end_in_silence(call, now);
+        } else if let Some(log) = call.options.log() {
+            log.fill(self.take_records(call, now));
         }
     }
 }

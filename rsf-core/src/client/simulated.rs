@@ -35,6 +35,6 @@ pub(crate) fn endpoint(
 pub(crate) fn pool(members: Vec<(Arc<Endpoint>, u32)>, rules: &CallRules) -> Pool {
     let members = members
         .into_iter()
-        .map(|(endpoint, weight)| Member { endpoint, weight });
+        .map(|(endpoint, weight)| Member::new(endpoint, weight));
     Pool::new(members.collect(), rules, &Balancers::new())
 }

@@ -288,7 +288,7 @@ fn members(
                 endpoint
             }
         };
-        members.push(Member { endpoint, weight });
+        members.push(Member::new(endpoint, weight));
     }
     (members, left_out)
 }

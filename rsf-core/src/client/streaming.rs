@@ -26,6 +26,7 @@ use super::channel::{Channel, ChannelState};
 use super::endpoint::{Endpoint, Linked};
 use super::route::route_headers;
 use super::snapshot::ServiceSnapshot;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::wire::headers::{TARGET, without_reason};
 use crate::wire::status_header::{GRPC_TIMEOUT, read_timeout, write_timeout};
@@ -190,12 +191,12 @@ impl StreamCall {
         key: Option<u64>,
         tried: &[Arc<Endpoint>],
     ) -> Result<http::Response<tonic::body::Body>, Failed> {
-        let now = Instant::now();
+        let now = Moment::now();
         let endpoint = pool.pick(key, tried, now);
         let endpoint =
             endpoint.ok_or_else(|| Failed::Finally(refusal(&snapshot.explain_empty(&self.state.key))))?;
         let policy = Duration::from_millis(snapshot.service.call.timeout_ms);
-        let mut pass = Pass::through(endpoint.clone(), now, self.due.at, policy);
+        let mut pass = Pass::through(endpoint.clone(), now, self.due.at.map(Moment::from), policy);
         let linked = match endpoint.connection() {
             Some(linked) => linked,
             None => endpoint.connecting().await.map_err(|error| {

@@ -29,10 +29,7 @@ pub(super) fn subset(members: Vec<Member>, shared: &Shared, rules: &ConnectionsR
     let mut members: Vec<_> = members.into_iter().map(Some).collect();
     let kept = chosen.into_iter().filter_map(|chosen| {
         let member = members.get_mut(chosen.place)?.take()?;
-        Some(Member {
-            weight: chosen.weight,
-            ..member
-        })
+        Some(Member::new(member.endpoint, chosen.weight))
     });
     kept.collect()
 }

@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
 
-use super::BUCKETS;
+use super::durations::bounds;
 use crate::outcome::Reason;
 
 /// Refusals of all methods.
@@ -80,7 +80,7 @@ impl PoolMetrics {
             "How long calls waited that got a place in the pool",
         );
         let metrics = PoolMetrics {
-            wait: Histogram::with_opts(wait.buckets(BUCKETS.to_vec()))?,
+            wait: Histogram::with_opts(wait.buckets(bounds()))?,
             running: IntGauge::new("rsf_server_pool_running", "Calls that have a place in the pool")?,
             waiting: IntGauge::new(
                 "rsf_server_pool_waiting",

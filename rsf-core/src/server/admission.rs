@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::stack::{Gate, InboundCall, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
+use crate::moment::Moment;
 use crate::outcome::Reason;
 use crate::status::Status;
 use crate::timer::{Timers, until};
@@ -61,7 +62,7 @@ impl<S: Stage> Stage for Deadline<S> {
         let handled = {
             // Pinned here: passed by value, it would take its room twice.
             let handled = pin!(self.inner.call(call));
-            until(&self.timers, deadline + GRACE, handled).await
+            until(&self.timers, Moment::from(deadline) + GRACE, handled).await
         };
         handled.unwrap_or_else(|| Err(expired(call, "while the call waited or was handled")))
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::time::Instant;
 
 use super::endpoints;
 use super::report::{Outcome, Record};
@@ -35,7 +34,7 @@ pub fn simulate(scenario: &Scenario, seed: u64) -> Outcome {
 struct Fleet<'a> {
     scenario: &'a Scenario,
     world: Rng,
-    begin: Instant,
+    begin: Moment,
     now: Duration,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     /// Orders events of one moment; names what they are about.
@@ -162,7 +161,7 @@ impl<'a> Fleet<'a> {
         self.events.push(Reverse((at, self.number, event)));
     }
 
-    fn instant(&self) -> Instant {
+    fn moment(&self) -> Moment {
         self.begin + self.now
     }
 
@@ -185,7 +184,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn attempt(&mut self, number: u64) {
-        let now = self.instant();
+        let now = self.moment();
         let Some(call) = self.calls.get_mut(&number) else {
             return;
         };
@@ -223,7 +222,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn answer(&mut self, number: u64, place: usize, failed: bool) {
-        let now = self.instant();
+        let now = self.moment();
         if let Some(call) = self.calls.get(&number) {
             let consumer = &mut self.consumers[call.consumer];
             let vitals = &consumer.endpoints[place].vitals;
@@ -257,7 +256,7 @@ impl<'a> Fleet<'a> {
 
     /// The control plane lists the last instance: consumers build their next snapshot, and know it as new.
     fn join(&mut self) {
-        let now = self.instant();
+        let now = self.moment();
         for consumer in &mut self.consumers {
             let last = consumer.endpoints.last_mut().and_then(Arc::get_mut);
             let last = last.expect("no pool has it before it joins");

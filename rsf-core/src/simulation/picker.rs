@@ -34,12 +34,12 @@ impl Picker {
 
     /// One choice, nothing else.
     pub fn pick(&self, key: Option<u64>, now: Instant) -> bool {
-        self.pool.pick(key, &[], now).is_some()
+        self.pool.pick(key, &[], now.into()).is_some()
     }
 
     /// A call begins; where more than `most` are under way, the oldest ends.
     pub fn call(&mut self, key: Option<u64>, now: Instant, most: usize) {
-        if let Some(endpoint) = self.pool.pick(key, &[], now) {
+        if let Some(endpoint) = self.pool.pick(key, &[], now.into()) {
             endpoint.vitals.enter();
             self.under_way.push_back(endpoint);
         }

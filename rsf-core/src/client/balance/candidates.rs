@@ -62,20 +62,24 @@ impl Pool {
     }
 
     /// The one with the fewest pending calls per weight, then by lot, where all are well and nothing else counts.
+    #[inline(always)]
     pub(super) fn least_of_plain(&self, measure: &Measure) -> Option<&Member> {
         let (mut best, mut least, mut tied) = (None, f32::INFINITY, 0);
+        // Its own, once there is a tie: the thread's takes longer to find than to ask.
+        let mut lots: Option<fastrand::Rng> = None;
         for member in &self.members {
             let endpoint = &*member.endpoint;
             if !(endpoint.is_well() && measure.is_plain(&endpoint.vitals)) {
                 return None;
             }
-            let value = endpoint.vitals.pending() as f32 / member.weight as f32;
+            let value = endpoint.vitals.pending() as f32 * member.per_call;
             if value < least {
                 (best, least, tied) = (Some(member), value, member.weight);
             } else if value == least {
                 // One of the equals, each as likely as its share: a weighted reservoir of one.
                 tied += member.weight;
-                if fastrand::u32(..tied) < member.weight {
+                let lots = lots.get_or_insert_with(|| fastrand::Rng::with_seed(fastrand::u64(..)));
+                if lots.u32(..tied) < member.weight {
                     best = Some(member);
                 }
             }

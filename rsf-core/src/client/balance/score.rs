@@ -58,6 +58,7 @@ pub(super) struct Score {
 }
 
 /// The mean latency beyond which a member is slow beside this median.
+#[inline(always)]
 pub(super) fn slow_from(median: f32) -> f32 {
     match median {
         0.0 => f32::INFINITY,
@@ -81,7 +82,7 @@ impl Measure {
     }
 
     /// Whether a member has its full share, and its pending calls per weight are all that counts.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_plain(&self, vitals: &Vitals) -> bool {
         vitals.is_plain(0.5 / LOAD_STEPS) && vitals.mean() <= self.slow_from
     }
@@ -93,7 +94,7 @@ impl Measure {
         let vitals = &member.endpoint.vitals;
         if self.is_plain(vitals) {
             return Score {
-                value: vitals.pending() as f32 / member.weight as f32,
+                value: vitals.pending() as f32 * member.per_call,
                 quality: 1.0,
             };
         }
@@ -203,6 +204,7 @@ const RENEWED: Duration = Duration::from_millis(250);
 const LOOKED_AT: usize = 64;
 
 impl Median {
+    #[inline(always)]
     pub(super) fn get(&self, members: &[Member], now: Moment) -> f32 {
         let at = now.millis();
         let due = self.due.load(Relaxed);

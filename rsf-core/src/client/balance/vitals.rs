@@ -55,15 +55,15 @@ const LONG_AGO: u64 = 1 << 40;
 
 impl Vitals {
     /// From now on the instance is new: it has been running for `age`.
-    pub(crate) fn begin_warm_up(&self, now: impl Into<Moment>, age: Duration) {
-        let now = LONG_AGO + now.into().millis();
+    pub(crate) fn begin_warm_up(&self, now: Moment, age: Duration) {
+        let now = LONG_AGO + now.millis();
         self.warming
             .store(now.saturating_sub(age.as_millis() as u64).max(1), Relaxed);
     }
 
     /// As if it had been made at `now`, of an instance that starts at that moment.
     #[cfg(any(test, feature = "simulation"))]
-    pub(crate) fn begin_warm_up_at(&mut self, now: impl Into<Moment>) {
+    pub(crate) fn begin_warm_up_at(&mut self, now: Moment) {
         let connected = self.is_connected();
         *self = Vitals::default();
         self.set_connected(connected);
@@ -80,15 +80,19 @@ impl Vitals {
     }
 
     /// Whether nothing is known of it that changes its share: it does not fail, reports a load below `least` and is not new.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_plain(&self, least: f32) -> bool {
-        self.failures.get() == 0.0 && self.load.get() < least && self.warming.load(Relaxed) == 0
+        // Of what is positive the bits are in the order of the numbers, so no number has to be made of them.
+        let nothing = self.failures.bits() | self.warming.load(Relaxed) == 0;
+        nothing && self.load.bits() < u64::from(least.to_bits())
     }
 
+    #[inline(always)]
     pub(crate) fn enter(&self) {
         self.pending.fetch_add(1, Relaxed);
     }
 
+    #[inline(always)]
     pub(crate) fn leave(&self) {
         self.pending.fetch_sub(1, Relaxed);
     }
@@ -98,10 +102,14 @@ impl Vitals {
     }
 
     /// Takes in what an attempt that took `latency` says.
-    pub(crate) fn observe(&self, now: impl Into<Moment>, latency: Duration, observed: Observed) {
+    #[inline(always)]
+    pub(crate) fn observe(&self, now: Moment, latency: Duration, observed: Observed) {
         let at = at(now);
         let failed = observed != Observed::Answered;
-        let before = self.failures.faded(at);
+        let before = match self.failures.get() {
+            0.0 => 0.0,
+            _ => self.failures.faded(at),
+        };
         if failed || before > 0.0 {
             let target = if failed { 1.0 } else { 0.0 };
             let after = before + FAILURE_STEP * (target - before);
@@ -120,6 +128,7 @@ impl Vitals {
         }
     }
 
+    #[inline(always)]
     fn timed(&self, micros: f32, at: u32) {
         let samples = self.samples.load(Relaxed);
         if samples < u32::MAX {
@@ -140,14 +149,14 @@ impl Vitals {
     }
 
     /// Takes in a reported load; 1 is full.
-    pub(crate) fn report_load(&self, now: impl Into<Moment>, load: f32) {
+    pub(crate) fn report_load(&self, now: Moment, load: f32) {
         if load.is_finite() && load >= 0.0 {
             self.load.set(load.min(1000.0), at(now));
         }
     }
 
     /// The share of failures among the latest outcomes, 0 to 1; fades with time, so that the endpoint is tried again.
-    pub(crate) fn failures(&self, now: impl Into<Moment>) -> f32 {
+    pub(crate) fn failures(&self, now: Moment) -> f32 {
         match self.failures.get() {
             0.0 => 0.0,
             _ => self.failures.faded(at(now)),
@@ -155,17 +164,18 @@ impl Vitals {
     }
 
     /// The mean latency in microseconds, 0 where nothing was measured. Does not fade.
+    #[inline(always)]
     pub(crate) fn mean(&self) -> f32 {
         self.mean.get()
     }
 
     /// The mean latency as far as it is still news.
-    pub(crate) fn faded_mean(&self, now: impl Into<Moment>) -> f32 {
+    pub(crate) fn faded_mean(&self, now: Moment) -> f32 {
         self.mean.faded(at(now))
     }
 
     /// The peak latency in microseconds, faded; 0 where nothing was measured.
-    pub(crate) fn peak(&self, now: impl Into<Moment>) -> f32 {
+    pub(crate) fn peak(&self, now: Moment) -> f32 {
         self.peak.faded(at(now))
     }
 
@@ -175,7 +185,7 @@ impl Vitals {
     }
 
     /// The load that the instance reported lately; 0 where none did.
-    pub(crate) fn load(&self, now: impl Into<Moment>) -> f32 {
+    pub(crate) fn load(&self, now: Moment) -> f32 {
         match self.load.get() {
             0.0 => 0.0,
             load if self.load.age(at(now)) <= LOAD_STALE.as_millis() as u32 => load,
@@ -184,11 +194,11 @@ impl Vitals {
     }
 
     /// Time since the instance started, while it is new.
-    pub(crate) fn warming(&self, now: impl Into<Moment>) -> Option<Duration> {
+    pub(crate) fn warming(&self, now: Moment) -> Option<Duration> {
         match self.warming.load(Relaxed) {
             0 => None,
             started => {
-                let now = LONG_AGO + now.into().millis();
+                let now = LONG_AGO + now.millis();
                 Some(Duration::from_millis(now.saturating_sub(started)))
             }
         }
@@ -200,8 +210,8 @@ impl Vitals {
 }
 
 /// A millisecond as values keep it; wraps after 49 days.
-fn at(now: impl Into<Moment>) -> u32 {
-    now.into().millis() as u32
+fn at(now: Moment) -> u32 {
+    now.millis() as u32
 }
 
 /// A value (as the bits of an `f32`) and the millisecond when it was set.
@@ -209,15 +219,21 @@ fn at(now: impl Into<Moment>) -> u32 {
 struct Aged(AtomicU64);
 
 impl Aged {
+    #[inline(always)]
     fn set(&self, value: f32, at: u32) {
         self.0
             .store(u64::from(value.to_bits()) << 32 | u64::from(at), Relaxed);
     }
 
-    fn get(&self) -> f32 {
-        f32::from_bits((self.0.load(Relaxed) >> 32) as u32)
+    fn bits(&self) -> u64 {
+        self.0.load(Relaxed) >> 32
     }
 
+    fn get(&self) -> f32 {
+        f32::from_bits(self.bits() as u32)
+    }
+
+    #[inline(always)]
     fn age(&self, at: u32) -> u32 {
         let age = at.wrapping_sub(self.0.load(Relaxed) as u32);
         // Set by somebody who read the clock a moment later.
@@ -225,13 +241,20 @@ impl Aged {
     }
 
     /// The share that is left after its age.
+    #[inline(always)]
     fn kept(&self, at: u32) -> f32 {
         match self.age(at) {
             0 => 1.0,
+            // The first terms of the series: right to five digits, and a call that follows the last one closely is the rule.
+            age if age < DECAY.as_millis() as u32 / 10 => {
+                let x = age as f32 / DECAY.as_millis() as f32;
+                1.0 - x + x * x * (0.5 - x / 6.0)
+            }
             age => (-(age as f32) / DECAY.as_millis() as f32).exp(),
         }
     }
 
+    #[inline(always)]
     fn faded(&self, at: u32) -> f32 {
         self.get() * self.kept(at)
     }

@@ -13,7 +13,7 @@ fn group(members: usize) -> Arc<BreakerGroup> {
 
 fn fail(breaker: &NodeBreaker, times: u32) {
     for _ in 0..times {
-        let now = Instant::now();
+        let now = Moment::now();
         breaker.failed(&mut breaker.admit(now), Failure::Error, now);
     }
 }
@@ -27,7 +27,7 @@ fn ruled(rules: Rules, members: usize) -> Arc<BreakerGroup> {
 /// How long the breaker stays open from now on, in milliseconds.
 fn left(breaker: &NodeBreaker) -> u64 {
     let until = breaker.state.lock().open_until;
-    until.map_or(0, |until| (until - Instant::now()).as_millis() as u64)
+    until.map_or(0, |until| until.since(Moment::now()).as_millis() as u64)
 }
 
 /// Opens, waits for the end of the ejection, and passes the trial. Returns the ejection's length.
@@ -35,8 +35,8 @@ async fn eject_and_recover(breaker: &NodeBreaker) -> u64 {
     fail(breaker, 5);
     let length = left(breaker);
     tokio::time::advance(Duration::from_millis(length + 1)).await;
-    breaker.succeeded(&mut breaker.admit(Instant::now()));
-    assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
+    breaker.succeeded(&mut breaker.admit(Moment::now()));
+    assert_eq!(breaker.standing(Moment::now()), Standing::Closed);
     length
 }
 
@@ -48,17 +48,17 @@ fn is_about(length: u64, wanted: u64) -> bool {
 async fn opens_after_failures_in_a_row_and_closes_after_a_good_trial() {
     let breaker = NodeBreaker::new(group(3));
     fail(&breaker, 4);
-    breaker.succeeded(&mut breaker.admit(Instant::now()));
+    breaker.succeeded(&mut breaker.admit(Moment::now()));
     fail(&breaker, 4);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Closed);
     fail(&breaker, 1);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Open);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Open);
     tokio::time::advance(Duration::from_millis(6001)).await;
-    assert_eq!(breaker.standing(Instant::now()), Standing::HalfOpen);
-    let mut trial = breaker.admit(Instant::now());
-    assert_eq!(breaker.standing(Instant::now()), Standing::Open);
+    assert_eq!(breaker.standing(Moment::now()), Standing::HalfOpen);
+    let mut trial = breaker.admit(Moment::now());
+    assert_eq!(breaker.standing(Moment::now()), Standing::Open);
     breaker.succeeded(&mut trial);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,13 +66,13 @@ async fn a_failed_trial_opens_for_longer_and_a_neutral_one_lets_the_next_try() {
     let breaker = NodeBreaker::new(group(3));
     fail(&breaker, 5);
     tokio::time::advance(Duration::from_millis(6001)).await;
-    breaker.release(&mut breaker.admit(Instant::now()));
-    assert_eq!(breaker.standing(Instant::now()), Standing::HalfOpen);
+    breaker.release(&mut breaker.admit(Moment::now()));
+    assert_eq!(breaker.standing(Moment::now()), Standing::HalfOpen);
     fail(&breaker, 1);
     tokio::time::advance(Duration::from_millis(6001)).await;
-    assert_eq!(breaker.standing(Instant::now()), Standing::Open);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Open);
     tokio::time::advance(Duration::from_millis(6000)).await;
-    assert_eq!(breaker.standing(Instant::now()), Standing::HalfOpen);
+    assert_eq!(breaker.standing(Moment::now()), Standing::HalfOpen);
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,7 +83,7 @@ async fn at_most_a_share_is_open() {
     let open = |breakers: &[NodeBreaker]| {
         breakers
             .iter()
-            .filter(|b| b.standing(Instant::now()) == Standing::Open)
+            .filter(|b| b.standing(Moment::now()) == Standing::Open)
             .count()
     };
     assert_eq!(open(&breakers), 2);
@@ -159,24 +159,24 @@ async fn jitter_spreads_the_trials() {
 async fn three_timeouts_eject_and_two_do_not() {
     let breaker = NodeBreaker::new(group(2));
     let timeout = |breaker: &NodeBreaker| {
-        let now = Instant::now();
+        let now = Moment::now();
         breaker.failed(&mut breaker.admit(now), Failure::Timeout, now);
     };
     timeout(&breaker);
     timeout(&breaker);
-    breaker.succeeded(&mut breaker.admit(Instant::now()));
+    breaker.succeeded(&mut breaker.admit(Moment::now()));
     timeout(&breaker);
     timeout(&breaker);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Closed);
     timeout(&breaker);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Open);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn busy_counts_only_where_policy_says_so() {
     let refuse = |breaker: &NodeBreaker, times| {
         for _ in 0..times {
-            let now = Instant::now();
+            let now = Moment::now();
             breaker.failed(&mut breaker.admit(now), Failure::Busy, now);
         }
     };
@@ -189,9 +189,9 @@ async fn busy_counts_only_where_policy_says_so() {
     };
     let breaker = NodeBreaker::new(ruled(rules, 2));
     refuse(&breaker, 3);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Closed);
     refuse(&breaker, 1);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Open);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +200,7 @@ async fn a_busy_trial_waits_again_without_growth() {
     fail(&breaker, 5);
     for _ in 0..5 {
         tokio::time::advance(Duration::from_millis(left(&breaker) + 1)).await;
-        let now = Instant::now();
+        let now = Moment::now();
         breaker.failed(&mut breaker.admit(now), Failure::Busy, now);
         assert_eq!(breaker.standing(now), Standing::Open);
         assert!(is_about(left(&breaker), 5_000));
@@ -210,12 +210,12 @@ async fn a_busy_trial_waits_again_without_growth() {
 #[tokio::test(start_paused = true)]
 async fn a_success_from_before_the_ejection_proves_nothing() {
     let breaker = NodeBreaker::new(group(2));
-    let mut earlier = breaker.admit(Instant::now());
+    let mut earlier = breaker.admit(Moment::now());
     fail(&breaker, 5);
     breaker.succeeded(&mut earlier);
-    assert_eq!(breaker.standing(Instant::now()), Standing::Open);
+    assert_eq!(breaker.standing(Moment::now()), Standing::Open);
     // Where there was no better instance, a success does.
-    breaker.succeeded(&mut breaker.admit(Instant::now()));
-    assert_eq!(breaker.standing(Instant::now()), Standing::Closed);
+    breaker.succeeded(&mut breaker.admit(Moment::now()));
+    assert_eq!(breaker.standing(Moment::now()), Standing::Closed);
     assert_eq!(breaker.group.shared.lock().open, 0);
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::window::{Counts, Verdict, Window};
 use crate::metrics::MethodBreakerMetrics;
@@ -27,20 +26,20 @@ pub(super) struct Circuit {
 
 enum State {
     Closed,
-    Open { since: Instant, why: String },
+    Open { since: Moment, why: String },
     HalfOpen(Trials),
 }
 
 /// The trials of a half-open breaker. At most as many as policy says, under way and ended together.
 struct Trials {
     /// The time of the first one; names them, because a trial may end after the breaker has opened again.
-    begun: Instant,
+    begun: Moment,
     under_way: u64,
     ended: Counts,
 }
 
 /// A call that a half-open breaker let through; named by the time when the trials began.
-pub(super) type Trial = Instant;
+pub(super) type Trial = Moment;
 
 /// How a call ended, as far as the method is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +76,12 @@ impl Circuit {
     }
 
     /// Lets a call pass, as a trial where the breaker is half-open.
+    #[inline(always)]
     pub(super) fn admit(&self, rules: &Rules) -> Result<Option<Trial>, Refusal> {
         if self.mode.load(Ordering::Relaxed) == CLOSED {
             return Ok(None);
         }
-        let now = Instant::now();
+        let now = Moment::now();
         let mut state = self.state.lock();
         if let Some(refusal) = state.refusal(rules, now) {
             return Err(refusal);
@@ -115,10 +115,11 @@ impl Circuit {
         if self.mode.load(Ordering::Relaxed) == CLOSED {
             return None;
         }
-        self.state.lock().refusal(rules, Instant::now())
+        self.state.lock().refusal(rules, Moment::now())
     }
 
     /// Takes in how a call ended.
+    #[inline(always)]
     pub(super) fn settle(&self, rules: &Rules, trial: Option<Trial>, ending: Ending, now: Moment) {
         if let Some(trial) = trial {
             return self.settle_trial(rules, trial, ending, now);
@@ -178,13 +179,7 @@ impl Circuit {
 
     fn open(&self, state: &mut State, now: Moment, why: String) {
         self.metrics.opened.inc();
-        self.enter(
-            state,
-            State::Open {
-                since: now.instant(),
-                why,
-            },
-        );
+        self.enter(state, State::Open { since: now, why });
     }
 
     fn close(&self, state: &mut State) {
@@ -205,10 +200,10 @@ impl Circuit {
 }
 
 impl State {
-    fn refusal(&self, rules: &Rules, now: Instant) -> Option<Refusal> {
+    fn refusal(&self, rules: &Rules, now: Moment) -> Option<Refusal> {
         match self {
             State::Open { since, why } => {
-                let left = open_for(rules).saturating_sub(now.saturating_duration_since(*since));
+                let left = open_for(rules).saturating_sub(now.since(*since));
                 let why = why.clone();
                 (!left.is_zero()).then_some(Refusal::Open { left, why })
             }

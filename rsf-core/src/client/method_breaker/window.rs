@@ -65,6 +65,7 @@ impl Window {
         }
     }
 
+    #[inline(always)]
     pub(super) fn record(&self, verdict: Verdict, now: Moment) {
         let tenth = self.tenth(now);
         let bucket = &self.buckets[(tenth % BUCKETS as u64) as usize];
@@ -112,6 +113,7 @@ impl Window {
     }
 
     /// From 1 on, and beyond any empty bucket's reach.
+    #[inline(always)]
     fn tenth(&self, now: Moment) -> u64 {
         now.millis().saturating_sub(self.begun) / self.width.load(Ordering::Relaxed) + 1 + BUCKETS as u64
     }

@@ -35,7 +35,7 @@ impl Health {
         }
         let well = |endpoint: &&Arc<Endpoint>| {
             // Not connected yet says nothing bad.
-            !endpoint.is_unreachable() && endpoint.breaker.standing(now.instant()) != Standing::Open
+            !endpoint.is_unreachable() && endpoint.breaker.standing(now) != Standing::Open
         };
         let well = self.endpoints.iter().filter(well).count();
         let percent = (well * 100 / self.endpoints.len().max(1)) as u64;

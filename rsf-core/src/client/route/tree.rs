@@ -127,6 +127,7 @@ impl Routes {
 
     /// The pool of a call without a colour that meets nothing out of the ordinary: first tiers are well, and no rule asks
     /// what the call is about. `None` where one does, or where that way leads nowhere.
+    #[inline(always)]
     pub(super) fn usual(&self, key: Option<u64>, lot: u64, now: Moment) -> Option<usize> {
         let mut node = self.root;
         loop {
@@ -339,6 +340,7 @@ impl Routes {
     }
 
     /// Whether a call is within a share, and whether it takes that side: one that is empty is nobody's.
+    #[inline(always)]
     fn drawn(
         &self,
         rule: usize,

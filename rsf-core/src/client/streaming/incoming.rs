@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::client::attempt;
 use crate::client::balance::Observed;
 use crate::client::breaker::{Admission, Failure, Standing};
 use crate::client::endpoint::Endpoint;
+use crate::moment::Moment;
 use crate::status::Status;
 use crate::wire::status_header::{from_http, read_status};
 
@@ -22,8 +23,8 @@ use crate::wire::status_header::{from_http, read_status};
 pub(super) struct Pass {
     endpoint: Arc<Endpoint>,
     admission: Admission,
-    begun: Instant,
-    deadline: Option<Instant>,
+    begun: Moment,
+    deadline: Option<Moment>,
     fair_time: Duration,
     /// Something has come back.
     answered: bool,
@@ -32,8 +33,8 @@ pub(super) struct Pass {
 impl Pass {
     pub(super) fn through(
         endpoint: Arc<Endpoint>,
-        now: Instant,
-        deadline: Option<Instant>,
+        now: Moment,
+        deadline: Option<Moment>,
         policy: Duration,
     ) -> Pass {
         endpoint.enter();
@@ -64,7 +65,7 @@ impl Pass {
 
     /// A message of the stream is there. One from an instance on trial is enough: its stream may go on for days.
     fn goes_on(&mut self) {
-        if !self.answered && self.endpoint.breaker.standing(Instant::now()) != Standing::Closed {
+        if !self.answered && self.endpoint.breaker.standing(Moment::now()) != Standing::Closed {
             self.endpoint.breaker.succeeded(&mut self.admission);
         }
         self.answered = true;
@@ -73,18 +74,18 @@ impl Pass {
     /// The status is there; it goes by the outcome table like that of every call.
     fn ends(&mut self, status: Option<Status>) {
         self.answered = true;
-        let now = Instant::now();
+        let now = Moment::now();
         let overdue = self.deadline.is_some_and(|end| now >= end);
         let error = status.map(|status| attempt::answered(status, overdue));
         if self.admission.is_settled() {
             // A trial that had begun well.
             self.admission = self.endpoint.breaker.admit(now);
         }
-        let fair = now - self.begun >= self.fair_time;
+        let fair = now.since(self.begun) >= self.fair_time;
         let observed = attempt::settle(&self.endpoint, &mut self.admission, error.as_ref(), fair, now);
         if let Some(observed) = observed.filter(|observed| *observed != Observed::Answered) {
             // How long a stream lasts says nothing about its instance, but that it failed does.
-            self.endpoint.observe(now, now - self.begun, observed);
+            self.endpoint.observe(now, now.since(self.begun), observed);
         }
     }
 
@@ -98,21 +99,22 @@ impl Pass {
     }
 
     fn fails(&mut self, failure: Failure) {
-        let now = Instant::now();
+        let now = Moment::now();
         if self.admission.is_settled() {
             // A trial that had begun well.
             self.admission = self.endpoint.breaker.admit(now);
         }
         self.endpoint.breaker.failed(&mut self.admission, failure, now);
-        self.endpoint.observe(now, now - self.begun, Observed::Failed);
+        self.endpoint
+            .observe(now, now.since(self.begun), Observed::Failed);
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = Moment::now();
         let over = self.deadline.is_some_and(|end| now >= end);
-        if !self.admission.is_settled() && !self.answered && over && now - self.begun >= self.fair_time {
+        if !self.admission.is_settled() && !self.answered && over && now.since(self.begun) >= self.fair_time {
             self.timed_out();
         }
         self.endpoint.breaker.release(&mut self.admission);

@@ -31,12 +31,17 @@ pub(super) fn inherit(
     if let Some(caller) = &shared.caller {
         headers.insert(CALLER, caller.clone());
     }
-    headers
-        .entry(TRACEPARENT)
-        .or_insert_with(|| text(&traceparent(place_in_trace(parent, policy.trace.sample_percent))));
+    let number = fastrand::u64(..);
+    headers.entry(TRACEPARENT).or_insert_with(|| {
+        text(&traceparent(place_in_trace(
+            parent,
+            policy.trace.sample_percent,
+            number,
+        )))
+    });
     headers
         .entry(REQUEST_ID)
-        .or_insert_with(|| text(&hex::<16>(fastrand::u64(..))));
+        .or_insert_with(|| text(&hex::<16>(number)));
 }
 
 /// What RSF writes itself is visible ASCII.

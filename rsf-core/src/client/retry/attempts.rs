@@ -1,0 +1,103 @@
+//! The attempts of a call as the call holds them: the first one, without what only further ones need.
+
+use std::task::{Context, Poll, ready};
+
+use super::{Flight, hand_over};
+use crate::client::attempt::Attempt;
+use crate::client::stack::{OutboundCall, Outcome};
+use crate::moment::Moment;
+use crate::timer::Timer;
+
+/// The first attempt, which is all that most calls need. What goes beyond it is a [`Flight`].
+pub(in crate::client) struct Attempts {
+    first: Option<Attempt>,
+    /// When the first attempt is overdue, or the call's time is over.
+    due: Moment,
+    timer: Option<Timer>,
+    flight: Option<Box<Flight>>,
+}
+
+impl Attempts {
+    /// Sends the first attempt.
+    #[inline(always)]
+    pub(in crate::client) fn start(call: &OutboundCall) -> Attempts {
+        let mut attempts = Attempts {
+            first: None,
+            due: call.deadline,
+            timer: None,
+            flight: None,
+        };
+        match Attempt::start(call, &call.snapshot, 0, &[], false, false, call.now) {
+            Ok(attempt) if call.policy().call.retry.hedges() => {
+                let mut flight = Flight::new(call, Some(attempt));
+                flight.plan_hedge(call, call.now);
+                attempts.flight = Some(Box::new(flight));
+            }
+            Ok(attempt) => {
+                attempts.due = attempt
+                    .time_out()
+                    .map_or(call.deadline, |end| end.min(call.deadline));
+                attempts.first = Some(attempt);
+            }
+            Err(error) => {
+                let mut flight = Flight::new(call, None);
+                flight.closed = true;
+                flight.failure = Some(error);
+                attempts.flight = Some(Box::new(flight));
+            }
+        }
+        attempts
+    }
+
+    /// The call's outcome. Its clock then stands at the time when that came.
+    #[inline(always)]
+    pub(in crate::client) fn poll(&mut self, call: &mut OutboundCall, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(first) = &mut self.first {
+            match first.poll(call, cx) {
+                Poll::Ready(Ok(reply)) if call.options.log().is_none() => {
+                    hand_over(call, true);
+                    self.first = None;
+                    return Poll::Ready(Ok(reply));
+                }
+                Poll::Ready(outcome) => {
+                    self.take_off(call);
+                    let reply = match &mut self.flight {
+                        Some(flight) => flight.take_in(call, 0, outcome),
+                        None => None,
+                    };
+                    if let Some(reply) = reply {
+                        return Poll::Ready(Ok(reply));
+                    }
+                }
+                Poll::Pending => {
+                    hand_over(call, first.is_sent());
+                    let timers = call.channel.shared.runtime.timers();
+                    ready!(self.timer.get_or_insert_with(|| timers.at(self.due)).poll(cx));
+                    self.take_off(call);
+                }
+            }
+        }
+        match &mut self.flight {
+            Some(flight) => flight.poll(call, cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Nobody waits for the call any more.
+    pub(in crate::client) fn abandon(&mut self, call: &OutboundCall) {
+        self.take_off(call);
+        if let Some(flight) = &mut self.flight {
+            flight.abandon(call);
+        }
+    }
+
+    /// Goes on with whatever a call can come to, if it has not.
+    #[cold]
+    fn take_off(&mut self, call: &OutboundCall) {
+        if let Some(first) = self.first.take() {
+            let mut flight = Flight::new(call, Some(first));
+            flight.timer = self.timer.take();
+            self.flight = Some(Box::new(flight));
+        }
+    }
+}
