@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{Lease, ListedInstance, Removal, ServiceList};
+use rsf_registry::world::Guard;
 
 use crate::listed::{entries, leases};
 use known::{Copy, Known, Restored};
@@ -95,7 +96,7 @@ impl Fold {
             }
         };
         match known.copy(source) {
-            Some(copy) if order < copy.order => return,
+            Some(copy) if order < copy.order && Guard::Order.stands() => return,
             Some(copy) => {
                 if order != copy.order || copy.missing || asked >= copy.asked {
                     copy.deadline = asked + remaining;
@@ -124,6 +125,7 @@ impl Fold {
             }),
         }
         if order > known.order()
+            || !Guard::Order.stands()
             || (order == known.order() && (fresh || known.suspect || known.left.is_some()))
         {
             self.replace(at, lease);
@@ -176,7 +178,8 @@ impl Fold {
     }
 
     /// Takes back published lists as the last known view: whoever stands in them and is not known counts as alive
-    /// for one `ttl`, and has to show up in a source until then.
+    /// for one `ttl`, and has to show up in a source until then. Of those that no source has, the lists decide who has
+    /// left already: rule R let an earlier leader go at its own pace.
     pub fn restore(&mut self, at: Moment, lists: &[ServiceList], ttl: Duration) {
         for (instance, lease) in leases(lists) {
             let known_newer = self
@@ -198,10 +201,41 @@ impl Fold {
             }
         }
         for list in lists {
+            self.realign(at, list);
             self.services
                 .entry(list.service.clone())
                 .or_default()
                 .remember(&list.removed);
+        }
+    }
+
+    /// Of the instances that no source has, a standby lets others go than the leader whose shadow it is, and at another
+    /// pace. What the leader published stands: else a change of leaders would shrink a list faster than rule R admits.
+    fn realign(&mut self, at: Moment, list: &ServiceList) {
+        let service = &list.service;
+        for removal in &list.removed {
+            let held = self.instances.get(&removal.instance).is_some_and(|known| {
+                known.lease.incarnation == removal.incarnation
+                    && known.listed.contains(service)
+                    && !known.lingers()
+            });
+            if held {
+                self.unlist(at, service, &removal.instance, removal.cause());
+            }
+        }
+        for listed in &list.instances {
+            let Some(known) = self.instances.get_mut(&listed.instance) else {
+                continue;
+            };
+            let here = known.lease.incarnation == listed.incarnation && !known.listed.contains(service);
+            let members = self.services.entry(service.clone()).or_default();
+            if !here || !members.has_expired(&listed.instance, listed.incarnation) {
+                continue;
+            }
+            known.listed.insert(service.clone());
+            (known.suspect, known.left) = (true, None);
+            self.suspects.insert(listed.instance.clone());
+            members.put(listed.clone(), at.unix_ms, &mut self.changes.services, service);
         }
     }
 
@@ -278,7 +312,7 @@ impl Fold {
     fn has_removed(&self, lease: &Lease) -> bool {
         entries(lease).keys().all(|service| {
             let members = self.services.get(service);
-            members.is_some_and(|members| members.has_removed(&lease.instance, lease.incarnation))
+            members.is_some_and(|members| members.has_left(&lease.instance, lease.incarnation))
         })
     }
 }

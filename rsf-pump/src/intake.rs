@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, select_all};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use rsf_registry::lease::LiveLease;
+use rsf_registry::world::Guard;
 use rsf_registry::{Hint, LeaseSource, Sweep};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,6 +22,8 @@ const HINT_BATCH: usize = 1_024;
 const SWEEP_GAP: Duration = Duration::from_millis(500);
 /// How long the intake waits before it asks a failing source again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Later than anything a simulation looks at.
+const NEVER: Duration = Duration::from_secs(1 << 20);
 
 /// What the source said.
 pub(crate) enum Intake {
@@ -195,7 +198,12 @@ impl Source {
         let now = Instant::now();
         if self.sweeping.is_none() && self.sweep_at <= now {
             self.swept_at = Some(now);
-            self.sweep_at = now + self.interval;
+            let again = if Guard::Sweep.stands() {
+                self.interval
+            } else {
+                NEVER
+            };
+            self.sweep_at = now + again;
             let (source, limit) = (self.source.clone(), self.sweep_timeout);
             let sweep = async move {
                 let answer = match timeout(limit, source.sweep()).await {

@@ -41,6 +41,9 @@ pub(crate) struct Publisher {
     sequence: u64,
     /// What the directory is known to have; nothing where a write's outcome is unknown.
     published: HashMap<String, Published>,
+    /// The greatest version that this pump, in any term, has offered of each list or read back. A directory that has an
+    /// older one went back to a backup, and consumers refuse what it has.
+    versions: HashMap<String, (u64, u64)>,
     /// Lists that are stored empty, and when each is deleted.
     empty: BTreeMap<String, Duration>,
     retention: Option<Duration>,
@@ -85,6 +88,7 @@ impl Publisher {
             term: None,
             sequence: 0,
             published: HashMap::new(),
+            versions: HashMap::new(),
             empty: BTreeMap::new(),
             retention: config.list_retention,
             writing: None,
@@ -105,12 +109,25 @@ impl Publisher {
             let age = Duration::from_millis(unix_ms.saturating_sub(emptied(list)));
             self.note_empty(&list.service, now, age);
         }
-        let published = takeover.lists.into_iter().map(|list| {
+        let mut behind = 0;
+        for list in takeover.lists {
+            let version = list.version.as_ref().map_or((0, 0), ListVersion::order);
             let references = shards.remove(&list.service).unwrap_or_default();
+            let newest = self.versions.entry(list.service.clone()).or_default();
+            if version < *newest {
+                behind += 1;
+                continue;
+            }
+            *newest = version;
             let published = Published::read(&list.instances, references);
-            (list.service, published)
-        });
-        self.published = published.collect();
+            self.published.insert(list.service, published);
+        }
+        if behind > 0 {
+            tracing::warn!(
+                lists = behind,
+                "the directory has older lists than were written before; they are written anew"
+            );
+        }
         for service in fold.services() {
             self.touch(service.to_owned(), Slots::ALL, now);
         }
@@ -174,6 +191,7 @@ impl Publisher {
                 sequence: self.sequence,
             };
             drafts.push(draft.at(version, at.unix_ms));
+            self.versions.insert(key.clone(), version.order());
             self.in_flight.push(InFlight { key, since });
         }
         if !drafts.is_empty() {
@@ -237,6 +255,7 @@ impl Publisher {
         for key in outcome.removed {
             self.empty.remove(&key);
             self.published.remove(&key);
+            self.versions.remove(&key);
             round.removed.push(key);
         }
         if let Some(error) = outcome.not_removed {

@@ -5,6 +5,7 @@ mod distrust;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use rsf_registry::world;
 use serde::{Deserialize, Serialize};
 
 pub use distrust::Discontinuity;
@@ -118,7 +119,8 @@ impl ShrinkRule {
     /// Whether a source is believed when it says that a lease with this TTL is gone.
     pub fn trusts(&self, source: usize, now: Duration, ttl: Duration) -> bool {
         let ttl = ttl.max(self.config.lease_ttl);
-        let distrusted = self.config.enforced && self.sources.distrust(source, now, ttl).is_some();
+        let doubts = self.config.enforced && world::Guard::Distrust.stands();
+        let distrusted = doubts && self.sources.distrust(source, now, ttl).is_some();
         !self.sources.is_silent(source) && !distrusted
     }
 
@@ -146,7 +148,7 @@ impl ShrinkRule {
         answering: usize,
     ) -> usize {
         let missing = leaving + answering;
-        if !self.config.enforced || missing == 0 {
+        if !self.config.enforced || !world::Guard::ShrinkLimit.stands() || missing == 0 {
             return missing;
         }
         let guard = self.services.entry(service.to_owned()).or_default();
@@ -192,6 +194,22 @@ impl ShrinkRule {
             });
         }
         admitted
+    }
+
+    /// Takes over what an earlier leader let go of a service: `ages` says how long ago, the newest last, of a list that
+    /// has `listed` now. The window goes on over a change of leaders.
+    pub fn inherit(&mut self, now: Duration, service: &str, listed: usize, ages: &[Duration]) {
+        let guard = self.services.entry(service.to_owned()).or_default();
+        guard.losses = ages
+            .iter()
+            .zip((1..=ages.len()).rev())
+            .map(|(age, later)| Loss {
+                at: now.saturating_sub(*age),
+                count: 1,
+                listed_before: listed + later,
+            })
+            .collect();
+        guard.forget(now, self.config.window);
     }
 
     /// Whether a hold lasts on this service.
@@ -288,6 +306,14 @@ mod tests {
 
     fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_an_earlier_leader_let_go_counts_in_the_window() {
+        let mut rule = rule();
+        rule.inherit(secs(100), "s", 17, &[secs(30), secs(6), secs(5), secs(5)]);
+        assert_eq!(rule.admit(secs(100), "s", 17, 5, 0), 1, "4 of 20, 3 are gone");
+        assert_eq!(rule.admit(secs(105), "s", 16, 4, 0), 2);
     }
 
     #[test]

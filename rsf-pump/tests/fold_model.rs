@@ -494,3 +494,44 @@ fn nobody_expires_before_its_own_deadline() {
     }
     assert!(fold.is_empty());
 }
+
+#[test]
+fn a_new_leader_goes_on_from_who_the_last_one_let_go() {
+    let (mut fold, mut rule) = (Fold::new(), rule(false));
+    let living = |instances: &[u8], remaining| {
+        let live = |instance: &u8| LiveLease {
+            lease: lease(*instance, 1, *instance, 1),
+            remaining: Duration::from_secs(remaining),
+        };
+        instances.iter().map(live).collect::<Vec<_>>()
+    };
+    let mut leases = living(&[0], 5);
+    leases.extend(living(&[1, 2, 3], 15));
+    fold.sweep(moment(0), 0, Duration::ZERO, leases);
+    let whole = fold.list("a").0;
+    // As a standby it lets 0 go; the leader, by its own count, let go 1.
+    fold.sweep(moment(6), 0, Duration::from_secs(6), living(&[2, 3], 15));
+    fold.reap(moment(6), &mut rule, AGES);
+    assert_eq!(fold.list("a").0, whole[1..]);
+    let mut instances = whole.clone();
+    let gone = instances.remove(1);
+    let published = ServiceList {
+        service: "a".into(),
+        instances,
+        removed: vec![Removal {
+            instance: gone.instance,
+            incarnation: gone.incarnation,
+            cause: RemovalCause::Expired.into(),
+            at_unix_ms: 5_000,
+        }],
+        ..ServiceList::default()
+    };
+    fold.restore(moment(7), std::slice::from_ref(&published), TTL);
+    let (list, removed) = fold.list("a");
+    assert_eq!(list, published.instances);
+    assert_eq!(removed.len(), 1);
+    assert_eq!(removed[0].instance, name(1));
+    // Who stands there by its word alone goes with the rest, a TTL later.
+    fold.reap(moment(22), &mut rule, AGES);
+    assert_eq!(fold.list("a").0, whole[2..]);
+}

@@ -1,6 +1,6 @@
 //! The members of one service and who left it last.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use rsf_registry::directory::slot;
 use rsf_registry::record::{ListedInstance, Removal, RemovalCause};
@@ -22,8 +22,8 @@ pub(super) struct Members {
     /// By slot, so that a shard is a run of them.
     instances: BTreeMap<(u8, String), ListedInstance>,
     removed: VecDeque<Removal>,
-    /// Who they are, by instance and incarnation.
-    gone: BTreeSet<(String, u64)>,
+    /// Why they left, by instance and incarnation.
+    gone: BTreeMap<(String, u64), RemovalCause>,
     /// The bytes of all removals.
     bytes: usize,
 }
@@ -76,7 +76,11 @@ impl Members {
         if self.instances.get(&key) == Some(&entry) {
             return None;
         }
-        if self.gone.remove(&(entry.instance.clone(), entry.incarnation)) {
+        if self
+            .gone
+            .remove(&(entry.instance.clone(), entry.incarnation))
+            .is_some()
+        {
             let left = &mut self.bytes;
             self.removed.retain(|gone| {
                 let other = gone.instance != entry.instance || gone.incarnation != entry.incarnation;
@@ -97,10 +101,17 @@ impl Members {
         Some(self.note(&old, cause, at_unix_ms))
     }
 
-    /// Whether this or a later incarnation left this list, as far as it remembers.
-    pub(super) fn has_removed(&self, instance: &str, incarnation: u64) -> bool {
+    /// Whether this or a later incarnation left this list for good, as far as it remembers: by its word, or because
+    /// another took its place.
+    pub(super) fn has_left(&self, instance: &str, incarnation: u64) -> bool {
         let later = (instance.to_owned(), incarnation)..=(instance.to_owned(), u64::MAX);
-        self.gone.range(later).next().is_some()
+        let mut causes = self.gone.range(later).map(|(_, cause)| *cause);
+        causes.any(|cause| cause != RemovalCause::Expired)
+    }
+
+    /// Whether this incarnation was taken from this list because its lease ran out.
+    pub(super) fn has_expired(&self, instance: &str, incarnation: u64) -> bool {
+        self.gone.get(&(instance.to_owned(), incarnation)) == Some(&RemovalCause::Expired)
     }
 
     /// Adds what an earlier pump published about who left.
@@ -110,7 +121,9 @@ impl Members {
                 .instances
                 .get(&(slot(&removal.instance), removal.instance.clone()));
             let back = listed.is_some_and(|entry| entry.incarnation == removal.incarnation);
-            if !back && self.gone.insert((removal.instance.clone(), removal.incarnation)) {
+            let key = (removal.instance.clone(), removal.incarnation);
+            if !back && !self.gone.contains_key(&key) {
+                self.gone.insert(key, removal.cause());
                 self.bytes += bytes(removal);
                 self.removed.push_back(removal.clone());
             }
@@ -129,7 +142,8 @@ impl Members {
             at_unix_ms,
         };
         self.bytes += bytes(&removal);
-        self.gone.insert((removal.instance.clone(), removal.incarnation));
+        self.gone
+            .insert((removal.instance.clone(), removal.incarnation), cause);
         self.removed.push_back(removal.clone());
         self.trim(at_unix_ms);
         removal

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rsf_registry::Sweep;
 use rsf_registry::lease::LiveLease;
-use rsf_registry::record::RemovalCause;
-use rsf_registry::{Sweep, world};
+use rsf_registry::record::{Removal, RemovalCause};
+use rsf_registry::world::{self, Guard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -96,7 +97,8 @@ impl Running {
     /// show up in this fold.
     pub(super) fn is_blind(&self, now: Duration) -> bool {
         let loaded = self.lanes.iter().filter_map(|lane| lane.loaded).min();
-        self.wiped && loaded.is_none_or(|loaded| now < loaded + self.config.lease_ttl)
+        let blind = self.wiped && Guard::Blind.stands();
+        blind && loaded.is_none_or(|loaded| now < loaded + self.config.lease_ttl)
     }
 
     pub(super) fn on_leadership(&mut self, event: Leadership) {
@@ -125,7 +127,17 @@ impl Running {
         let now = self.now();
         self.role = Role::Leading;
         self.metrics.terms.inc();
-        self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
+        if Guard::LastView.stands() {
+            self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
+        }
+        for list in &takeover.lists {
+            let expired = |removal: &&Removal| removal.cause() == RemovalCause::Expired;
+            let age =
+                |removal: &Removal| Duration::from_millis(now.unix_ms.saturating_sub(removal.at_unix_ms));
+            let ages: Vec<Duration> = list.removed.iter().filter(expired).map(age).collect();
+            self.rule
+                .inherit(now.elapsed, &list.service, list.instances.len(), &ages);
+        }
         let restored = takeover.lists.iter().flat_map(|list| &list.instances);
         for instance in restored {
             for source in 0..self.lanes.len() {

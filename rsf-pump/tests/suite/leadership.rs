@@ -5,8 +5,8 @@ use std::time::Duration;
 use rsf_core::identity::{SigningKey, TrustedKeys};
 use rsf_pump::{PumpSettings, Role};
 use rsf_registry::directory::{ListOpener, ListSealer};
-use rsf_registry::record::{ListVersion, ListedInstance, ServiceList};
-use tokio::time::Instant;
+use rsf_registry::record::{LeaseState, ListVersion, ListedInstance, ServiceList};
+use tokio::time::{Instant, sleep_until};
 
 use crate::world::{World, secs, until};
 
@@ -112,6 +112,55 @@ async fn t18_a_wiped_directory_is_written_anew_with_a_greater_epoch() {
             .expect("version")
             .epoch
             > before
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_leaders_lets_nobody_go_faster() {
+    let (mut world, _leader) = World::with(20, named("leader")).await;
+    let standby = world.pump(named("standby"));
+    secs(17).await;
+    world.fleet.kill("s", 0..12);
+    until(25 * SECOND, "the first to leave", || {
+        world.directory.len("s") < 20
+    })
+    .await;
+    let first = Instant::now();
+    until(9 * SECOND, "a fifth left", || world.directory.len("s") == 16).await;
+    world.directory.depose(true);
+    until(2 * SECOND, "the standby leads", || {
+        standby.handle.status().role == Role::Leading
+    })
+    .await;
+    sleep_until(first + 9 * SECOND).await;
+    assert_eq!(world.directory.least("s", first), 16, "within one window");
+    until(120 * SECOND, "half are left", || world.directory.len("s") == 10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_from_a_backup_is_written_anew_where_it_happens_to_be_right() {
+    let (mut world, _pump) = World::with(5, PumpSettings::default()).await;
+    let backup = world.directory.list("s").expect("list");
+    world.fleet.start_one("s", 5, Duration::ZERO);
+    secs(5).await;
+    world.fleet.say("s", 5..6, LeaseState::Deregistered).await;
+    secs(5).await;
+    let newest = world.directory.list("s").expect("list");
+    assert_eq!(backup.instances, newest.instances);
+    // Consumers that saw the newest refuse what the backup has.
+    world.directory.plant(backup);
+    world.directory.depose(true);
+    secs(5).await;
+    let list = world.directory.list("s").expect("list");
+    assert_eq!(list.instances, newest.instances);
+    let order = |list: &ServiceList| list.version.expect("version").order();
+    assert!(order(&list) > order(&newest));
+    let begin = Instant::now();
+    world.directory.depose(true);
+    secs(5).await;
+    assert!(
+        world.directory.writes("s", begin).is_empty(),
+        "nothing is behind any more"
     );
 }
 

@@ -194,6 +194,8 @@ struct Keeper {
     sequence: u64,
     /// Which wanted state the store has.
     written: u64,
+    /// When a lease was last replaced by a newer one.
+    replaced: Option<Instant>,
     alive_until: Instant,
     backoff: Backoff,
 }
@@ -217,6 +219,7 @@ impl Keeper {
             refused_at: None,
             sequence: 0,
             written: 0,
+            replaced: None,
             alive_until: Instant::now(),
             backoff,
         }
@@ -287,7 +290,10 @@ impl Keeper {
     }
 
     async fn renew_or_put(&mut self, want: &Wanted) -> Result<Kept, StoreError> {
-        let renewed = self.written == want.change
+        let stands = self.written == want.change;
+        let unsettled = stands && !self.is_settled();
+        let renewed = stands
+            && !unsettled
             && self
                 .leases
                 .renew(&want.lease.instance, self.incarnation, self.ttl)
@@ -297,12 +303,14 @@ impl Keeper {
         let put = match renewed {
             true if leaving || !self.outlived_the_other() => return Ok(Kept::Renewed),
             true => Ok(()),
+            false if unsettled => self.write(&want.lease).await,
             false => self.put(&want.lease).await,
         };
         match put {
             Err(StoreError::Superseded { left: true, .. }) if !leaving => {}
             // The lease that stood there has run out: nobody renewed it.
             Ok(()) if !leaving && self.outlived_the_other() => {}
+            put if unsettled => return put.map(|()| Kept::Renewed),
             put => return put.map(|()| Kept::Written),
         }
         self.incarnation = unix_ms().max(self.known.saturating_add(1));
@@ -325,6 +333,22 @@ impl Keeper {
 
     async fn put(&mut self, lease: &Lease) -> Result<(), StoreError> {
         self.sequence += 1;
+        self.write(lease).await?;
+        if self.sequence > 1 {
+            self.replaced = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// A store that fails over to a replica can go back to the lease before the last change, and renewing would keep
+    /// that one alive. Such a lease runs out within a TTL of the change; until the first renewal after that the lease is
+    /// written whole, as it is.
+    fn is_settled(&self) -> bool {
+        self.replaced
+            .is_none_or(|replaced| replaced.elapsed() >= self.ttl * 3 / 2)
+    }
+
+    async fn write(&mut self, lease: &Lease) -> Result<(), StoreError> {
         let ttl = match lease.state() {
             // It has to outlive what may still stand on another server.
             LeaseState::Deregistered => TOMBSTONE_TTL.max(self.ttl * 2).min(*limits::TTL.end()),

@@ -13,6 +13,8 @@ const TTL: Duration = Duration::from_secs(15);
 struct Registry {
     lease: Mutex<Option<(u64, Instant)>>,
     refused: Mutex<Option<Instant>>,
+    /// The sequences that were written, in order.
+    written: Mutex<Vec<u64>>,
 }
 
 impl Registry {
@@ -43,6 +45,7 @@ impl LeaseStore for Registry {
             });
         }
         *self.lease.lock() = Some((lease.incarnation, Instant::now() + ttl));
+        self.written.lock().push(lease.sequence);
         Ok(())
     }
 
@@ -99,4 +102,21 @@ async fn who_was_silent_for_a_whole_ttl_is_followed_by_a_greater_incarnation() {
     assert!(silent >= TTL && silent < TTL * 2, "{silent:?}");
     assert_eq!(registry.held(), Some(owner + 1));
     drop(registration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_repeated_until_no_replica_can_go_back_behind_it() {
+    let registry = Arc::new(Registry::default());
+    let registration = register(&registry);
+    sleep(TTL * 2).await;
+    assert_eq!(*registry.written.lock(), [1], "renewed, not written");
+    registration.update(Vec::new()).await.expect("written");
+    sleep(TTL).await;
+    let written = registry.written.lock().clone();
+    assert!(written.len() >= 4, "{written:?}");
+    assert!(written[1..].iter().all(|sequence| *sequence == 2), "{written:?}");
+    sleep(TTL).await;
+    let written = registry.written.lock().len();
+    sleep(TTL * 4).await;
+    assert_eq!(registry.written.lock().len(), written, "renewed again");
 }
