@@ -4,11 +4,14 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 # Where the demo keeps its registry: `embedded` (nothing to install) or `cluster` (real Redis and ZooKeeper).
 BACKEND ?= embedded
+# How many schedules of faults `make sim` runs, and for how long `make soak` goes on.
+SEEDS ?= 10000
+MINUTES ?= 60
 # More arguments for `rsf dev`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools reliability lint fmt sim bench bench-memory bench-balance bench-instructions clean help
+.PHONY: demo test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-memory bench-balance bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -39,8 +42,19 @@ fmt: ## format the code
 reliability: test-tools ## break RSF's parts under load, one case after the other; CASES=T23,T28 runs some of them
 	@tests/reliability.sh $(CASES)
 
-sim: ## compare the balancers in virtual time, about a minute; SEED=7, UPDATE_DOCS=1 writes docs/balancing.md
+sim: sim-balance sim-control ## simulate balancers and control path in virtual time, a few minutes; SEED=7
+
+sim-balance: ## compare the balancers, about a minute; SEED=7, UPDATE_DOCS=1 writes docs/balancing.md
 	@cargo run --quiet --package rsf-core --features simulation --example balance
+
+sim-control: ## break the control path with SEEDS=10000 schedules of faults (release build); SEED=7 replays one with its trace
+	@cargo run --quiet --release --package rsf-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+sim-guards: ## take each guard of the control path away; some schedule of faults has to break (release build)
+	@cargo run --quiet --release --package rsf-simulation -- --guards --seeds 1000
+
+soak: ## go on with fresh schedules of faults for MINUTES=60 (release build)
+	@cargo run --quiet --release --package rsf-simulation -- --minutes $(MINUTES)
 
 bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)

@@ -25,11 +25,15 @@ run() {
     "$@" 2>&1 | tee -a "$log" || failed_steps+="${failed_steps:+, }$*"
 }
 
+# The simulation turns on features that no program has: a build of its own keeps them out of all others.
+selection+=(--exclude rsf-simulation)
+
 # The end-to-end tests run the binaries and examples as programs. One build for all, with the tests' own features.
 run cargo build "${selection[@]}" --bins --examples --tests
 if [ -z "$failed_steps" ] || [ "$failed_steps" = "${FAILED_BEFORE:-}" ]; then
     run cargo nextest run "${selection[@]}" --no-fail-fast
     run cargo test "${selection[@]}" --doc --no-fail-fast
+    run cargo nextest run --package rsf-simulation --no-fail-fast
 fi
 
 # Adds up the counts that stand before the words given, in the summaries of nextest (`12 tests run: 11 passed

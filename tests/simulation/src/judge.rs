@@ -1,0 +1,152 @@
+//! The judge: knows the truth about every instance, sees every list that is stored or shown, and says what may not be.
+
+mod life;
+
+mod calm;
+mod lists;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rsf_registry::record::ServiceList;
+use tokio::time::Instant;
+
+use crate::trace::Trace;
+use calm::Calm;
+pub(crate) use calm::Part;
+pub(crate) use life::{Life, State};
+use lists::Shrinking;
+use views::View;
+
+/// The TTL of all leases, as instances and pumps have it by default.
+pub(crate) const TTL: Duration = Duration::from_secs(15);
+
+/// What the invariants of one run are checked against.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) hold: Duration,
+    known: Mutex<Known>,
+}
+
+/// A pump and which start of it.
+pub(crate) type Writer = (String, u64);
+
+/// What the judge knows.
+#[derive(Debug, Default)]
+struct Known {
+    /// Instance → its newest start.
+    lives: BTreeMap<String, Life>,
+    calm: Calm,
+    /// Service → the list in the directory.
+    stored: BTreeMap<String, ServiceList>,
+    /// Service → what left it lately.
+    shrinking: BTreeMap<String, Shrinking>,
+    /// (consumer, service) → what it sees.
+    views: BTreeMap<(String, String), View>,
+    epoch: u64,
+    /// Service → its newest version that any pump wrote, and which start of which pump.
+    newest: BTreeMap<String, ((u64, u64), Writer)>,
+    /// Who leads.
+    leader: Option<Writer>,
+    /// When the directory's data was lost or replaced by a backup.
+    replaced: Option<Instant>,
+    /// Services whose lists a stranger overwrote.
+    tampered: BTreeSet<String>,
+    violation: Option<String>,
+}
+
+impl Judge {
+    pub(crate) fn new(trace: Arc<Trace>, hold: Duration) -> Arc<Self> {
+        Arc::new(Judge {
+            trace,
+            hold,
+            known: Mutex::default(),
+        })
+    }
+
+    /// The first invariant that was broken.
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.known.lock().violation.clone()
+    }
+
+    /// An instance starts.
+    pub(crate) fn born(&self, life: Life) {
+        self.trace.note(
+            &life.id,
+            format_args!("starts at {} with {:?}", life.address, life.services.keys()),
+        );
+        self.known.lock().lives.insert(life.id.clone(), life);
+    }
+
+    /// Something becomes different about an instance.
+    pub(crate) fn change(&self, id: &str, what: &str, change: impl FnOnce(&mut Life)) {
+        self.trace.note(id, format_args!("{what}"));
+        if let Some(life) = self.known.lock().lives.get_mut(id) {
+            change(life);
+        }
+    }
+
+    /// A pump begins to lead.
+    pub(crate) fn leads(&self, pump: Writer) {
+        self.known.lock().leader = Some(pump);
+    }
+
+    /// A stranger overwrites a service's list.
+    pub(crate) fn tampered(&self, service: &str) {
+        self.known.lock().tampered.insert(service.to_owned());
+    }
+
+    /// Whether a fault begins in, or ends at, one part of the site.
+    pub(crate) fn fault(&self, part: Part, what: &str, begins: bool) {
+        let word = if begins { "begins" } else { "ends" };
+        self.trace.note(part.name(), format_args!("{what} {word}"));
+        self.known.lock().calm.fault(part, begins);
+    }
+
+    /// A fault that takes no time.
+    pub(crate) fn blow(&self, part: Part, what: &str) {
+        self.trace.note(part.name(), format_args!("{what}"));
+        let mut known = self.known.lock();
+        known.calm.fault(part, true);
+        known.calm.fault(part, false);
+    }
+
+    /// Checks what must hold at any time; call it once a second or so.
+    pub(crate) fn look(&self) {
+        let mut known = self.known.lock();
+        let now = Instant::now();
+        if let Err(broken) = known.check_liveness(now).and_then(|()| known.check_starts(now)) {
+            self.break_with(&mut known, broken);
+        }
+    }
+
+    /// Why the site has not come to rest yet: directory and every consumer show the truth, and nothing else.
+    pub(crate) fn unrest(&self) -> Option<String> {
+        let known = self.known.lock();
+        known.check_directory().and_then(|()| known.check_views()).err()
+    }
+
+    /// How many instances died.
+    pub(crate) fn dead(&self) -> usize {
+        let known = self.known.lock();
+        let died = |life: &&Life| matches!(life.state, State::Dead | State::Left { .. });
+        known.lives.values().filter(died).count()
+    }
+
+    /// Notes that something may not be.
+    pub(crate) fn broken(&self, broken: String) {
+        let mut known = self.known.lock();
+        self.break_with(&mut known, broken);
+    }
+
+    fn break_with(&self, known: &mut Known, broken: String) {
+        if known.violation.is_none() {
+            self.trace.note("judge", format_args!("BROKEN: {broken}"));
+            known.violation = Some(broken);
+        }
+    }
+}
