@@ -30,6 +30,10 @@ mod t09;
 mod t10;
 mod t12;
 mod t13;
+mod t16;
+mod t17;
+mod t18;
+mod t20;
 
 mod t23;
 mod t24;
@@ -42,5 +46,6 @@ mod t32;
 mod t34;
 mod t37;
 mod t39;
+mod t40;
 mod t41;
 mod t42;
