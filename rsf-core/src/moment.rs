@@ -74,3 +74,28 @@ impl Add<Duration> for Moment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn moments_follow_the_runtimes_clock() {
+        let (instant, moment) = (Instant::now(), Moment::now());
+        assert_eq!(moment, instant.into());
+        assert_eq!(moment.instant(), instant);
+        tokio::time::advance(Duration::from_nanos(1_500_001)).await;
+        let later = Moment::now();
+        assert_eq!(later.since(moment), Duration::from_nanos(1_500_001));
+        assert_eq!(moment.since(later), Duration::ZERO);
+        assert_eq!(later.instant(), instant + Duration::from_nanos(1_500_001));
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_at_the_end_of_time() {
+        let moment = Moment::now();
+        assert!(moment + Duration::MAX >= moment + Duration::from_secs(1));
+        assert_eq!(moment + Duration::MAX + Duration::MAX, moment + Duration::MAX);
+        assert_eq!((Moment::epoch() + Duration::from_micros(1_999)).millis(), 1);
+    }
+}

@@ -39,7 +39,7 @@ pub use report::{Outcome, markdown};
 pub use scenario::{Scenario, Trouble};
 
 /// Endpoints of `count` instances, each connected to nothing, for whoever drives the balancer alone.
-fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
+pub(crate) fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
     let metrics =
         Metrics::register(&prometheus::Registry::new()).expect("an empty registry takes all metrics");
     let runtime = IoRuntime::start(1).expect("a thread starts");

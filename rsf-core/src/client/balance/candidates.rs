@@ -132,3 +132,93 @@ impl Pool {
 pub(super) fn is_tried(member: &Member, tried: &[Arc<Endpoint>]) -> bool {
     tried.iter().any(|tried| Arc::ptr_eq(tried, &member.endpoint))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::balance::{Balancers, Observed};
+    use crate::client::breaker::Failure;
+    use crate::policy::CallRules;
+    use crate::simulation::endpoints;
+
+    fn pool(weights: &[u32]) -> Pool {
+        let members = endpoints(weights.len()).into_iter().zip(weights);
+        let members = members.map(|(endpoint, weight)| Member::new(endpoint, *weight));
+        Pool::new(members.collect(), &CallRules::default(), &Balancers::new())
+    }
+
+    fn value(member: &Member) -> f32 {
+        member.endpoint.pending() as f32 / member.weight as f32
+    }
+
+    #[test]
+    fn the_short_way_chooses_as_the_long_one_does() {
+        for seed in 0..200 {
+            let mut lots = fastrand::Rng::with_seed(seed);
+            let weights: Vec<_> = (0..lots.usize(1..SCAN_BELOW)).map(|_| lots.u32(1..5)).collect();
+            let pool = pool(&weights);
+            for member in &pool.members {
+                (0..lots.u32(..6)).for_each(|_| member.endpoint.enter());
+            }
+            let measure = pool.measure(Moment::now());
+            let score = |member: &Member| measure.pending_by_lot(member);
+            let least = pool.members.iter().map(value).fold(f32::INFINITY, f32::min);
+            for _ in 0..20 {
+                let short = pool.least_of_plain(&measure).unwrap();
+                let long = pool.best_of_all(&[], measure.now, score).unwrap();
+                assert_eq!((value(short), value(long)), (least, least), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn equals_are_drawn_by_their_weights() {
+        let pool = pool(&[1, 2, 7]);
+        let measure = pool.measure(Moment::now());
+        let mut drawn = [0; 3];
+        for _ in 0..10_000 {
+            let chosen = pool.least_of_plain(&measure).unwrap();
+            let place = pool
+                .members
+                .iter()
+                .position(|member| std::ptr::eq(member, chosen))
+                .unwrap();
+            drawn[place] += 1;
+        }
+        // Six standard deviations.
+        for (drawn, wanted) in drawn.into_iter().zip([1000_i32, 2000, 7000]) {
+            assert!((drawn - wanted).abs() < 280, "{drawn} instead of {wanted}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_known_of_one_member_takes_the_long_way() {
+        let now = Moment::now();
+        let known: [(&str, fn(&Endpoint, Moment)); 5] = [
+            ("not connected", |endpoint, _| {
+                endpoint.vitals.set_connected(false)
+            }),
+            ("it has failed", |endpoint, now| {
+                let mut admission = endpoint.breaker.admit(now);
+                endpoint.breaker.failed(&mut admission, Failure::Error, now);
+            }),
+            ("its failures fade", |endpoint, now| {
+                endpoint.observe(now, Duration::ZERO, Observed::Failed);
+            }),
+            ("it is loaded", |endpoint, now| {
+                endpoint.vitals.report_load(now, 0.5)
+            }),
+            ("it is new", |endpoint, now| {
+                endpoint.vitals.begin_warm_up(now, Duration::ZERO);
+            }),
+        ];
+        for (what, happens) in known {
+            let pool = pool(&[1, 1, 1]);
+            assert!(pool.least_of_plain(&pool.measure(now)).is_some(), "{what}");
+            happens(&pool.members[1].endpoint, now);
+            assert!(pool.least_of_plain(&pool.measure(now)).is_none(), "{what}");
+        }
+    }
+}
