@@ -23,23 +23,20 @@ impl Callers {
     /// The application that a request is made for; `None` for the adapter itself. Checked here, because a provider that
     /// trusts no keys would believe any name; and by the provider again, which gets the token.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Result<Option<OnBehalf>, Failure> {
-        let token = match &self.verifier {
-            Some(_) => bearer(headers),
-            None => None,
-        };
-        match (token, &self.verifier) {
-            (Some(token), Some(verifier)) => {
-                let checked = verifier.verify(token, None).and_then(|_| OnBehalf::new(token));
-                checked
-                    .map(Some)
-                    .map_err(|error| unauthenticated(error.to_string(), "Bearer error=\"invalid_token\""))
-            }
-            _ if self.required => {
+        let checked = self
+            .verifier
+            .as_ref()
+            .and_then(|verifier| Some(verifier.on_behalf(bearer(headers)?)));
+        match checked {
+            Some(checked) => checked
+                .map(Some)
+                .map_err(|error| unauthenticated(error.to_string(), "Bearer error=\"invalid_token\"")),
+            None if self.required => {
                 let problem = "this adapter serves callers that say who they are: send `Authorization: Bearer <token>` with \
                                an application's token (`rsf token sign`)";
                 Err(unauthenticated(problem.to_owned(), "Bearer"))
             }
-            _ => Ok(None),
+            None => Ok(None),
         }
     }
 }

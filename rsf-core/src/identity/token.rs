@@ -265,14 +265,13 @@ pub struct ApplicationToken(Option<Arc<ArcSwap<HeaderValue>>>);
 impl ApplicationToken {
     /// The token `text`.
     pub fn new(text: &str) -> Result<Self, TokenError> {
-        Ok(ApplicationToken(Some(Arc::new(ArcSwap::from_pointee(header(
-            text,
-        )?)))))
+        let value = read(text)?;
+        Ok(ApplicationToken(Some(Arc::new(ArcSwap::from_pointee(value)))))
     }
 
     /// Sends `text` from now on. Does nothing where the application began without a token.
     pub fn replace(&self, text: &str) -> Result<(), TokenError> {
-        let value = header(text)?;
+        let value = read(text)?;
         if let Some(token) = &self.0 {
             token.store(Arc::new(value));
         }
@@ -290,7 +289,8 @@ impl fmt::Debug for ApplicationToken {
     }
 }
 
-/// An application that a call is made for by another one, and its token.
+/// An application that a call is made for by another one, and its token; made by
+/// [`TokenVerifier::on_behalf`](super::TokenVerifier::on_behalf).
 #[derive(Clone)]
 pub struct OnBehalf {
     pub(crate) application: HeaderValue,
@@ -298,11 +298,9 @@ pub struct OnBehalf {
 }
 
 impl OnBehalf {
-    /// The application whose token `text` is. Nothing proves that here: have it checked first, by a
-    /// [`TokenVerifier`](super::TokenVerifier), because a provider that trusts no keys believes whatever name comes.
-    pub fn new(text: &str) -> Result<Self, TokenError> {
-        let application = Claims::unverified(text)?.application;
-        let application = HeaderValue::from_str(&application)
+    /// `application`, whose checked token `text` is.
+    pub(super) fn new(application: &str, text: &str) -> Result<Self, TokenError> {
+        let application = HeaderValue::from_str(application)
             .map_err(|_| TokenError::Malformed("`sub` is no visible ASCII"))?;
         Ok(OnBehalf {
             application,
@@ -317,8 +315,13 @@ impl fmt::Debug for OnBehalf {
     }
 }
 
-fn header(text: &str) -> Result<HeaderValue, TokenError> {
+/// A token whose shape at least is right: that of a configuration.
+fn read(text: &str) -> Result<HeaderValue, TokenError> {
     Claims::unverified(text)?;
+    header(text)
+}
+
+fn header(text: &str) -> Result<HeaderValue, TokenError> {
     let mut value =
         HeaderValue::from_str(text).map_err(|_| TokenError::Malformed("it is no visible ASCII"))?;
     // It must enter no header table: there others of the connection could guess at it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::keys::TrustedKeys;
-use super::token::{Claims, TokenError, check_time, unix_seconds};
+use super::token::{Claims, OnBehalf, TokenError, check_time, unix_seconds};
 
 /// Good tokens that are remembered. One more makes room by forgetting those that have expired, else all.
 const REMEMBERED: usize = 4096;
@@ -52,6 +52,14 @@ impl TokenVerifier {
     /// Whose token it is. `caller` is what the caller calls itself, where it does.
     pub fn verify(&self, token: &str, caller: Option<&str>) -> Result<Arc<str>, TokenError> {
         self.verify_at(token, caller, unix_seconds())
+    }
+
+    /// The application whose token it is, for calls in its name.
+    ///
+    /// # Errors
+    /// Those of [`TokenVerifier::verify`]: unchecked, a provider that trusts no keys would believe any name.
+    pub fn on_behalf(&self, token: &str) -> Result<OnBehalf, TokenError> {
+        OnBehalf::new(&self.verify(token, None)?, token)
     }
 
     /// As [`TokenVerifier::verify`] at a time in Unix seconds.

@@ -196,7 +196,8 @@ mod tests {
     #[test]
     fn whatever_is_known_of_one_member_takes_the_long_way() {
         let now = Moment::now();
-        let known: [(&str, fn(&Endpoint, Moment)); 5] = [
+        type Happens = fn(&Endpoint, Moment);
+        let known: [(&str, Happens); 5] = [
             ("not connected", |endpoint, _| {
                 endpoint.vitals.set_connected(false)
             }),
