@@ -46,6 +46,14 @@ impl Moment {
         Moment::epoch() + Duration::from_millis(self.millis())
     }
 
+    /// So many milliseconds later.
+    #[inline(always)]
+    pub(crate) fn plus_millis(self, millis: u64) -> Moment {
+        Moment {
+            nanos: self.nanos.saturating_add(millis.saturating_mul(1_000_000)),
+        }
+    }
+
     /// The time since `earlier`; nothing where that is later.
     #[inline(always)]
     pub(crate) fn since(self, earlier: Moment) -> Duration {

@@ -85,7 +85,7 @@ impl Attempt {
             hedge,
             repeated: may_have_run && policy.dedup,
             begun: now,
-            time_out: (policy.call.attempt_timeout_ms).map(|limit| now + Duration::from_millis(limit)),
+            time_out: (policy.call.attempt_timeout_ms).map(|limit| now.plus_millis(limit)),
             endpoint,
         };
         attempt.phase = match attempt.endpoint.connection() {

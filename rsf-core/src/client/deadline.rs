@@ -30,17 +30,19 @@ impl Guard for Deadline {
 /// When a call's time is over, and who says so.
 pub(super) struct Due {
     pub(super) at: Moment,
-    /// The call's own time, by its caller or by policy.
-    timeout: Duration,
+    /// The same by its caller or by policy.
+    own: Moment,
     /// The call that is being handled while this one is made leaves less than that.
     inherits: bool,
 }
 
 #[inline(always)]
 pub(super) fn due(call: &OutboundCall) -> Due {
-    let policy = Duration::from_millis(call.policy().call.timeout_ms);
-    let timeout = call.options.timeout.map_or(policy, |own| own.min(policy));
-    let own = call.begun + timeout;
+    let policy = call.policy().call.timeout_ms;
+    let own = match call.options.timeout {
+        Some(own) => call.begun.plus_millis(policy).min(call.begun + own),
+        None => call.begun.plus_millis(policy),
+    };
     let inherited = call
         .options
         .parent
@@ -49,7 +51,7 @@ pub(super) fn due(call: &OutboundCall) -> Due {
         .map(Moment::from);
     Due {
         at: inherited.map_or(own, |inherited| inherited.min(own)),
-        timeout,
+        own,
         inherits: inherited.is_some_and(|inherited| inherited < own),
     }
 }
@@ -57,9 +59,7 @@ pub(super) fn due(call: &OutboundCall) -> Due {
 /// The error of a call whose time is over; `reached` says whether its handler can have run.
 pub(super) fn over(call: &OutboundCall, reached: bool) -> RpcError {
     let path = &call.method().path;
-    let Due {
-        timeout, inherits, ..
-    } = due(call);
+    let Due { own, inherits, .. } = due(call);
     let message = if inherits {
         format!("{path}: the time left by the call that made this one is over")
     } else {
@@ -79,7 +79,7 @@ pub(super) fn over(call: &OutboundCall, reached: bool) -> RpcError {
         };
         format!(
             "{path}: no reply within {} ms (timeout set by {origin})",
-            timeout.as_millis()
+            own.since(call.begun).as_millis()
         )
     };
     RpcError::new(Reason::Deadline, reached, message)

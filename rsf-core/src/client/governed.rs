@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use super::retry::Attempts;
 use super::route::{Agreement, is_disagreement, route};
 use super::stack::{Around, Before, Guard, OutboundCall, Outcome};
+use crate::error::RpcError;
 
 /// A call without interceptors: [`Around`] it all, and the [`Course`].
 pub(super) struct Governed {
@@ -59,7 +60,6 @@ pub(super) struct Course<C: BorrowMut<OutboundCall>> {
 
 enum Phase {
     Guards,
-    Routing,
     Attempts(Attempts),
     Agreement,
     Over,
@@ -76,30 +76,55 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
         }
     }
 
-    /// From routing to the outcome.
+    /// Passes the guards and sends the first attempt.
     #[inline(always)]
-    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn begin(&mut self) -> Result<(), Outcome> {
         let call = self.call.borrow_mut();
+        self.before = Some(Before::enter(call)?);
+        // Once a call, however often it is routed.
+        call.snapshot.budget.deposit(call.now);
+        route(call).map_err(Err)?;
+        self.phase = Phase::Attempts(Attempts::start(call));
+        Ok(())
+    }
+
+    /// The attempts' outcome, as far as consumer and provider agree.
+    #[inline(always)]
+    fn poll_attempts(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Phase::Attempts(attempts) = &mut self.phase else {
+            return Poll::Pending;
+        };
+        match ready!(attempts.poll(self.call.borrow_mut(), cx)) {
+            Err(error) if is_disagreement(&error) => self.disagree(error, cx),
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    #[cold]
+    fn disagree(&mut self, error: RpcError, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.agreement
+            .get_or_insert_default()
+            .seek(self.call.borrow_mut(), error)?;
+        self.phase = Phase::Agreement;
+        self.poll_agreement(cx)
+    }
+
+    /// Waits for the two to agree, and attempts the call once more.
+    #[cold]
+    fn poll_agreement(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let call = self.call.borrow_mut();
+        let agreement = self.agreement.get_or_insert_default();
         loop {
-            match &mut self.phase {
-                Phase::Attempts(attempts) => match ready!(attempts.poll(call, cx)) {
-                    Err(error) if is_disagreement(&error) => {
-                        self.agreement.get_or_insert_default().seek(call, error)?;
-                        self.phase = Phase::Agreement;
-                    }
-                    outcome => return Poll::Ready(outcome),
-                },
-                Phase::Guards | Phase::Routing => {
-                    route(call)?;
-                    self.phase = Phase::Attempts(Attempts::start(call));
+            ready!(agreement.poll(call, cx))?;
+            route(call)?;
+            let mut attempts = Attempts::start(call);
+            match attempts.poll(call, cx) {
+                Poll::Pending => {
+                    self.phase = Phase::Attempts(attempts);
+                    return Poll::Pending;
                 }
-                Phase::Agreement => {
-                    if let Some(agreement) = &mut self.agreement {
-                        ready!(agreement.poll(call, cx))?;
-                    }
-                    self.phase = Phase::Routing;
-                }
-                Phase::Over => return Poll::Pending,
+                Poll::Ready(Err(error)) if is_disagreement(&error) => agreement.seek(call, error)?,
+                Poll::Ready(outcome) => return Poll::Ready(outcome),
             }
         }
     }
@@ -111,19 +136,15 @@ impl<C: BorrowMut<OutboundCall> + Unpin> Future for Course<C> {
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = &mut *self;
-        if let Phase::Guards = this.phase {
-            let call = this.call.borrow_mut();
-            match Before::enter(call) {
-                Ok(pass) => this.before = Some(pass),
-                Err(outcome) => {
-                    this.phase = Phase::Over;
-                    return Poll::Ready(outcome);
-                }
-            }
-            // Once a call, however often it is routed.
-            call.snapshot.budget.deposit(call.now);
-        }
-        let mut outcome = ready!(this.poll_outcome(cx));
+        let begun = match this.phase {
+            Phase::Guards => this.begin(),
+            Phase::Attempts(_) | Phase::Agreement | Phase::Over => Ok(()),
+        };
+        let mut outcome = match (begun, &this.phase) {
+            (Err(outcome), _) => outcome,
+            (Ok(()), Phase::Agreement) => ready!(this.poll_agreement(cx)),
+            (Ok(()), _) => ready!(this.poll_attempts(cx)),
+        };
         this.phase = Phase::Over;
         if let Some(pass) = this.before.take() {
             Before::leave(pass, this.call.borrow_mut(), &mut outcome);
