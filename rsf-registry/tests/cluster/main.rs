@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod bad_lists;
 mod damaged;
 mod directory;
 mod leases;

@@ -11,11 +11,14 @@
     reason = "a case has nothing better to do with an error"
 )]
 
+#[path = "../../../../rsf-registry/tests/cluster/bad_lists.rs"]
+mod bad_lists;
 mod ground;
 mod open_loop;
 mod outage;
 mod packets;
 mod plain_subscriber;
+mod raw_directory;
 mod source_fault;
 
 mod t01;
@@ -34,6 +37,7 @@ mod t16;
 mod t17;
 mod t18;
 mod t20;
+mod t21;
 
 mod t23;
 mod t24;
@@ -42,6 +46,7 @@ mod t26;
 mod t27;
 mod t28;
 mod t29;
+mod t31;
 mod t32;
 mod t34;
 mod t37;
