@@ -8,6 +8,7 @@ mod children;
 mod cluster;
 mod embedded;
 mod files;
+pub(crate) mod stores;
 
 use std::net::SocketAddr;
 
@@ -72,6 +73,11 @@ const ADAPTER_PORT: u16 = 8080;
 const PUMP_PORT: u16 = 7610;
 /// The shop's provider instances.
 const PROVIDERS: usize = 3;
+
+/// Names and ids of the processes that run, JSON, in the folder of what `rsf dev` leaves behind.
+pub(crate) const PROCESSES_FILE: &str = "processes.json";
+/// The configuration of a cluster's pump there.
+pub(crate) const PUMP_CONFIG_FILE: &str = "pump.toml";
 
 /// Set for the processes that `rsf dev` starts.
 pub(crate) const END_WITH_STDIN: &str = "RSF_END_WITH_STDIN";

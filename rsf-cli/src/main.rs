@@ -8,8 +8,10 @@
     reason = "what a command prints is its purpose"
 )]
 
+mod bench;
 mod call;
 mod dev;
+mod drill;
 mod explain;
 mod nodes;
 mod policy;
@@ -57,6 +59,11 @@ enum Command {
     /// Make keys and sign the tokens by which applications prove who they are
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Measure the control path at a fleet's size, on real Redis and ZooKeeper
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Break one part of a running `make demo BACKEND=cluster`, and say what its callers felt
+    Drill(drill::DrillArguments),
     /// The demo shop's programs
     #[command(subcommand)]
     Shop(shop::ShopCommand),
@@ -109,7 +116,8 @@ fn default_level(command: &Command) -> &'static str {
         | Command::Explain(_)
         | Command::Policy(_)
         | Command::Nodes(_)
-        | Command::Token(_) => "error",
+        | Command::Token(_)
+        | Command::Drill(_) => "error",
         _ => "warn",
     }
 }
@@ -125,6 +133,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(command).await?,
         Command::Nodes(arguments) => nodes::run(arguments).await?,
         Command::Token(command) => token::run(command)?,
+        Command::Drill(arguments) => return drill::run(arguments).await,
+        Command::Bench(command) => return bench::run(command).await,
         Command::Shop(command) => shop::run(command).await?,
     }
     Ok(ExitCode::SUCCESS)

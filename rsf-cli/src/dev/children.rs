@@ -9,8 +9,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +20,8 @@ use crate::Failure;
 
 /// After this time a killed program of the shop is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(20);
+/// What a program gets to come up.
+const READY: Duration = Duration::from_secs(30);
 /// What a program gets to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(40);
 
@@ -35,11 +39,14 @@ struct Shared {
     tasks: TaskTracker,
     foreign_tasks: TaskTracker,
     log_folder: PathBuf,
+    /// Where names and ids are told, for `rsf drill`. Without it nobody looks on, and standard output is not for them.
+    told: Option<PathBuf>,
 }
 
 impl Children {
-    /// None yet; their error output goes to files in `log_folder`.
-    pub(super) fn new(log_folder: PathBuf) -> Self {
+    /// None yet; their error output goes to files in `log_folder`, their names and ids to the file `told` where
+    /// there is one.
+    pub(super) fn new(log_folder: PathBuf, told: Option<PathBuf>) -> Self {
         let pids = std::sync::Mutex::default();
         let shared = Shared {
             pids,
@@ -48,6 +55,7 @@ impl Children {
             tasks: TaskTracker::new(),
             foreign_tasks: TaskTracker::new(),
             log_folder,
+            told,
         };
         Children {
             shared: Arc::new(shared),
@@ -95,7 +103,7 @@ impl Children {
         Ok(())
     }
 
-    /// Starts a foreign server that must end with us.
+    /// Starts a foreign server that must end with us. It is started again when it dies.
     pub(super) fn foreign(&self, name: &str, command: &[String]) -> Result<(), Failure> {
         let log = self.log(name)?;
         let tied = std::path::Path::new("/usr/bin/setpriv").exists();
@@ -109,22 +117,54 @@ impl Children {
             .flatten()
             .chain(command.iter().cloned())
             .collect();
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // Ctrl-C in a terminal goes to the whole group; these end last.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| {
-                format!(
-                    "cannot start {}: {e}; `make demo BACKEND=cluster` installs it",
-                    command[0]
+        let start = move || -> std::io::Result<Child> {
+            Command::new(&words[0])
+                .args(&words[1..])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log.try_clone()?)
+                // Ctrl-C in a terminal goes to the whole group; these end last.
+                .process_group(0)
+                .kill_on_drop(true)
+                .spawn()
+        };
+        let child = start().map_err(|e| {
+            format!(
+                "cannot start {}: {e}; `make demo BACKEND=cluster` installs it",
+                command[0]
+            )
+        })?;
+        self.follow(name.to_owned(), child, Some(start));
+        Ok(())
+    }
+
+    /// Kills one (SIGKILL).
+    pub(super) fn kill(&self, name: &str) -> Result<(), Failure> {
+        let pid = self.lock().get(name).copied();
+        let number = pid.ok_or_else(|| format!("{name} does not run just now"))?;
+        let pid = Pid::from_raw(i32::try_from(number)?).ok_or("a process without a number")?;
+        Ok(kill_process(pid, Signal::KILL)?)
+    }
+
+    /// Waits until a child that was just started answers.
+    pub(super) async fn ready<F: Future<Output = bool>>(
+        &self,
+        name: &str,
+        answers: impl Fn() -> F,
+    ) -> Result<(), Failure> {
+        let end = Instant::now() + READY;
+        while !answers().await {
+            if Instant::now() > end {
+                let log = self.shared.log_folder.join(format!("{name}.log"));
+                return Err(format!(
+                    "{name} did not come up within {} s; see {}",
+                    READY.as_secs(),
+                    log.display()
                 )
-            })?;
-        self.follow(name.to_owned(), child, None::<fn() -> std::io::Result<Child>>);
+                .into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         Ok(())
     }
 
@@ -153,13 +193,36 @@ impl Children {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Notes that a process runs, or that it does not, and tells it.
+    fn runs(&self, name: &str, pid: Option<u32>) {
+        let mut pids = self.lock();
+        match pid {
+            Some(pid) => drop(pids.insert(name.to_owned(), pid)),
+            None => drop(pids.remove(name)),
+        }
+        let Some(told) = &self.shared.told else { return };
+        // The file appears whole; without it only drills are missing.
+        let fresh = told.with_extension("new");
+        let text = serde_json::to_string(&*pids).unwrap_or_default();
+        if let Err(error) = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, told)) {
+            tracing::warn!(%error, file = %told.display(), "the processes cannot be told");
+        }
+    }
+
+    fn say(&self, what: std::fmt::Arguments<'_>) {
+        match self.shared.told {
+            Some(_) => println!("{what}"),
+            None => eprintln!("{what}"),
+        }
+    }
+
     fn follow(
         &self,
         name: String,
         mut child: Child,
         restart: Option<impl Fn() -> std::io::Result<Child> + Send + Sync + 'static>,
     ) {
-        self.lock().extend(child.id().map(|pid| (name.clone(), pid)));
+        self.runs(&name, child.id());
         let children = self.clone();
         let foreign = child.stdin.is_none();
         let tasks = if foreign {
@@ -172,25 +235,37 @@ impl Children {
                 if children.live(&name, child).await {
                     return;
                 }
-                children.lock().remove(&name);
+                children.runs(&name, None);
                 let Some(start) = &restart else {
-                    return println!(
+                    return children.say(format_args!(
                         "{name} has ended; see its log in {}",
                         children.shared.log_folder.display()
-                    );
+                    ));
                 };
-                println!("{name} is gone; it starts again in {} s", RESTART_AFTER.as_secs());
+                children.say(format_args!(
+                    "{name} is gone; it starts again in {} s",
+                    RESTART_AFTER.as_secs()
+                ));
                 let pause = tokio::time::sleep(RESTART_AFTER);
-                if children.shared.end.run_until_cancelled(pause).await.is_none() {
+                let end = if foreign {
+                    &children.shared.end_foreign
+                } else {
+                    &children.shared.end
+                };
+                if end.run_until_cancelled(pause).await.is_none() {
                     return;
                 }
                 child = match start() {
                     Ok(child) => child,
-                    Err(error) => return println!("{name} cannot be started again: {error}"),
+                    Err(error) => {
+                        return children.say(format_args!("{name} cannot be started again: {error}"));
+                    }
                 };
-                let pid = child.id().unwrap_or_default();
-                children.lock().insert(name.clone(), pid);
-                println!("{name} runs again, pid {pid}");
+                children.runs(&name, child.id());
+                children.say(format_args!(
+                    "{name} runs again, pid {}",
+                    child.id().unwrap_or_default()
+                ));
             }
         });
     }

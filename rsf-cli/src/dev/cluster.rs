@@ -1,22 +1,15 @@
 //! Real Redis and ZooKeeper, and every part of RSF a process of its own.
 
 use std::path::Path;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::children::Children;
 use super::files::RunningFiles;
+use super::stores;
 use super::{ADAPTER_PORT, CONSOLE_PORT, DevArguments, PUMP_PORT, Places, banner, listen, open_shop};
 use crate::Failure;
 use crate::process::{private_folder, until_signal};
-
-const REDIS_CONF: &str = include_str!("../../../deploy/redis.conf");
-const ZOO_CFG: &str = include_str!("../../../deploy/zoo.cfg");
-/// What a server gets to come up.
-const READY: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     if arguments.ports.registry_port.is_some() {
@@ -28,9 +21,13 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     let files = RunningFiles::take(&state)?;
     let token = files.token("token")?;
     let signal = until_signal()?;
-    let children = Children::new(private_folder(files.path("log"))?);
-    let redis = start_redis(&children, &files).await?;
-    let zookeeper = start_zookeeper(&children, &files).await?;
+    let children = Children::new(
+        private_folder(files.path("log"))?,
+        Some(files.path(super::PROCESSES_FILE)),
+    );
+    let folder = files.path("");
+    let redis = stores::start_redis(&children, &folder).await?;
+    let zookeeper = stores::start_zookeeper(&children, &folder).await?;
     let registry = format!("redis://{redis},zk://{zookeeper}");
     let environment = [
         ("RSF_REGISTRY", registry.clone()),
@@ -38,7 +35,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     ];
 
     let pump_admin = free(arguments.ports.pump_port, PUMP_PORT).await?;
-    let pump_config = files.path("pump.toml");
+    let pump_config = files.path(super::PUMP_CONFIG_FILE);
     let sweep = 5_000.min(arguments.lease_ttl_ms);
     std::fs::write(
         &pump_config,
@@ -87,10 +84,8 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         ("console", &console),
         ("adapter", &adapter),
     ] {
-        ready(name, &files, || async {
-            TcpStream::connect(address.as_str()).await.is_ok()
-        })
-        .await?;
+        let answers = || async { TcpStream::connect(address.as_str()).await.is_ok() };
+        children.ready(name, answers).await?;
     }
     let places = Places {
         registry: registry.clone(),
@@ -117,97 +112,9 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn start_redis(children: &Children, files: &RunningFiles) -> Result<String, Failure> {
-    let address = free(None, 6379).await?;
-    let folder = private_folder(files.path("redis"))?;
-    let configuration = folder.join("redis.conf");
-    std::fs::write(&configuration, REDIS_CONF)?;
-    let port = address.rsplit(':').next().unwrap_or_default();
-    let (configuration, folder) = (text(&configuration), text(&folder));
-    let command = [
-        "redis-server",
-        &configuration,
-        "--bind",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--dir",
-        &folder,
-        "--daemonize",
-        "no",
-    ];
-    children.foreign("redis", &command.map(str::to_owned))?;
-    ready("redis", files, || asked(&address, b"PING\r\n", b"+PONG")).await?;
-    Ok(address)
-}
-
-async fn start_zookeeper(children: &Children, files: &RunningFiles) -> Result<String, Failure> {
-    let address = free(None, 2181).await?;
-    let folder = private_folder(files.path("zookeeper"))?;
-    let configuration = folder.join("zoo.cfg");
-    let port = address.rsplit(':').next().unwrap_or_default();
-    let own = format!(
-        "\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n",
-        folder.join("data").display()
-    );
-    std::fs::write(&configuration, format!("{ZOO_CFG}{own}"))?;
-    let jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
-    let configuration = text(&configuration);
-    let command = [
-        "java",
-        "-Xmx256m",
-        "-XX:+UseSerialGC",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-        "-Dzookeeper.jmx.log4j.disable=true",
-        "-cp",
-        jars,
-        "org.apache.zookeeper.server.quorum.QuorumPeerMain",
-        &configuration,
-    ];
-    children.foreign("zookeeper", &command.map(str::to_owned))?;
-    ready("zookeeper", files, || {
-        asked(&address, b"srvr", b"Zookeeper version")
-    })
-    .await?;
-    Ok(address)
-}
-
 /// An address whose port is free now. The server that gets it binds it a moment later.
-async fn free(asked: Option<u16>, preferred: u16) -> Result<String, Failure> {
+pub(super) async fn free(asked: Option<u16>, preferred: u16) -> Result<String, Failure> {
     Ok(listen(asked, preferred).await?.local_addr()?.to_string())
-}
-
-async fn asked(address: &str, question: &[u8], answer: &[u8]) -> bool {
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(question).await?;
-        let mut got = vec![0; 64];
-        let n = stream.read(&mut got).await?;
-        got.truncate(n);
-        Ok::<_, std::io::Error>(got)
-    };
-    matches!(tokio::time::timeout(Duration::from_secs(2), exchange).await, Ok(Ok(got)) if got.starts_with(answer))
-}
-
-async fn ready<F: Future<Output = bool>>(
-    name: &str,
-    files: &RunningFiles,
-    probe: impl Fn() -> F,
-) -> Result<(), Failure> {
-    let end = Instant::now() + READY;
-    while !probe().await {
-        if Instant::now() > end {
-            let log = files.path("log").join(format!("{name}.log"));
-            return Err(format!(
-                "{name} did not come up within {} s; see {}",
-                READY.as_secs(),
-                log.display()
-            )
-            .into());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(())
 }
 
 fn text(path: &Path) -> String {

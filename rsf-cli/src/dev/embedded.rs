@@ -43,7 +43,10 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     files.announce(&registry, &arguments.namespace, &console, &adapter, &pump_url)?;
 
     let signal = until_signal()?;
-    let children = Children::new(private_folder(files.path("log"))?);
+    let children = Children::new(
+        private_folder(files.path("log"))?,
+        Some(files.path(super::PROCESSES_FILE)),
+    );
     if !arguments.no_shop {
         open_shop(&children, &arguments, &registry)?;
     }

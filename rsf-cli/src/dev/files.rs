@@ -108,7 +108,14 @@ fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
 
 impl Drop for RunningFiles {
     fn drop(&mut self) {
-        for name in ["registry", "namespace", "console", "adapter", "pump"] {
+        for name in [
+            "registry",
+            "namespace",
+            "console",
+            "adapter",
+            "pump",
+            super::PROCESSES_FILE,
+        ] {
             let _ = std::fs::remove_file(self.path(name));
         }
     }
