@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use rsf_registry::lease::LiveLease;
-use rsf_registry::record::{Lease, ListedInstance, Removal, ServiceList};
+use rsf_registry::record::{Lease, ListedInstance, Removal, RemovalCause, ServiceList};
 use rsf_registry::world::Guard;
 
-use crate::listed::{entries, leases};
+use crate::listed::{entries, is_tombstone, leases};
 use known::{Copy, Known, Restored};
 pub use leave::FindingAges;
 use members::Members;
@@ -209,8 +209,11 @@ impl Fold {
         }
     }
 
+    /// Brings what is known in line with one published list.
+    ///
     /// Of the instances that no source has, a standby lets others go than the leader whose shadow it is, and at another
     /// pace. What the leader published stands: else a change of leaders would shrink a list faster than rule R admits.
+    /// Who left by its word while nobody led was never in a list of this fold: without a reason consumers would keep it.
     fn realign(&mut self, at: Moment, list: &ServiceList) {
         let service = &list.service;
         for removal in &list.removed {
@@ -227,15 +230,36 @@ impl Fold {
             let Some(known) = self.instances.get_mut(&listed.instance) else {
                 continue;
             };
-            let here = known.lease.incarnation == listed.incarnation && !known.listed.contains(service);
-            let members = self.services.entry(service.clone()).or_default();
-            if !here || !members.has_expired(&listed.instance, listed.incarnation) {
+            if known.listed.contains(service) || known.lease.incarnation < listed.incarnation {
                 continue;
             }
-            known.listed.insert(service.clone());
-            (known.suspect, known.left) = (true, None);
-            self.suspects.insert(listed.instance.clone());
-            members.put(listed.clone(), at.unix_ms, &mut self.changes.services, service);
+            let same_start = known.lease.incarnation == listed.incarnation;
+            let members = self.services.entry(service.clone()).or_default();
+            let expired = members.has_expired(&listed.instance, listed.incarnation);
+            let owner = self.claims.get(&known.lease.address).and_then(BTreeSet::last);
+            // What is known of it stood in other lists, and is not its own word.
+            let hearsay =
+                known.copies.is_empty() && owner.is_some_and(|(_, owner)| *owner == listed.instance);
+            if members.has_left(&listed.instance, listed.incarnation) {
+                continue;
+            }
+            if same_start && (expired || hearsay) {
+                known.listed.insert(service.clone());
+                (known.suspect, known.left) = (true, None);
+                self.suspects.insert(listed.instance.clone());
+                members.put(listed.clone(), at.unix_ms, &mut self.changes.services, service);
+            } else if !expired {
+                let lease = &known.lease;
+                let said = same_start && !entries(lease).contains_key(service);
+                let cause = if said || is_tombstone(lease) {
+                    RemovalCause::Deregistered
+                } else {
+                    // A later start, or another instance at its address.
+                    RemovalCause::Evicted
+                };
+                let removal = members.note(listed, cause, at.unix_ms);
+                self.changes.removed.push((service.clone(), removal));
+            }
         }
     }
 

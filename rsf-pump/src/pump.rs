@@ -1,6 +1,7 @@
 //! The pump: one task that takes in what the sources say, folds it, and publishes while it leads.
 
 mod lane;
+mod pause;
 mod running;
 
 mod report;
@@ -126,6 +127,7 @@ impl Pump {
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut commanded = true;
         loop {
+            running.pause.turn(running.now().elapsed);
             let deadline = running.next_deadline();
             let flush = running.publisher.due().filter(|_| running.may_write());
             tokio::select! {

@@ -197,19 +197,22 @@ impl ShrinkRule {
     }
 
     /// Takes over what an earlier leader let go of a service: `ages` says how long ago, the newest last, of a list that
-    /// has `listed` now. The window goes on over a change of leaders.
+    /// has `listed` now. The window goes on over a change of leaders; where more is known here already, that counts.
     pub fn inherit(&mut self, now: Duration, service: &str, listed: usize, ages: &[Duration]) {
         let guard = self.services.entry(service.to_owned()).or_default();
-        guard.losses = ages
-            .iter()
-            .zip((1..=ages.len()).rev())
-            .map(|(age, later)| Loss {
-                at: now.saturating_sub(*age),
-                count: 1,
-                listed_before: listed + later,
-            })
-            .collect();
         guard.forget(now, self.config.window);
+        let loss = |(age, later): (&Duration, usize)| Loss {
+            at: now.saturating_sub(*age),
+            count: 1,
+            listed_before: listed + later,
+        };
+        let inherited = ages.iter().zip((1..=ages.len()).rev()).map(loss);
+        let inherited: VecDeque<Loss> = inherited
+            .filter(|loss| loss.at + self.config.window > now)
+            .collect();
+        if inherited.len() >= guard.losses.iter().map(|loss| loss.count).sum() {
+            guard.losses = inherited;
+        }
     }
 
     /// Whether a hold lasts on this service.
@@ -313,6 +316,8 @@ mod tests {
         let mut rule = rule();
         rule.inherit(secs(100), "s", 17, &[secs(30), secs(6), secs(5), secs(5)]);
         assert_eq!(rule.admit(secs(100), "s", 17, 5, 0), 1, "4 of 20, 3 are gone");
+        rule.inherit(secs(100), "s", 16, &[]);
+        assert_eq!(rule.admit(secs(100), "s", 16, 4, 0), 0, "it knows better");
         assert_eq!(rule.admit(secs(105), "s", 16, 4, 0), 2);
     }
 

@@ -535,3 +535,26 @@ fn a_new_leader_goes_on_from_who_the_last_one_let_go() {
     fold.reap(moment(22), &mut rule, AGES);
     assert_eq!(fold.list("a").0, whole[2..]);
 }
+
+#[test]
+fn who_left_while_nobody_led_is_named_with_the_reason() {
+    let mut before = Fold::new();
+    before.observe(moment(0), 0, Duration::ZERO, observed(1, LeaseState::Up, 15));
+    let published = ServiceList {
+        service: "a".into(),
+        instances: before.list("a").0,
+        ..ServiceList::default()
+    };
+    let mut fold = Fold::new();
+    fold.sweep(
+        moment(9),
+        0,
+        Duration::from_secs(9),
+        vec![observed(2, LeaseState::Deregistered, 20)],
+    );
+    fold.restore(moment(10), &[published], TTL);
+    let (list, removed) = fold.list("a");
+    assert!(list.is_empty());
+    assert_eq!(removed.len(), 1);
+    assert_eq!(removed[0].cause(), RemovalCause::Deregistered);
+}

@@ -134,7 +134,8 @@ impl Members {
         self.trim(0);
     }
 
-    fn note(&mut self, old: &ListedInstance, cause: RemovalCause, at_unix_ms: u64) -> Removal {
+    /// Notes who is in the list no more.
+    pub(super) fn note(&mut self, old: &ListedInstance, cause: RemovalCause, at_unix_ms: u64) -> Removal {
         let removal = Removal {
             instance: old.instance.clone(),
             incarnation: old.incarnation,

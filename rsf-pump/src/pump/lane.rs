@@ -16,6 +16,8 @@ pub(super) struct Lane {
     pub(super) loaded: Option<Duration>,
     /// When it last did.
     pub(super) swept: Option<Duration>,
+    /// When it was asked that.
+    pub(super) asked: Option<Duration>,
     /// How many leases it had then.
     pub(super) leases: usize,
     /// Since when it has not answered.
@@ -30,6 +32,7 @@ impl Lane {
             deadlines: Deadlines::default(),
             loaded: None,
             swept: None,
+            asked: None,
             leases: 0,
             silent: None,
         }

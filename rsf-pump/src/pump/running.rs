@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::lane::Lane;
+use super::pause::Pause;
 use crate::config::PumpConfig;
 use crate::evidence::{Evidence, Suspect};
 use crate::fold::{FindingAges, Fold, LONGEST_TTL, Moment};
@@ -29,6 +30,7 @@ pub(super) struct Running {
     pub(super) rule: ShrinkRule,
     /// One for each source.
     pub(super) lanes: Vec<Lane>,
+    pub(super) pause: Pause,
     pub(super) publisher: Publisher,
     pub(super) metrics: Metrics,
     pub(super) status: watch::Sender<Arc<PumpStatus>>,
@@ -57,6 +59,7 @@ impl Running {
             fold: Fold::new(),
             rule: ShrinkRule::new(config.shrink.clone(), sources.len()),
             lanes: sources.into_iter().map(|name| Lane::new(name, config)).collect(),
+            pause: Pause::default(),
             publisher,
             metrics,
             status,
@@ -94,11 +97,19 @@ impl Running {
     }
 
     /// Whether the last published view is unknown: the directory was wiped, and instances had less than one TTL to
-    /// show up in this fold.
+    /// show up in this fold. While a source is away or not believed, or the pump stood still, they had no chance to; that
+    /// counts for the time of a hold at most, for a source may be gone for good.
     pub(super) fn is_blind(&self, now: Duration) -> bool {
-        let loaded = self.lanes.iter().filter_map(|lane| lane.loaded).min();
-        let blind = self.wiped && Guard::Blind.stands();
-        blind && loaded.is_none_or(|loaded| now < loaded + self.config.lease_ttl)
+        if !self.wiped || !Guard::Blind.stands() {
+            return false;
+        }
+        let Some(loaded) = self.lanes.iter().filter_map(|lane| lane.loaded).min() else {
+            return true;
+        };
+        let ttl = self.config.lease_ttl;
+        let known = now.saturating_sub(loaded);
+        let doubt = self.pause.missed() || !self.rule.trusts_all(now, ttl);
+        known < ttl || doubt && known < self.config.shrink.max_hold
     }
 
     pub(super) fn on_leadership(&mut self, event: Leadership) {
@@ -125,8 +136,13 @@ impl Running {
 
     fn take_over(&mut self, takeover: Takeover) {
         let now = self.now();
+        self.pause.turn(now.elapsed);
         self.role = Role::Leading;
         self.metrics.terms.inc();
+        if self.pause.missed() && !takeover.wiped {
+            // Another leader published what changed meanwhile: a pump that stood still knows no more than one that starts.
+            self.fold = Fold::new();
+        }
         if Guard::LastView.stands() {
             self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
         }
@@ -310,6 +326,12 @@ impl Running {
         lane.swept = Some(now.elapsed);
         let loading = lane.loaded.is_none();
         lane.loaded.get_or_insert(now.elapsed);
+        lane.asked = Some(asked);
+        let all = self.lanes.iter().map(|lane| lane.asked).min().flatten();
+        all.into_iter().for_each(|all| self.pause.made_up(all));
+        let Some(lane) = self.lanes.get_mut(source) else {
+            return;
+        };
         self.rule.answered(source);
         let leases = sweep.leases.len();
         lane.leases = leases;

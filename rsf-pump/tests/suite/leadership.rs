@@ -198,6 +198,42 @@ async fn after_a_wipe_a_restarted_pump_gathers_renewals_before_it_writes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_wipe_a_source_that_is_away_has_a_ttl_too() {
+    let folder = tempfile::tempdir().expect("folder");
+    let settings = PumpSettings {
+        state_file: Some(folder.path().join("pump.state")),
+        shrink_hold_ms: 60_000,
+        ..PumpSettings::default()
+    };
+    let (world, pump) = World::with(10, settings.clone()).await;
+    pump.stop().await;
+    world.directory.wipe();
+    world.store.restart_empty();
+    let start = Instant::now();
+    let pump = world.pump(settings.clone());
+    secs(2).await;
+    world.store.set_down(true);
+    secs(20).await;
+    assert!(
+        world.directory.lists_stored().is_empty(),
+        "those who have not come back may live"
+    );
+    world.store.set_down(false);
+    until(20 * SECOND, "written", || world.directory.len("s") > 0).await;
+    assert_eq!(world.directory.least("s", start), 10);
+    pump.stop().await;
+    world.directory.wipe();
+    world.store.restart_empty();
+    let _pump = world.pump(settings);
+    secs(2).await;
+    world.store.set_down(true);
+    until(62 * SECOND, "what there is, in the end", || {
+        world.directory.len("s") > 0
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_wipe_a_pump_that_only_stood_by_knows_that_there_were_lists() {
     let folder = tempfile::tempdir().expect("folder");
     let settings = PumpSettings {

@@ -54,10 +54,12 @@ pub(crate) enum Event {
     PumpStops,
     PumpStandsStill,
     PumpCutOff,
+    /// Both stores lose all data, and every pump starts anew with its state file.
+    AllIsLost,
 }
 
 impl Event {
-    const ALL: [Event; 33] = [
+    const ALL: [Event; 34] = [
         Event::Start,
         Event::Restart,
         Event::Replace,
@@ -91,6 +93,7 @@ impl Event {
         Event::PumpStops,
         Event::PumpStandsStill,
         Event::PumpCutOff,
+        Event::AllIsLost,
     ];
 }
 
@@ -146,6 +149,7 @@ impl Faults {
             Event::PumpDies | Event::PumpStops | Event::PumpStandsStill | Event::PumpCutOff => {
                 self.pump(event)
             }
+            Event::AllIsLost => self.lose_all(),
             Event::NoQuorum
             | Event::Wiped
             | Event::Restored
@@ -246,8 +250,9 @@ impl Faults {
         };
         let whole = site.judge.whole(&service).filter(|whole| *whole == ids.len());
         let victims: Vec<String> = ids.into_iter().filter(|_| chance.happens(share)).collect();
+        // One may always leave: it takes two to begin a hold.
         if let Some(before) = whole
-            && victims.len() * 2 > before
+            && victims.len() * 2 > before.max(2)
         {
             site.judge.mass_death(&service, before);
         }
@@ -325,6 +330,7 @@ impl Faults {
             }
             Event::Deposed => {
                 zookeeper.depose();
+                self.stir();
                 return site.judge.blow(Part::ZooKeeper, "loses the leader's node");
             }
             Event::ListEmptied => return self.empty_a_list(),
@@ -388,6 +394,36 @@ impl Faults {
         site.judge.tampered(service);
         site.judge
             .blow(Part::ZooKeeper, &format!("has an empty list of {service}"));
+    }
+
+    /// A site is built again without its data. The pumps come back while the instances still have to say that they live.
+    fn lose_all(&self) {
+        let (site, chance) = (&self.site, &self.site.chance);
+        site.zookeeper.wipe();
+        site.judge.blow(Part::ZooKeeper, "is wiped");
+        let names: Vec<String> = site.pumps.lock().keys().cloned().collect();
+        for name in names {
+            let at = site.clone();
+            let what = format!("{name} is built again");
+            self.fault(Part::Pump, what, chance.seconds(0, 4), move |on| match on {
+                true => at.kill_pump(&name),
+                false => at.start_pump(&name),
+            });
+        }
+        let (redis, judge) = (site.redis.clone(), site.judge.clone());
+        self.last_for(chance.seconds(0, 4), move || {
+            redis.flush();
+            judge.blow(Part::Redis, "is flushed");
+        });
+    }
+
+    /// Something changes just now, while a leader may not know yet that it was deposed.
+    fn stir(&self) {
+        let (site, chance) = (&self.site, &self.site.chance);
+        for _ in 0..chance.number(0, 3) {
+            let (site, services) = (site.clone(), self.some_services());
+            self.last_for(chance.millis(0, 1_500), move || site.start_new(services, None));
+        }
     }
 
     fn pump(&self, event: Event) {

@@ -48,12 +48,14 @@ struct Known {
     /// (consumer, service) → what it sees.
     views: BTreeMap<(String, String), View>,
     epoch: u64,
+    /// The greatest that ever began.
+    greatest_epoch: u64,
     /// Service → its newest version that any pump wrote, and which start of which pump.
     newest: BTreeMap<String, ((u64, u64), Writer)>,
     /// Who leads.
     leader: Option<Writer>,
-    /// When the directory's data was lost or replaced by a backup.
-    replaced: Option<Instant>,
+    /// What of these epochs was written, the directory has lost, or may have lost.
+    lost_epoch: Option<u64>,
     /// Services whose lists a stranger overwrote.
     tampered: BTreeSet<String>,
     violation: Option<String>,

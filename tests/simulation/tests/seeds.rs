@@ -1,8 +1,9 @@
-//! Thousands of schedules of faults, none of which breaks an invariant; and one seed is one run.
+//! Thousands of schedules of faults, none of which breaks an invariant, but with a guard taken away; and one seed is one
+//! run.
 //!
 //! A failing seed is run once more with its trace, which stands in the test's output.
 
-use rsf_simulation::{Options, run};
+use rsf_simulation::{Guard, Missing, Options, missed_by, run};
 
 /// In each of the tests; the time that nextest gives one is for a slow machine's debug build.
 const SEEDS: u64 = 125;
@@ -34,6 +35,36 @@ parts! {
     seeds_from_501 5 seeds_from_626 6 seeds_from_751 7 seeds_from_876 8
     seeds_from_1001 9 seeds_from_1126 10 seeds_from_1251 11 seeds_from_1376 12
     seeds_from_1501 13 seeds_from_1626 14 seeds_from_1751 15 seeds_from_1876 16
+}
+
+/// A guard that no seed misses is not tried by the runs above either.
+macro_rules! without {
+    ($($name:ident $missing:expr;)*) => {
+        $(#[test] fn $name() -> std::io::Result<()> {
+            let missed = missed_by($missing, 1..500)?;
+            assert!(missed.is_some(), "nothing breaks without {:?}", $missing);
+            Ok(())
+        })*
+
+        #[test]
+        fn every_guard_is_tried() {
+            assert_eq!(Missing::ALL.as_slice(), [$($missing),*]);
+        }
+    };
+}
+
+without! {
+    without_empty_protection Missing::Guard(Guard::EmptyList);
+    without_refusal_of_older_lists Missing::Guard(Guard::OlderList);
+    without_a_snapshot_s_checksum Missing::Guard(Guard::Checksum);
+    without_sweeps Missing::Guard(Guard::Sweep);
+    without_distrust Missing::Guard(Guard::Distrust);
+    without_the_shrink_limit Missing::Guard(Guard::ShrinkLimit);
+    without_the_order_of_records Missing::Guard(Guard::Order);
+    without_the_last_view Missing::Guard(Guard::LastView);
+    without_the_wait_after_a_wipe Missing::Guard(Guard::Blind);
+    without_the_fence Missing::Fence;
+    without_rising_epochs Missing::Epochs;
 }
 
 #[test]

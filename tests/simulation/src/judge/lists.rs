@@ -43,6 +43,13 @@ impl Judge {
         }
     }
 
+    /// A pump's epoch begins: nobody writes in an earlier one any more (invariant 3).
+    pub(crate) fn epoch_begins(&self, epoch: u64) {
+        let mut known = self.known.lock();
+        known.epoch = known.epoch.max(epoch);
+        known.greatest_epoch = known.greatest_epoch.max(epoch);
+    }
+
     /// The directory's data was replaced by this: its versions begin anew.
     pub(crate) fn replaced(&self, lists: Vec<ServiceList>) {
         let mut known = self.known.lock();
@@ -52,7 +59,7 @@ impl Judge {
             .collect();
         known.shrinking.clear();
         known.epoch = 0;
-        known.replaced = Some(Instant::now());
+        known.lost_epoch = Some(known.greatest_epoch);
     }
 
     /// More than half of a list's instances die at once: for a whole hold it keeps half of what it had.
@@ -91,11 +98,10 @@ impl Known {
         }
         if version.0 < self.epoch {
             return Err(format!(
-                "{service} is written in epoch {} after {}",
+                "{service} is written in epoch {} after {} began",
                 version.0, self.epoch
             ));
         }
-        self.epoch = version.0;
         for listed in &list.instances {
             let Some(life) = self.lives.get(&listed.instance) else {
                 return Err(format!("{service} lists {}, which never was", listed.instance));

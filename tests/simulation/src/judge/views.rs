@@ -116,7 +116,9 @@ impl Known {
         let Some(former) = former else { return Ok(()) };
         let life = |(id, incarnation): &&(String, u64)| {
             let life = self.lives.get(id).filter(|life| life.incarnation == *incarnation);
-            life.filter(|life| life.is_well() && life.state == State::Up)
+            life.filter(|life| {
+                life.is_well() && life.state == State::Up && life.services.contains_key(service)
+            })
         };
         if shown.is_empty()
             && let Some(life) = former.iter().find_map(|one| life(&one))
@@ -181,7 +183,7 @@ impl Known {
         shown: &[(String, u64)],
         truth: &[(String, u64)],
     ) -> bool {
-        let lost = self.replaced.zip(view.at).is_some_and(|(lost, at)| at < lost);
+        let lost = self.lost_epoch.is_some_and(|epoch| view.version.0 <= epoch);
         let stored = self.stored.get(service);
         let explains = |(id, incarnation): &(String, u64)| {
             stored.is_some_and(|list| {

@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct ZooKeeper {
     pub(crate) chance: Arc<Chance>,
-    judge: Arc<Judge>,
+    pub(super) judge: Arc<Judge>,
     pub(super) state: Mutex<State>,
     /// Sessions, candidates or the epoch changed.
     pub(super) changed: Notify,

@@ -96,6 +96,7 @@ impl ZooKeeperClient {
             // A new node's version is 0, as after a wipe.
             let version = stored.map_or(0, |(_, version)| version) + 1;
             state.epoch = Some((epoch, version));
+            zookeeper.judge.epoch_begins(epoch);
             Ok(state.epoch)
         });
         written.await
