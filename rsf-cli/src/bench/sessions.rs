@@ -128,11 +128,16 @@ async fn outage(
     let begun = Instant::now();
     pump.publish(sequence).await?;
     let complete = storm.complete(sequence, PATIENCE).await?;
+    let taken = begun.elapsed();
+    // What is broken next is a whole ensemble.
+    if !until(PATIENCE, async || ensemble.is_whole().await).await {
+        return Err("a killed ZooKeeper server does not serve again".into());
+    }
     Ok(json!({
         "serving_again_s": seconds(serving),
         "everybody_connected_s": back.then(|| seconds(connected)),
         "transactions_until_then": alone,
-        "everybody_has_the_next_lists_s": complete.then(|| seconds(begun.elapsed())),
+        "everybody_has_the_next_lists_s": complete.then(|| seconds(taken)),
         "peak": watching.end(),
         "sessions": ensemble.sessions().await,
     }))

@@ -38,6 +38,17 @@ impl Ensemble {
         last
     }
 
+    /// Whether every server serves.
+    pub(super) async fn is_whole(&self) -> bool {
+        for server in &self.servers {
+            let answer = exchange(server, "srvr").await;
+            if !answer.is_some_and(|answer| answer.contains("Mode: ")) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The place of a server that follows.
     pub(super) async fn follower(&self) -> Option<usize> {
         for (place, server) in self.servers.iter().enumerate() {
