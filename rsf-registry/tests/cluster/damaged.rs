@@ -1,7 +1,5 @@
 //! T31: lists that are corrupted, bombs, oversized, blank or impossible, as an agent meets them in a real ZooKeeper.
 
-use std::time::Duration;
-
 use rsf_core::control::{ControlPlane, Discovery};
 use rsf_registry::directory::{ListSealer, Reason};
 use rsf_registry::{AgentOptions, Backend, RegistryAgent};
@@ -101,11 +99,13 @@ async fn a_damaged_shard_leaves_the_last_good_list() {
         _ => Ok(()),
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    crate::observe_version(&mut watch, term.epoch, 1).await;
     large.version.as_mut().unwrap().sequence = 3;
-    pump.writer.write(&term, &[large]).await.unwrap();
-    crate::observe_version(&mut watch, term.epoch, 3).await;
+    let (shown, written) = tokio::join!(
+        crate::sequences_until(watch, 3),
+        pump.writer.write(&term, std::slice::from_ref(&large))
+    );
+    written.unwrap();
+    assert_eq!(shown, [1, 3], "the damaged one was shown to nobody");
 }
 
 #[tokio::test(flavor = "multi_thread")]

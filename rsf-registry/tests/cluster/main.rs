@@ -108,6 +108,26 @@ async fn observe_version(watch: &mut Watch<ServiceList>, epoch: u64, sequence: u
     .await;
 }
 
+/// Every sequence that `watch` shows from now on until `last`, the one that it shows now first.
+async fn sequences_until(mut watch: Watch<ServiceList>, last: u64) -> Vec<u64> {
+    let sequence = |state: Observed<ServiceList>| match state {
+        Observed::Present(list) => list.version.map_or(0, |version| version.sequence),
+        Observed::Unknown | Observed::Absent => 0,
+    };
+    let mut shown = vec![sequence(watch.current())];
+    let all = async {
+        while shown.last() != Some(&last) {
+            let next = sequence(watch.changed().await.expect("the watch goes on"));
+            if shown.last() != Some(&next) {
+                shown.push(next);
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, all).await;
+    assert!(ended.is_ok(), "{last} was never shown, but {shown:?}");
+    shown
+}
+
 async fn observe_absent(watch: &mut Watch<ServiceList>) {
     observe(watch, "absent", |state| {
         matches!(state, Observed::Absent).then_some(())

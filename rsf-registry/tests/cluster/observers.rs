@@ -1,7 +1,6 @@
 //! Observers and local sessions: consumers cost the leader nothing, and outlive the quorum.
 
-use std::time::Duration;
-
+use futures_util::future::join_all;
 use rsf_registry::Observed;
 use rsf_registry::cluster::{self, Cluster};
 use rsf_testkit::{ZooKeeper, eventually};
@@ -60,7 +59,13 @@ async fn consumers_at_an_observer_have_local_sessions_and_keep_their_lists_witho
 
     // The quorum goes and comes back: what consumers know stays, and they are told of what is new.
     ensemble.kill9().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let unserved = consumers.iter().map(|consumer| {
+        eventually(PATIENCE, async || match consumer.directory.services().await {
+            Ok(_) => Err("the observer still serves it"),
+            Err(_) => Ok(()),
+        })
+    });
+    join_all(unserved).await;
     assert!(
         watches
             .iter()

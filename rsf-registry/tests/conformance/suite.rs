@@ -26,7 +26,8 @@ macro_rules! conformance {
     ($fixture:ty) => {
         conformance!(@cases $fixture;
             leases: put_read_sweep, renewal_prolongs, runs_out, stale_incarnation_is_refused,
-                stale_sequence_is_refused, renewal_of_unknown, deregistering_leaves_a_tombstone, sweep_sees_all,
+                stale_sequence_is_refused, renewal_of_unknown, deregistering_leaves_a_tombstone,
+                a_tombstone_is_not_renewed, sweep_sees_all,
                 changes_are_hinted, bad_leases_are_refused;
             directory: list_round_trip, watch_sees_absent_present_changed, older_list_is_refused,
                 second_term_fences_the_first, epoch_rises_to_the_least, services_are_listed, watches_are_apart,
@@ -35,7 +36,7 @@ macro_rules! conformance {
                 a_fenced_shard_is_refused;
             policies: publish_and_watch, stale_revision_is_refused, publishing_twice_is_no_error,
                 deletion_is_an_empty_document, document_and_revision_go_together;
-            acknowledgements: by_scope, last_one_counts, run_out;
+            acknowledgements: by_scope, last_one_counts, a_late_one_of_an_earlier_start_is_passed_over, run_out;
             namespaces: unknown_namespace_is_named;
         );
     };

@@ -1,7 +1,8 @@
 //! Acknowledgements: a hash a scope, one field an instance, each with a deadline of its own.
 //!
-//! A field's value is its deadline, fifteen decimal digits of Unix milliseconds by the server's clock, then the
-//! protobuf record `rsf.registry.v1.Acknowledgement`. Redis 7.0 has no TTL of single fields, so that readers leave out
+//! A field's value is its deadline, fifteen decimal digits of Unix milliseconds by the server's clock, the incarnation in
+//! twenty decimal digits, then the protobuf record `rsf.registry.v1.Acknowledgement`. A late word of an earlier start does
+//! not replace that of a newer one; the scripts compare digits, since Lua's numbers are too narrow. Redis 7.0 has no TTL of single fields, so that readers leave out
 //! what is overdue and remove it, and each write looks at two random fields and removes them where they are overdue:
 //! what nobody reads stays small as well. The hash as a whole expires with its last field.
 //!
@@ -25,13 +26,23 @@ const PAGE: usize = 5000;
 /// How many overdue fields are removed in one request.
 const REMOVALS: usize = 500;
 const DEADLINE_DIGITS: usize = 15;
+const INCARNATION_DIGITS: usize = 20;
 
-/// KEYS: the hash. ARGV: TTL in ms, instance, record.
+/// KEYS: the hash. ARGV: TTL in ms, instance, incarnation in twenty digits, record.
 pub(super) const ACKNOWLEDGE: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ttl = tonumber(ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[2], string.format('%015.0f', now + ttl) .. ARGV[3])
+local held = redis.call('HGET', KEYS[1], ARGV[2])
+local alive_until = held and tonumber(held:sub(1, 15))
+if alive_until and alive_until > now then
+  for i = 1, 20 do
+    local old, new = held:byte(15 + i) or 0, ARGV[3]:byte(i)
+    if old > new then return 0 end
+    if old < new then break end
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[2], string.format('%015.0f', now + ttl) .. ARGV[3] .. ARGV[4])
 if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 local some = redis.call('HRANDFIELD', KEYS[1], 2, 'WITHVALUES')
 for i = 1, #some, 2 do
@@ -73,6 +84,7 @@ impl Acknowledgements for RedisLeases {
             script
                 .arg(milliseconds(ttl))
                 .arg(&acknowledgement.instance)
+                .arg(format!("{:0INCARNATION_DIGITS$}", acknowledgement.incarnation))
                 .arg(acknowledgement.encode_to_vec());
             self.invoke::<()>(&script).await
         });
@@ -133,10 +145,14 @@ impl RedisLeases {
 
 /// The deadline and the record of a field; `None` where it is not what this scope's instance wrote.
 fn decode(scope: &str, instance: &[u8], value: &[u8]) -> Option<(u64, Acknowledgement)> {
-    let (deadline, record) = value.split_at_checked(DEADLINE_DIGITS)?;
-    let deadline = std::str::from_utf8(deadline).ok()?.parse().ok()?;
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u64>().ok();
+    let (deadline, rest) = value.split_at_checked(DEADLINE_DIGITS)?;
+    let (incarnation, record) = rest.split_at_checked(INCARNATION_DIGITS)?;
     let record = Acknowledgement::decode(record).ok()?;
-    (record.scope == scope && record.instance.as_bytes() == instance).then_some((deadline, record))
+    let fits = record.scope == scope
+        && record.instance.as_bytes() == instance
+        && number(incarnation) == Some(record.incarnation);
+    Some((number(deadline).filter(|_| fits)?, record))
 }
 
 #[cfg(test)]
@@ -148,10 +164,14 @@ mod tests {
         let record = Acknowledgement {
             instance: "a/1".into(),
             scope: "fleet".into(),
+            incarnation: u64::MAX,
             ..Default::default()
         };
-        let mut value = b"001763766000123".to_vec();
+        let mut value = b"00176376600012318446744073709551615".to_vec();
         value.extend(record.encode_to_vec());
+        let mut other = value.clone();
+        other[34] -= 1;
+        assert_eq!(decode("fleet", b"a/1", &other), None);
         assert_eq!(decode("fleet", b"a/1", &value), Some((1_763_766_000_123, record)));
         assert_eq!(decode("fleet", b"a/2", &value), None);
         assert_eq!(decode("service/x", b"a/1", &value), None);

@@ -1,13 +1,14 @@
 //! One instance's lease: written if it is not older than the stored one, renewed if it is the same incarnation.
 //!
 //! ```text
-//! 0      format, 1
+//! 0      format: 1, or 2 of an instance that has left
 //! 1..9   incarnation, big-endian
 //! 9..17  sequence, big-endian
 //! 17..   the protobuf record `rsf.registry.v1.Lease`
 //! ```
 //! The numbers stand before the record so that the scripts, which know no protobuf, compare them byte by byte: Lua's
-//! numbers are too narrow for them, and its string order follows the server's locale.
+//! numbers are too narrow for them, and its string order follows the server's locale. A renewal compares the first nine
+//! bytes, so that a late one neither prolongs nor shortens the word that the instance has left.
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::record::{Lease, LeaseState};
 use crate::{LeaseStore, Renewal, StoreError, limits};
 
 const FORMAT: u8 = 1;
+const FORMAT_LEFT: u8 = 2;
 const HEADER: usize = 17;
 /// Format and incarnation.
 const INCARNATION_HEADER: usize = 9;
@@ -26,7 +28,7 @@ const INCARNATION_HEADER: usize = 9;
 /// KEYS: the lease. ARGV: its bytes, TTL in ms. Answers 1, or what is stored where that is greater.
 pub(super) const PUT: &str = r"
 local stored = redis.call('GETRANGE', KEYS[1], 0, 16)
-if #stored == 17 and stored:byte(1) == 1 then
+if #stored == 17 and (stored:byte(1) == 1 or stored:byte(1) == 2) then
   for i = 2, 17 do
     local old, new = stored:byte(i), ARGV[1]:byte(i)
     if old > new then return redis.call('GET', KEYS[1]) end
@@ -40,7 +42,7 @@ return 1
 /// KEYS: the lease. ARGV: format, incarnation and sequence. Removes the lease unless a greater one is stored.
 pub(super) const REMOVE: &str = r"
 local stored = redis.call('GETRANGE', KEYS[1], 0, 16)
-for i = 1, #stored do
+for i = 2, #stored do
   local old, new = stored:byte(i), ARGV[1]:byte(i)
   if old > new then return 0 end
   if old < new then break end
@@ -79,7 +81,7 @@ impl RedisLeases {
     /// Removes the lease of an instance that has a later one elsewhere.
     pub(super) async fn remove(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut script = self.scripts.remove.key(self.lease_key(&lease.instance));
-        script.arg(&header(lease.incarnation, lease.sequence)[..]);
+        script.arg(&header(lease)[..]);
         self.invoke(&script).await
     }
 
@@ -90,22 +92,25 @@ impl RedisLeases {
     }
 }
 
-/// What stands before the sequence in the lease of this incarnation.
+/// What stands before the sequence in the lease of this incarnation that has not left.
 pub(super) fn incarnation_header(incarnation: u64) -> [u8; INCARNATION_HEADER] {
     let mut bytes = [FORMAT; INCARNATION_HEADER];
     bytes[1..].copy_from_slice(&incarnation.to_be_bytes());
     bytes
 }
 
-fn header(incarnation: u64, sequence: u64) -> [u8; HEADER] {
+fn header(lease: &Lease) -> [u8; HEADER] {
     let mut header = [FORMAT; HEADER];
-    header[..INCARNATION_HEADER].copy_from_slice(&incarnation_header(incarnation));
-    header[INCARNATION_HEADER..].copy_from_slice(&sequence.to_be_bytes());
+    header[..INCARNATION_HEADER].copy_from_slice(&incarnation_header(lease.incarnation));
+    header[INCARNATION_HEADER..].copy_from_slice(&lease.sequence.to_be_bytes());
+    if lease.state() == LeaseState::Deregistered {
+        header[0] = FORMAT_LEFT;
+    }
     header
 }
 
 fn encode(lease: &Lease) -> Vec<u8> {
-    let mut bytes = header(lease.incarnation, lease.sequence).to_vec();
+    let mut bytes = header(lease).to_vec();
     bytes.extend(lease.encode_to_vec());
     bytes
 }
@@ -119,13 +124,13 @@ pub(super) fn decode(instance: &str, bytes: &[u8]) -> Result<Lease, StoreError> 
     let (header, record) = bytes
         .split_at_checked(HEADER)
         .ok_or_else(|| invalid("it is shorter than its header"))?;
-    if header[0] != FORMAT {
+    if !matches!(header[0], FORMAT | FORMAT_LEFT) {
         return Err(invalid(
             "its format is unknown; upgrade RSF, or something else wrote it",
         ));
     }
     let lease = Lease::decode(record).map_err(|error| invalid(&error.to_string()))?;
-    if header != self::header(lease.incarnation, lease.sequence) || lease.instance != instance {
+    if header != self::header(&lease) || lease.instance != instance {
         return Err(invalid("its header or its key does not fit its record"));
     }
     Ok(lease)

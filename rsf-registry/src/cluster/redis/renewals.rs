@@ -20,7 +20,7 @@ const GATHER: Duration = Duration::from_millis(2);
 const LEASES_PER_SCRIPT: usize = 100;
 
 /// KEYS: leases. ARGV: for each of them format and incarnation, TTL in ms. Answers for each 1, or 0 where another
-/// incarnation is stored or none.
+/// incarnation is stored, none, or one that has left.
 pub(super) const RENEW: &str = r"
 local renewed = {}
 for i, key in ipairs(KEYS) do

@@ -70,6 +70,46 @@ pub(crate) async fn last_one_counts(fixture: &impl Fixture) {
     );
 }
 
+pub(crate) async fn a_late_one_of_an_earlier_start_is_passed_over(fixture: &impl Fixture) {
+    let acknowledgements = fixture.acknowledgements();
+    let acknowledge = async |acknowledgement: &Acknowledgement, ttl: Duration| {
+        let one = std::slice::from_ref(acknowledgement);
+        acknowledgements.acknowledge(one, ttl).await.expect("acknowledge");
+    };
+    // Numbers that a double does not tell apart.
+    let (late, now) = (
+        acknowledgement("member/1", "fleet", u64::MAX - 1, 9),
+        acknowledgement("member/1", "fleet", u64::MAX, 3),
+    );
+    acknowledge(&now, LONG).await;
+    acknowledge(&late, LONG).await;
+    let held = acknowledgements
+        .acknowledged("fleet")
+        .await
+        .expect("acknowledged");
+    assert_eq!(held, [now]);
+
+    let short = acknowledgement("member/2", "service/a.A", 20, 3);
+    let earlier = acknowledgement("member/2", "service/a.A", 10, 3);
+    acknowledge(&short, Duration::from_secs(1)).await;
+    let of_service = async || {
+        acknowledgements
+            .acknowledged("service/a.A")
+            .await
+            .expect("acknowledged")
+    };
+    eventually("the newer start's runs out", async || {
+        of_service().await.is_empty().then_some(())
+    })
+    .await;
+    acknowledge(&earlier, LONG).await;
+    assert_eq!(
+        of_service().await,
+        [earlier],
+        "what has run out is in nobody's way"
+    );
+}
+
 pub(crate) async fn run_out(fixture: &impl Fixture) {
     let acknowledgements = fixture.acknowledgements();
     let (short, long) = (

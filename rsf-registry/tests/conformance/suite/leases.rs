@@ -172,6 +172,30 @@ pub(crate) async fn deregistering_leaves_a_tombstone(fixture: &impl Fixture) {
         .expect("the next start registers at once");
 }
 
+pub(crate) async fn a_tombstone_is_not_renewed(fixture: &impl Fixture) {
+    let mut tombstone = lease("member", "1", 20, 2);
+    tombstone.state = LeaseState::Deregistered.into();
+    fixture.leases().put(&tombstone, LONG).await.expect("deregister");
+    let renewed = fixture
+        .leases()
+        .renew("member/1", 20, SHORT)
+        .await
+        .expect("renew");
+    assert_eq!(renewed, Renewal::Unknown, "a renewal that comes late");
+    let read = fixture
+        .source()
+        .read(&["member/1".to_owned()])
+        .await
+        .expect("read");
+    let live = read[0].as_ref().expect("the word that it left");
+    assert!(
+        live.remaining > LONG / 2,
+        "as long as before: {:?}",
+        live.remaining
+    );
+    assert_eq!(live.lease, tombstone);
+}
+
 pub(crate) async fn sweep_sees_all(fixture: &impl Fixture) {
     let leases = fixture.leases();
     let mut expected = BTreeSet::new();
