@@ -106,7 +106,9 @@ impl Election {
                 }
                 Ok(Outcome::Again) => backoff.reset(),
                 Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "the election is interrupted; standing again");
+                    if backoff.attempts() == 0 {
+                        tracing::warn!(%error, "the election is interrupted; standing again");
+                    }
                     tokio::time::sleep(backoff.next()).await;
                 }
                 Err(error) => return Err(error),

@@ -192,7 +192,11 @@ async fn keep_session(servers: String, credentials: Option<Credentials>, link: w
                 link.send_replace(Link::Away(format!("the session ended: {ended}")));
             }
             Err(error) => {
-                tracing::debug!(servers, %error, "no ZooKeeper session");
+                // Once for each time that it is away: where a session ended, that was said.
+                match backoff.attempts() {
+                    0 => tracing::warn!(servers, %error, "ZooKeeper does not answer; it is tried on"),
+                    _ => tracing::debug!(servers, %error, "no ZooKeeper session"),
+                }
                 link.send_replace(Link::Away(error.to_string()));
             }
         }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,6 +50,8 @@ struct Shared {
     metadata: AsciiMetadataValue,
     authorization: Option<AsciiMetadataValue>,
     opener: ListOpener,
+    /// Whether it was said that the registry does not answer: once for all watches, until one is answered.
+    away: AtomicBool,
 }
 
 impl EmbeddedRegistry {
@@ -108,6 +111,7 @@ impl EmbeddedRegistry {
             namespace: namespace.to_owned(),
             metadata,
             opener,
+            away: AtomicBool::new(false),
         };
         Ok(EmbeddedRegistry {
             shared: Arc::new(shared),
@@ -178,7 +182,9 @@ impl EmbeddedRegistry {
                 if sender.is_closed() {
                     return;
                 }
-                if backoff.attempts() == 0 {
+                let unavailable = matches!(ended, StoreError::Unavailable { .. });
+                let told = unavailable && this.shared.away.swap(true, Ordering::Relaxed);
+                if backoff.attempts() == 0 && !told {
                     tracing::warn!(key, error = %ended, "a watch was cut off; it connects again");
                 }
                 sleep(backoff.next()).await;
@@ -200,6 +206,7 @@ impl EmbeddedRegistry {
             match stream.message().await {
                 Ok(Some(event)) => {
                     backoff.reset();
+                    self.shared.away.store(false, Ordering::Relaxed);
                     match read(event) {
                         ControlFlow::Continue(Some(state)) => drop(sender.send_replace(state)),
                         ControlFlow::Continue(None) => {}
