@@ -11,6 +11,7 @@ mod files;
 pub(crate) mod stores;
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
@@ -129,11 +130,17 @@ struct Places {
 }
 
 /// Starts the shop's programs.
-fn open_shop(children: &Children, arguments: &DevArguments, registry: &str) -> Result<(), Failure> {
+fn open_shop(
+    children: &Children,
+    arguments: &DevArguments,
+    registry: &str,
+    token_file: &Path,
+) -> Result<(), Failure> {
     let environment = [
         ("RSF_REGISTRY", registry.to_owned()),
         ("RSF_NAMESPACE", arguments.namespace.clone()),
         ("RSF_LEASE_TTL_MS", arguments.lease_ttl_ms.to_string()),
+        ("RSF_ADMIN_TOKEN_FILE", token_file.display().to_string()),
     ];
     for number in 1..=PROVIDERS {
         let name = number.to_string();

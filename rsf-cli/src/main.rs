@@ -14,6 +14,7 @@ mod dev;
 mod drill;
 mod explain;
 mod nodes;
+mod overrides;
 mod policy;
 mod process;
 mod shop;
@@ -56,6 +57,9 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// List services and instances
     Nodes(nodes::NodesArguments),
+    /// Override a service's instances in one running consumer: pin, add or remove some for a time
+    #[command(subcommand)]
+    Override(Box<overrides::OverrideCommand>),
     /// Make keys and sign the tokens by which applications prove who they are
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -116,6 +120,7 @@ fn default_level(command: &Command) -> &'static str {
         | Command::Explain(_)
         | Command::Policy(_)
         | Command::Nodes(_)
+        | Command::Override(_)
         | Command::Token(_)
         | Command::Drill(_) => "error",
         _ => "warn",
@@ -132,6 +137,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(arguments) => return explain::run(arguments).await,
         Command::Policy(command) => policy::run(command).await?,
         Command::Nodes(arguments) => nodes::run(arguments).await?,
+        Command::Override(command) => overrides::run(*command).await?,
         Command::Token(command) => token::run(command)?,
         Command::Drill(arguments) => return drill::run(arguments).await,
         Command::Bench(command) => return bench::run(command).await,

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus::core::Collector;
 use rsf_core::control::{ControlPlane, Discovery, PolicyState, Scope};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -40,7 +41,10 @@ use overrides::Overrides;
 use peers::Peers;
 use saver::{Record, Saver};
 
-pub use overrides::InvalidOverrides;
+pub use overrides::{
+    ActiveOverride, InvalidOverrides, OVERRIDE_TTL, OverrideSource, OverrideStatus, ServiceOverride,
+    StaticInstance,
+};
 pub use registration::{NotWritten, Registration, RegistrationRequest, RegistrationStatus};
 
 /// How long a lease lives without a renewal, unless said otherwise.
@@ -67,8 +71,8 @@ pub struct AgentOptions {
     /// `host:port` of other instances' admin ports, at most 64: whom to ask for lists and policies where neither registry
     /// nor disk has them. None by default.
     pub peers: Vec<String>,
-    /// A JSON file of service key → list of `host:port`. It takes precedence over the directory for these services;
-    /// an operator's escape, read once at start.
+    /// A JSON file of service key → list of `host:port`, or a [`ServiceOverride`]. It takes precedence over the directory
+    /// for these services; an operator's escape, read again when it changes.
     pub static_instances: Option<PathBuf>,
     /// How long this instance's lease lives without a renewal; it is renewed three times as often. 15 s by default.
     pub lease_ttl: Duration,
@@ -131,7 +135,7 @@ impl RegistryAgent {
         limits::check_namespace(&options.namespace)?;
         limits::check_ttl("the lease", options.lease_ttl)?;
         check_peers(&options.peers)?;
-        let overrides = Overrides::read(options.static_instances.as_deref())?;
+        let overrides = Overrides::follow(options.static_instances.as_deref())?;
         let disk = options
             .state
             .as_ref()
@@ -163,6 +167,35 @@ impl RegistryAgent {
     /// What of the directory was refused so far, by reason; a metric to be registered.
     pub fn refused_lists(&self) -> Refusals {
         self.shared.opener.refusals().clone()
+    }
+
+    /// What an operator overrides of services' instances, by the file and by pushes.
+    pub fn overrides(&self) -> OverrideStatus {
+        self.shared.overrides.status()
+    }
+
+    /// Puts an operator's word on `service` in force for `ttl` ([`OVERRIDE_TTL`]: 1 s to 24 h), in place of what was pushed
+    /// before and of what the file says. It is not kept over a restart.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] where the name, the word or the time is wrong, or 1 000 services have one already.
+    pub fn push_override(
+        &self,
+        service: &str,
+        what: ServiceOverride,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        self.shared.overrides.push(service, what, ttl)
+    }
+
+    /// Ends what was pushed for `service`; whether there was something. What the file says stays.
+    pub fn clear_override(&self, service: &str) -> bool {
+        self.shared.overrides.clear(service)
+    }
+
+    /// `rsf_overrides` and `rsf_overrides_refused`; metrics to be registered.
+    pub fn override_metrics(&self) -> Vec<Box<dyn Collector>> {
+        self.shared.overrides.metrics()
     }
 
     /// What this process uses of `key` in `namespace`, as a peer's [`AgentOptions::peers`] ask for it: a snapshot's bytes,

@@ -1,6 +1,9 @@
-//! The admin port: metrics, health, status, and snapshots for peers. The service port speaks gRPC only.
+//! The admin port: metrics, health, status, snapshots for peers, and an operator's overrides. The service port speaks gRPC only.
 
 pub(crate) mod snapshots;
+
+pub mod overrides;
+pub(crate) mod token;
 
 use std::sync::Arc;
 

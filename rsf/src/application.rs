@@ -15,7 +15,7 @@ use rsf_core::identity::TokenVerifier;
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor, service_key};
 use rsf_core::runtime::IoRuntime;
 use rsf_core::server::Provider;
-use rsf_registry::{Backend, Registration};
+use rsf_registry::{Backend, Registration, RegistryAgent};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -58,6 +58,7 @@ struct Running {
     consumer: Consumer,
     provider: Option<Arc<Provider>>,
     backend: Backend,
+    agent: Arc<RegistryAgent>,
     verifier: Option<Arc<TokenVerifier>>,
     metrics: prometheus::Registry,
     registration: Mutex<Option<Registration>>,
@@ -322,6 +323,7 @@ impl Running {
             provides: provides
                 .map(|service| service_key(&service.name, &service.implementation))
                 .collect(),
+            overrides: self.agent.overrides(),
             calls: self.consumer.views(),
         }
     }

@@ -32,6 +32,9 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// `RSF_ADMIN`: `address:port` of the admin port (metrics, health, status). `127.0.0.1:0`.
     pub admin: Option<String>,
+    /// `RSF_ADMIN_TOKEN_FILE`: the file with the token that opens what the admin port can change (`rsf override`), read each
+    /// time. None: nobody can change anything there; where the registry is that of `rsf dev`, its token.
+    pub admin_token_file: Option<PathBuf>,
     /// `RSF_ZONE`: the data centre or machine room. Empty.
     pub zone: Option<String>,
     /// `RSF_TAGS`: labels, `key=value,key=value`; a table in the file. None.
@@ -43,7 +46,8 @@ pub struct Settings {
     /// `RSF_PEERS`: other instances' admin ports, `host:port,host:port`, at most 64; an array in the file: whom to ask for
     /// lists and policies where neither registry nor disk has them. None.
     pub peers: Vec<String>,
-    /// `RSF_STATIC_INSTANCES`: a JSON file of service key → list of `host:port` that overrides the directory.
+    /// `RSF_STATIC_INSTANCES`: a JSON file of service key → list of `host:port`, or what to pin, add and remove, that
+    /// overrides the directory; read again when it changes.
     pub static_instances: Option<PathBuf>,
     /// `RSF_LEASE_TTL_MS`: milliseconds that the lease lives without renewal, 1 000 to 600 000. 15 000.
     pub lease_ttl_ms: Option<u64>,
@@ -84,6 +88,7 @@ pub(crate) struct Checked {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<String>,
     pub(crate) admin: SocketAddr,
+    pub(crate) admin_token_file: Option<PathBuf>,
     pub(crate) zone: String,
     pub(crate) tags: HashMap<String, String>,
     pub(crate) weight: Option<u32>,
@@ -128,6 +133,7 @@ impl Settings {
             listen: self.listen.or(weaker.listen),
             advertise: self.advertise.or(weaker.advertise),
             admin: self.admin.or(weaker.admin),
+            admin_token_file: self.admin_token_file.or(weaker.admin_token_file),
             zone: self.zone.or(weaker.zone),
             tags: if self.tags.is_empty() {
                 weaker.tags
@@ -167,6 +173,7 @@ impl Settings {
             listen: get("RSF_LISTEN"),
             advertise: get("RSF_ADVERTISE"),
             admin: get("RSF_ADMIN"),
+            admin_token_file: get("RSF_ADMIN_TOKEN_FILE").map(PathBuf::from),
             zone: get("RSF_ZONE"),
             tags: tags(get("RSF_TAGS"), problems),
             weight: number(get("RSF_WEIGHT"), "RSF_WEIGHT", problems),
@@ -220,6 +227,11 @@ impl Settings {
             .clone()
             .or(dev_namespace)
             .unwrap_or_else(|| "default".to_owned());
+        let dev_token = || Some(dev.token_file()).filter(|file| file.exists());
+        let admin_token_file = match (&self.admin_token_file, &self.registry) {
+            (None, None) => dev_token(),
+            (file, _) => file.clone(),
+        };
         let listen = address(self.listen.as_deref(), "RSF_LISTEN", &mut problems);
         let admin = address(self.admin.as_deref(), "RSF_ADMIN", &mut problems);
         if listen.is_some_and(|listen| listen.ip().is_unspecified()) && self.advertise.is_none() {
@@ -269,6 +281,7 @@ impl Settings {
             listen,
             advertise: self.advertise,
             admin,
+            admin_token_file,
             zone: self.zone.unwrap_or_default(),
             tags: self.tags,
             weight: self.weight,

@@ -55,9 +55,14 @@ impl DevFiles {
         read(&self.folder.join("pump"))
     }
 
-    /// The token for the console's API and for what the pump can be told; the file is readable by its owner alone.
+    /// The file of [`DevFiles::token`].
+    pub fn token_file(&self) -> PathBuf {
+        self.folder.join("token")
+    }
+
+    /// The token for the console's API and for what pump and applications can be told; the file is readable by its owner alone.
     pub fn token(&self) -> Option<String> {
-        read(&self.folder.join("token"))
+        read(&self.token_file())
     }
 }
 

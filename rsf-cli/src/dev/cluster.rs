@@ -102,7 +102,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         &pump_url,
     )?;
     if !arguments.no_shop {
-        open_shop(&children, &arguments, &registry)?;
+        open_shop(&children, &arguments, &registry, &files.path("token"))?;
     }
     banner(&places, &children, !arguments.no_shop);
     signal.cancelled().await;

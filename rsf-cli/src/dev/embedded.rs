@@ -48,7 +48,7 @@ pub(super) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         Some(files.path(super::PROCESSES_FILE)),
     );
     if !arguments.no_shop {
-        open_shop(&children, &arguments, &registry)?;
+        open_shop(&children, &arguments, &registry, &files.path("token"))?;
     }
     let places = Places {
         // Without its token.

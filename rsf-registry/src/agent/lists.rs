@@ -19,16 +19,55 @@ use crate::snapshot::Snapshot as _;
 use crate::world::Guard;
 use crate::{Observed, limits};
 
-/// Follows `service` until nobody is left to tell.
+/// Follows `service` until nobody is left to tell: the directory, and what an operator says over it.
 pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sender<Discovery>) {
-    if let Some(list) = shared.overrides.of(service) {
-        tracing::warn!(
-            service,
-            "static instances take precedence over the directory for this service"
-        );
-        sender.send_replace(Discovery::Ready(list));
-        return sender.closed().await;
+    let (below, base) = watch::channel(Discovery::Pending);
+    tokio::select! {
+        () = follow_directory(shared, service, &below) => {}
+        () = override_of(shared, service, base, sender) => {}
     }
+}
+
+/// Tells what `base` says, or what an operator makes of it.
+async fn override_of(
+    shared: &Shared,
+    service: &str,
+    mut base: watch::Receiver<Discovery>,
+    sender: &watch::Sender<Discovery>,
+) {
+    let mut overrides = shared.overrides.subscribe();
+    let mut holds = None;
+    loop {
+        let next = overrides.borrow_and_update().of(service);
+        let news = next != holds;
+        if news || base.has_changed().unwrap_or(false) {
+            match (&next, &holds) {
+                (Some((_, source)), _) if news => tracing::warn!(
+                    service,
+                    ?source,
+                    "an operator's instances take precedence over the directory for this service"
+                ),
+                (None, Some(_)) => {
+                    tracing::warn!(service, "the directory says this service's instances again")
+                }
+                _ => {}
+            }
+            let below = base.borrow_and_update().clone();
+            sender.send_replace(match &next {
+                Some((what, _)) => what.over(&below),
+                None => below,
+            });
+            holds = next;
+        }
+        tokio::select! {
+            _ = base.changed() => base.mark_changed(),
+            _ = overrides.changed() => {}
+            () = sender.closed() => return,
+        }
+    }
+}
+
+async fn follow_directory(shared: &Shared, service: &str, sender: &watch::Sender<Discovery>) {
     if let Err(error) = limits::check_name("service", service) {
         sender.send_replace(Discovery::NotReady {
             reason: error.to_string().into(),

@@ -8,6 +8,7 @@ mod server;
 
 mod acknowledgements;
 mod lists;
+mod overrides;
 mod peers;
 mod policies;
 mod registration;

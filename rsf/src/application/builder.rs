@@ -224,6 +224,9 @@ impl ApplicationBuilder {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry)?);
         registry.register(Box::new(agent.refused_lists()))?;
+        for metric in agent.override_metrics() {
+            registry.register(metric)?;
+        }
         let control: Arc<dyn ControlPlane> = agent.clone();
         let policies = PolicyBook::new(control.clone(), runtime.clone(), metrics.policies_refused.clone());
         let port = match &self.provider {
@@ -320,6 +323,7 @@ impl ApplicationBuilder {
             consumer,
             provider,
             backend,
+            agent: agent.clone(),
             verifier: credentials.verifier.clone(),
             metrics: registry.clone(),
             registration_status: registration.status(),
@@ -330,11 +334,13 @@ impl ApplicationBuilder {
             serving: Mutex::new(serving),
             ended: OnceCell::new(),
         });
+        let admin_pages = admin::snapshots::routes(&agent)
+            .merge(admin::overrides::routes(&agent, credentials.admin.clone()));
         credentials.follow(running.stop.clone());
         tokio::spawn(admin::serve_with(
             admin_listener,
             page(&running, registry),
-            admin::snapshots::routes(&agent),
+            admin_pages,
             running.stop.clone(),
         ));
         Ok(Application(running))

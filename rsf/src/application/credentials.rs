@@ -9,6 +9,7 @@ use rsf_core::identity::{ApplicationToken, Claims, TokenVerifier, TrustedKeys};
 use rsf_registry::directory::ListOpener;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::token::AdminToken;
 use crate::settings::{Checked, InvalidSettings};
 
 /// How often the files are looked at.
@@ -22,6 +23,8 @@ pub(super) struct Credentials {
     pub(super) token: ApplicationToken,
     /// None where no keys are set.
     pub(super) verifier: Option<Arc<TokenVerifier>>,
+    /// What opens the changes at the admin port; none where nobody can make any.
+    pub(super) admin: Option<AdminToken>,
     /// Opens the directory's lists, with the keys that they must be signed with.
     pub(super) lists: ListOpener,
     files: Vec<Followed>,
@@ -44,6 +47,7 @@ impl Credentials {
         let mut credentials = Credentials {
             token: ApplicationToken::default(),
             verifier: None,
+            admin: None,
             lists: ListOpener::unverified(),
             files: Vec::new(),
         };
@@ -57,6 +61,12 @@ impl Credentials {
             && let Err(problem) = credentials.read_keys(path, application, &settings.namespace)
         {
             problems.push(format!("RSF_TRUSTED_KEYS: {}: {problem}", path.display()));
+        }
+        if let Some(path) = &settings.admin_token_file {
+            match AdminToken::in_file(path) {
+                Ok(token) => credentials.admin = Some(token),
+                Err(problem) => problems.push(format!("RSF_ADMIN_TOKEN_FILE: {problem}")),
+            }
         }
         if let Some(path) = &settings.list_keys {
             let keys =

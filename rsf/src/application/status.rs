@@ -1,6 +1,7 @@
 //! The process as `/status` shows it.
 
 use rsf_core::client::ChannelView;
+use rsf_registry::agent::OverrideStatus;
 use serde::Serialize;
 
 /// Everything about one process, for people and for the console.
@@ -19,5 +20,7 @@ pub(super) struct Status {
     pub(super) registry_error: Option<String>,
     pub(super) draining: bool,
     pub(super) provides: Vec<String>,
+    /// What an operator overrides of services' instances.
+    pub(super) overrides: OverrideStatus,
     pub(super) calls: Vec<ChannelView>,
 }
