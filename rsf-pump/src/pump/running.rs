@@ -139,8 +139,10 @@ impl Running {
         self.pause.turn(now.elapsed);
         self.role = Role::Leading;
         self.metrics.terms.inc();
-        if self.pause.missed() && !takeover.wiped {
-            // Another leader published what changed meanwhile: a pump that stood still knows no more than one that starts.
+        let silent = self.lanes.iter().any(|lane| lane.silent.is_some());
+        if (silent || self.pause.missed()) && !takeover.wiped {
+            // Another leader published what changed meanwhile: a pump that stood still, or could not ask a source, knows no
+            // more than one that starts.
             self.fold = Fold::new();
         }
         if Guard::LastView.stands() {

@@ -56,6 +56,8 @@ struct Known {
     leader: Option<Writer>,
     /// What of these epochs was written, the directory has lost, or may have lost.
     lost_epoch: Option<u64>,
+    /// When that happened last.
+    lost_at: Option<Instant>,
     /// Services whose lists a stranger overwrote.
     tampered: BTreeSet<String>,
     violation: Option<String>,
@@ -92,9 +94,17 @@ impl Judge {
         }
     }
 
-    /// A pump begins to lead.
+    /// A pump begins to lead. It knows of no hold but its own: rule R keeps half of the list that it found.
     pub(crate) fn leads(&self, pump: Writer) {
-        self.known.lock().leader = Some(pump);
+        let mut known = self.known.lock();
+        known.leader = Some(pump);
+        let Known {
+            stored, shrinking, ..
+        } = &mut *known;
+        for (service, shrinking) in shrinking {
+            let found = stored.get(service).map_or(0, |list| list.instances.len());
+            shrinking.keep_half_of(found);
+        }
     }
 
     /// A stranger overwrites a service's list.

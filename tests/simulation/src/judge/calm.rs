@@ -77,12 +77,22 @@ impl Calm {
         quiet.then(|| self.redis.since.max(self.publishing.since))
     }
 
+    /// For how long Redis has been in trouble, where that has not been over for long.
+    pub(super) fn without_leases(&self, now: Instant) -> std::time::Duration {
+        self.redis.lasted(now)
+    }
+
     /// For how long lists could not be published, where that has not been over for long.
     pub(super) fn backlog(&self, now: Instant) -> std::time::Duration {
-        let quiet = &self.publishing;
-        if quiet.faults == 0 && quiet.since + super::TTL < now {
+        self.publishing.lasted(now)
+    }
+}
+
+impl Quiet {
+    fn lasted(&self, now: Instant) -> std::time::Duration {
+        if self.faults == 0 && self.since + super::TTL < now {
             return std::time::Duration::ZERO;
         }
-        now - quiet.began
+        now - self.began
     }
 }

@@ -60,6 +60,7 @@ impl Judge {
         known.shrinking.clear();
         known.epoch = 0;
         known.lost_epoch = Some(known.greatest_epoch);
+        known.lost_at = Some(Instant::now());
     }
 
     /// More than half of a list's instances die at once: for a whole hold it keeps half of what it had.
@@ -251,6 +252,13 @@ impl Known {
 }
 
 impl Shrinking {
+    /// A hold that begins anew has a list of this size before it.
+    pub(super) fn keep_half_of(&mut self, listed: usize) {
+        if let Some((_, floor)) = &mut self.floor {
+            *floor = (*floor).min(listed.div_ceil(2));
+        }
+    }
+
     /// Rule R, as the directory sees it.
     fn check(
         &mut self,

@@ -47,7 +47,7 @@ impl Judge {
         };
         self.trace.note(consumer, format_args!("{service} {line}"));
         let mut known = self.known.lock();
-        if let Err(broken) = known.check_view(consumer, service, discovery) {
+        if let Err(broken) = known.check_view(consumer, service, discovery, self.hold) {
             self.break_with(&mut known, broken);
         }
     }
@@ -82,7 +82,13 @@ impl Judge {
 }
 
 impl Known {
-    fn check_view(&mut self, consumer: &str, service: &str, discovery: &Discovery) -> Result<(), String> {
+    fn check_view(
+        &mut self,
+        consumer: &str,
+        service: &str,
+        discovery: &Discovery,
+        hold: Duration,
+    ) -> Result<(), String> {
         let key = (consumer.to_owned(), service.to_owned());
         let view = self.views.entry(key).or_default();
         let Discovery::Ready(list) = discovery else {
@@ -134,8 +140,12 @@ impl Known {
         let lost = left
             .filter_map(|one| life(&one))
             .find(|life| life.is_well_for(service, STALE));
+        // With the lists lost and Redis away for a whole hold, what there is has to do.
+        let away = self.calm.without_leases(Instant::now()) > Duration::ZERO;
+        let long = self.lost_at.is_some_and(|lost| lost.elapsed() >= hold);
+        let unknowable = self.tampered.contains(service) || long && away;
         match lost {
-            Some(life) if !self.tampered.contains(service) => {
+            Some(life) if !unknowable => {
                 Err(format!("{consumer} lost {} of {service}, which lives", life.id))
             }
             _ => Ok(()),
