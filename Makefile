@@ -11,7 +11,7 @@ MINUTES ?= 60
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-memory bench-balance bench-instructions clean help
+.PHONY: demo test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-pump bench-memory bench-balance bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -67,6 +67,9 @@ bench-instructions: ## count instructions a call, client and server, with valgri
 
 bench-balance: ## measure the choice of an instance among 20, 100 and 10 000 (release build, then about a minute)
 	cargo bench --package rsf-benches --bench balance
+
+bench-pump: ## run a pump on 300 000 leases of ten services: memory, sweeps, changes (release build, then about 3 min)
+	cargo bench --package rsf-pump --bench fleet
 
 clean: ## delete everything that was built, and what failed tests left
 	cargo clean

@@ -96,6 +96,13 @@ impl Coalesce {
         taken
     }
 
+    /// Puts back what was taken and found no room in the round; it is due at once.
+    pub(crate) fn give_back(&mut self, key: String, waiting: Waiting, now: Duration) {
+        self.wait(key, waiting.slots, waiting.since);
+        self.allowance += 1.0;
+        self.due = Some(now);
+    }
+
     /// Puts back what could not be written because the directory is away; nothing is tried before `at`.
     pub(crate) fn put_back(&mut self, key: String, since: Duration, at: Duration) {
         self.wait(key, Slots::ALL, since);
@@ -180,6 +187,21 @@ mod tests {
             [(ms(4_100), 10), (ms(5_100), 10), (ms(6_100), 10), (ms(7_100), 5)]
         );
         assert!(taken.is_sorted(), "who waits longest goes first: {taken:?}");
+    }
+
+    #[test]
+    fn what_finds_no_room_in_a_round_is_due_at_once() {
+        let mut coalesce = Coalesce::new(ms(1_000), ms(100), 10);
+        for key in ["a", "b", "c"] {
+            coalesce.touch(key.into(), Slots::of(key), ms(4_000));
+        }
+        let mut taken = coalesce.take(ms(4_100));
+        let (key, waiting) = taken.pop_last().expect("c");
+        coalesce.give_back(key, waiting, ms(4_100));
+        assert_eq!(coalesce.due(), Some(ms(4_100)));
+        let again = coalesce.take(ms(4_100));
+        assert_eq!(again.into_iter().collect::<Vec<_>>(), [("c".to_owned(), waiting)]);
+        assert_eq!(coalesce.due(), None);
     }
 
     #[test]

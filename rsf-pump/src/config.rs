@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::ProbeConfig;
+use crate::evidence::InquiryConfig;
 use crate::shrink::ShrinkConfig;
 
 /// The settings as they stand in a file, unchecked. Unknown fields are refused.
@@ -47,10 +47,10 @@ pub struct PumpSettings {
     pub shrink_floor_percent: u8,
     /// How long a hold lasts without evidence, milliseconds, at least the window. Default 300 000.
     pub shrink_hold_ms: u64,
-    /// Whether instances that are missing and held are probed: a TCP connection to their service port tells who is gone
-    /// and who lives. Default `true`.
+    /// Whether evidence is asked for about instances that are missing and held: a TCP connection to their service port, and
+    /// whatever else the pump was given, tells who is gone and who lives. Default `true`.
     pub probe: bool,
-    /// How long one probe may take, milliseconds, 10 to 60 000. Default 1 000.
+    /// How long one question to one kind of evidence may take, milliseconds, 10 to 60 000. Default 1 000.
     pub probe_timeout_ms: u64,
     /// How many probes begin a second at most, 1 to 10 000. Default 100.
     pub probe_rate: u32,
@@ -104,7 +104,7 @@ pub struct PumpConfig {
     pub(crate) write_rate: u32,
     pub(crate) list_retention: Option<Duration>,
     pub(crate) shrink: ShrinkConfig,
-    pub(crate) probe: Option<ProbeConfig>,
+    pub(crate) probe: Option<InquiryConfig>,
 }
 
 impl PumpConfig {
@@ -155,7 +155,7 @@ impl PumpSettings {
                 floor_percent: self.shrink_floor_percent,
                 max_hold: ms(self.shrink_hold_ms),
             },
-            probe: self.probe.then(|| ProbeConfig {
+            probe: self.probe.then(|| InquiryConfig {
                 timeout: ms(self.probe_timeout_ms),
                 gap: Duration::from_secs(1) / self.probe_rate.max(1),
                 concurrency: usize::try_from(self.probe_concurrency).unwrap_or(1),

@@ -1,24 +1,31 @@
 //! The deadlines of all known leases, on the pump's own monotonic clock.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::time::Duration;
+
+use crate::fold::Place;
 
 /// When each lease wants to be checked at the source.
 ///
 /// A renewal costs nothing here: an entry that comes due early is looked up and put back with its newer deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
-    queue: BinaryHeap<Reverse<(Duration, String)>>,
-    queued: HashMap<String, Duration>,
+    queue: BinaryHeap<Reverse<(Duration, Place)>>,
+    /// By place: the entry that counts.
+    queued: Vec<Option<Duration>>,
 }
 
 impl Deadlines {
-    /// Sees to it that `instance` is looked at when `deadline` is reached, or earlier.
-    pub(crate) fn schedule(&mut self, instance: &str, deadline: Duration) {
-        if self.queued.get(instance).is_none_or(|queued| deadline < *queued) {
-            self.queued.insert(instance.to_owned(), deadline);
-            self.queue.push(Reverse((deadline, instance.to_owned())));
+    /// Sees to it that the instance at `place` is looked at when `deadline` is reached, or earlier.
+    pub(crate) fn schedule(&mut self, place: Place, deadline: Duration) {
+        if self.queued.len() <= place.index() {
+            self.queued.resize(place.index() + 1, None);
+        }
+        let queued = &mut self.queued[place.index()];
+        if queued.is_none_or(|queued| deadline < queued) {
+            *queued = Some(deadline);
+            self.queue.push(Reverse((deadline, place)));
         }
     }
 
@@ -27,20 +34,20 @@ impl Deadlines {
         self.queue.peek().map(|Reverse((deadline, _))| *deadline)
     }
 
-    /// Takes out the instances whose newest deadline, as `deadline` knows it, has been reached by `now`.
-    pub(crate) fn due(&mut self, now: Duration, deadline: impl Fn(&str) -> Option<Duration>) -> Vec<String> {
+    /// Takes out the places whose newest deadline, as `deadline` knows it, has been reached by `now`.
+    pub(crate) fn due(&mut self, now: Duration, deadline: impl Fn(Place) -> Option<Duration>) -> Vec<Place> {
         let mut due = Vec::new();
         while self.next().is_some_and(|next| next <= now) {
-            let Some(Reverse((at, instance))) = self.queue.pop() else {
+            let Some(Reverse((at, place))) = self.queue.pop() else {
                 break;
             };
-            if self.queued.get(&instance) != Some(&at) {
+            let queued = self.queued.get_mut(place.index());
+            if queued.is_none_or(|queued| queued.take_if(|queued| *queued == at).is_none()) {
                 continue;
             }
-            self.queued.remove(&instance);
-            match deadline(&instance) {
-                Some(newer) if newer > now => self.schedule(&instance, newer),
-                Some(_) => due.push(instance),
+            match deadline(place) {
+                Some(newer) if newer > now => self.schedule(place, newer),
+                Some(_) => due.push(place),
                 None => {}
             }
         }
@@ -59,29 +66,31 @@ mod tests {
     #[test]
     fn a_renewed_lease_is_put_back_and_a_forgotten_one_dropped() {
         let mut deadlines = Deadlines::default();
-        for instance in ["dead", "renewed", "forgotten"] {
-            deadlines.schedule(instance, secs(15));
+        let [dead, renewed, forgotten] = [0, 1, 2].map(Place::at);
+        for place in [dead, renewed, forgotten] {
+            deadlines.schedule(place, secs(15));
         }
-        deadlines.schedule("dead", secs(20));
+        deadlines.schedule(dead, secs(20));
         assert_eq!(deadlines.next(), Some(secs(15)));
-        let known = |instance: &str| match instance {
-            "dead" => Some(secs(15)),
-            "renewed" => Some(secs(25)),
+        let known = |place: Place| match place {
+            place if place == dead => Some(secs(15)),
+            place if place == renewed => Some(secs(25)),
             _ => None,
         };
-        assert_eq!(deadlines.due(secs(15), known), ["dead"]);
+        assert_eq!(deadlines.due(secs(15), known), [dead]);
         assert_eq!(deadlines.next(), Some(secs(25)));
     }
 
     #[test]
     fn an_earlier_deadline_wins() {
         let mut deadlines = Deadlines::default();
-        deadlines.schedule("a", secs(30));
-        deadlines.schedule("a", secs(10));
-        assert_eq!(deadlines.due(secs(10), |_| Some(secs(10))), ["a"]);
+        let place = Place::at(7);
+        deadlines.schedule(place, secs(30));
+        deadlines.schedule(place, secs(10));
+        assert_eq!(deadlines.due(secs(10), |_| Some(secs(10))), [place]);
         assert_eq!(
             deadlines.due(secs(30), |_| Some(secs(10))),
-            Vec::<String>::new(),
+            Vec::new(),
             "the later entry is stale"
         );
     }

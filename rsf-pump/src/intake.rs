@@ -9,13 +9,16 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use rsf_registry::lease::LiveLease;
 use rsf_registry::world::Guard;
-use rsf_registry::{Hint, LeaseSource, Sweep};
+use rsf_registry::{Hint, LeaseSource};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::PumpConfig;
 
 /// How many leases are read in one request.
 const READ_BATCH: usize = 1_000;
+/// How many pages of a sweep wait to be taken in.
+const PAGES_AHEAD: usize = 2;
 /// How many hints are taken in before the pump looks at anything else.
 const HINT_BATCH: usize = 1_024;
 /// The least time between the beginnings of two sweeps.
@@ -35,10 +38,12 @@ pub(crate) enum Intake {
         instances: Vec<String>,
         answer: Result<Vec<Option<LiveLease>>, String>,
     },
-    /// All leases were read, or not.
+    /// Some of the leases that a sweep reads.
+    Page { asked: Instant, leases: Vec<LiveLease> },
+    /// All leases were read, and this is the source's identity; or not.
     Swept {
         asked: Instant,
-        answer: Result<Sweep, String>,
+        answer: Result<String, String>,
     },
 }
 
@@ -101,8 +106,17 @@ struct Source {
     wanted: BTreeSet<String>,
     reading: Option<BoxFuture<'static, Intake>>,
     sweeping: Option<BoxFuture<'static, Intake>>,
+    pages: Option<Pages>,
+    /// The end of a sweep whose last pages are not taken in yet.
+    ended: Option<Intake>,
     sweep_at: Instant,
     swept_at: Option<Instant>,
+}
+
+/// The pages of the sweep that was asked for last.
+struct Pages {
+    asked: Instant,
+    leases: mpsc::Receiver<Vec<LiveLease>>,
 }
 
 /// Hints are subscribed to before the sweep that makes them complete.
@@ -124,6 +138,8 @@ impl Source {
             wanted: BTreeSet::new(),
             reading: None,
             sweeping: None,
+            pages: None,
+            ended: None,
             // The first sweep is asked for by the end of the first subscription.
             sweep_at: now + config.read_timeout + RETRY,
             swept_at: None,
@@ -148,9 +164,20 @@ impl Source {
             let step = tokio::select! {
                 biased;
                 answer = poll(&mut self.reading) => return self.answered(answer),
-                answer = poll(&mut self.sweeping) => return self.answered(answer),
+                page = next_page(&mut self.pages) => match page.or_else(|| self.ended.take()) {
+                    Some(said) => return self.answered(said),
+                    None => continue,
+                },
+                answer = poll(&mut self.sweeping) => {
+                    if self.pages.is_none() {
+                        return self.answered(answer);
+                    }
+                    // What it sent just now is taken in before it ends.
+                    self.ended = Some(answer);
+                    continue;
+                }
                 step = self.hints.next() => step,
-                () = sleep_until(self.sweep_at), if self.sweeping.is_none() => continue,
+                () = sleep_until(self.sweep_at), if !self.is_sweeping() => continue,
             };
             match step {
                 HintStep::Retry => {
@@ -193,10 +220,14 @@ impl Source {
         Intake::Hinted(count)
     }
 
+    fn is_sweeping(&self) -> bool {
+        self.sweeping.is_some() || self.pages.is_some()
+    }
+
     /// Sends what may be sent.
     fn begin(&mut self) {
         let now = Instant::now();
-        if self.sweeping.is_none() && self.sweep_at <= now {
+        if !self.is_sweeping() && self.sweep_at <= now {
             self.swept_at = Some(now);
             let again = if Guard::Sweep.stands() {
                 self.interval
@@ -205,8 +236,10 @@ impl Source {
             };
             self.sweep_at = now + again;
             let (source, limit) = (self.source.clone(), self.sweep_timeout);
+            let (sender, leases) = mpsc::channel(PAGES_AHEAD);
+            self.pages = Some(Pages { asked: now, leases });
             let sweep = async move {
-                let answer = match timeout(limit, source.sweep()).await {
+                let answer = match timeout(limit, source.sweep_into(sender)).await {
                     Ok(answer) => answer.map_err(|error| error.to_string()),
                     Err(_) => Err(format!("no answer to a sweep within {limit:?}")),
                 };
@@ -284,6 +317,21 @@ impl Hints {
             },
         }
     }
+}
+
+/// The next page of a sweep; `None` after the last one, which empties the slot. Waits for ever where there is no sweep.
+async fn next_page(slot: &mut Option<Pages>) -> Option<Intake> {
+    let Some(pages) = slot else {
+        return std::future::pending().await;
+    };
+    let page = pages.leases.recv().await.map(|leases| Intake::Page {
+        asked: pages.asked,
+        leases,
+    });
+    if page.is_none() {
+        *slot = None;
+    }
+    page
 }
 
 /// Waits for a future in a slot and empties it; for ever where there is none.

@@ -34,6 +34,8 @@ pub(crate) struct Takeover {
     pub(crate) lists: Vec<ServiceList>,
     /// The shards of each list that stands in some.
     pub(crate) shards: HashMap<String, Vec<ShardReference>>,
+    /// The services whose stored lists were refused: what was published of them last is not known.
+    pub(crate) refused: Vec<String>,
     /// Lists were published before, as far as this pump knows, and the directory has none.
     pub(crate) wiped: bool,
 }
@@ -158,7 +160,7 @@ impl Leader {
                     Err(error) => return Err(error.to_string()),
                 }
             };
-            let (lists, shards) = opened(stored, &opener);
+            let (lists, shards, refused) = opened(stored, &opener);
             let epoch_of = |list: &ServiceList| list.version.as_ref().map_or(0, |version| version.epoch);
             let greatest = lists.iter().map(epoch_of).max().unwrap_or(0);
             if greatest >= term.epoch {
@@ -176,6 +178,7 @@ impl Leader {
                 term,
                 lists,
                 shards,
+                refused,
                 wiped,
             })
         }
@@ -183,12 +186,17 @@ impl Leader {
     }
 }
 
-/// The good ones among stored lists; what a stranger wrote is not the last known view.
+/// The good ones among stored lists, and whose are not: what a stranger wrote is not the last known view.
 fn opened(
     stored: Vec<SealedList>,
     opener: &ListOpener,
-) -> (Vec<ServiceList>, HashMap<String, Vec<ShardReference>>) {
+) -> (
+    Vec<ServiceList>,
+    HashMap<String, Vec<ShardReference>>,
+    Vec<String>,
+) {
     let (mut lists, mut shards) = (Vec::with_capacity(stored.len()), HashMap::new());
+    let mut refused = Vec::new();
     for sealed in stored {
         match opener.open(&sealed) {
             Ok(opened) => {
@@ -199,10 +207,11 @@ fn opened(
             }
             Err(error) => {
                 tracing::warn!(service = sealed.service, %error, "a stored list is refused; it will be written anew");
+                refused.push(sealed.service);
             }
         }
     }
-    (lists, shards)
+    (lists, shards, refused)
 }
 
 impl Drop for Leader {

@@ -27,6 +27,9 @@ pub(crate) use round::Outcome;
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How long a list rests that the directory refuses by itself.
 const REFUSED_RETRY: Duration = Duration::from_secs(10);
+/// How many instances are rendered for one round, about; the rest of what is due follows at once. A fleet's lists all
+/// together are gigabytes.
+const ROUND_INSTANCES: usize = 50_000;
 /// How many lists are deleted at once.
 const RETIRED_AT_ONCE: usize = 64;
 
@@ -44,6 +47,9 @@ pub(crate) struct Publisher {
     /// The greatest version that this pump, in any term, has offered of each list or read back. A directory that has an
     /// older one went back to a backup, and consumers refuse what it has.
     versions: HashMap<String, (u64, u64)>,
+    /// Lists whose last published view could not be read, and until when instances have time to show up before one is
+    /// written: rule R has nothing to compare them with.
+    unread: BTreeMap<String, Duration>,
     /// Lists that are stored empty, and when each is deleted.
     empty: BTreeMap<String, Duration>,
     retention: Option<Duration>,
@@ -89,6 +95,7 @@ impl Publisher {
             sequence: 0,
             published: HashMap::new(),
             versions: HashMap::new(),
+            unread: BTreeMap::new(),
             empty: BTreeMap::new(),
             retention: config.list_retention,
             writing: None,
@@ -97,11 +104,17 @@ impl Publisher {
         }
     }
 
-    /// Begins a term: whatever differs from the published lists is due.
-    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration) {
+    /// Begins a term: whatever differs from the published lists is due, and those that could not be read when instances had
+    /// time to show up, at `known`.
+    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration, known: Duration) {
         self.end();
         self.sequence = 0;
         self.term = Some(takeover.term);
+        self.unread = takeover
+            .refused
+            .into_iter()
+            .map(|service| (service, known))
+            .collect();
         let mut shards = takeover.shards;
         let unix_ms = millis(rsf_registry::world::unix_now());
         for list in takeover.lists.iter().filter(|list| list.instances.is_empty()) {
@@ -139,6 +152,7 @@ impl Publisher {
         self.writing = None;
         self.in_flight.clear();
         self.published.clear();
+        self.unread.clear();
         self.empty.clear();
         self.coalesce.clear();
         self.pause = RETRY.0;
@@ -146,8 +160,12 @@ impl Publisher {
 
     /// Notes that a list changed; without a term there is nothing to do.
     pub(crate) fn touch(&mut self, service: String, slots: Slots, now: Duration) {
-        if self.term.is_some() {
-            self.coalesce.touch(service, slots, now);
+        if self.term.is_none() {
+            return;
+        }
+        match self.unread.get(&service) {
+            Some(known) if now < *known => self.coalesce.defer(service, *known),
+            _ => self.coalesce.touch(service, slots, now),
         }
     }
 
@@ -172,11 +190,16 @@ impl Publisher {
     /// Begins a round: renders what is due as it is *now*, and leaves out what the directory already has.
     pub(crate) fn flush(&mut self, at: Moment, fold: &Fold) {
         let Some(term) = self.term.clone() else { return };
-        let mut drafts = Vec::new();
-        for (key, Waiting { since, slots }) in self.coalesce.take(at.elapsed) {
+        let (mut drafts, mut rendered) = (Vec::new(), 0);
+        for (key, waiting) in self.coalesce.take(at.elapsed) {
+            if rendered >= ROUND_INSTANCES {
+                self.coalesce.give_back(key, waiting, at.elapsed);
+                continue;
+            }
+            let Waiting { since, slots } = waiting;
             let published = self.published.get(&key);
             let forgotten = published.is_none()
-                && !fold.has_instances(&key)
+                && fold.count(&key) == 0
                 && self.is_forgotten(&fold.removed(&key), at.unix_ms);
             if forgotten {
                 // It was deleted, or would be at once.
@@ -185,6 +208,7 @@ impl Publisher {
             let Some(draft) = Draft::of(&key, fold, slots, published) else {
                 continue;
             };
+            rendered += draft.instances();
             self.sequence += 1;
             let version = ListVersion {
                 epoch: term.epoch,
@@ -214,7 +238,7 @@ impl Publisher {
         let Some(term) = self.term.clone().filter(|_| self.writing.is_none()) else {
             return;
         };
-        let due = |(key, at): &(&String, &Duration)| **at <= now && !fold.has_instances(key);
+        let due = |(key, at): &(&String, &Duration)| **at <= now && fold.count(key) == 0;
         let services: Vec<String> = self
             .empty
             .iter()

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::PumpConfig;
-use crate::evidence::{Probe, Prober};
+use crate::evidence::{Evidence, Inquiry};
 use crate::intake::Intakes;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
@@ -33,7 +33,7 @@ const REPORT: Duration = Duration::from_millis(500);
 pub struct Pump {
     sources: Vec<Arc<dyn LeaseSource>>,
     writer: Arc<dyn DirectoryWriter>,
-    probe: Option<Arc<dyn Probe>>,
+    evidence: Vec<Arc<dyn Evidence>>,
     config: PumpConfig,
     sealer: ListSealer,
     opener: ListOpener,
@@ -46,7 +46,10 @@ pub struct Pump {
 impl Pump {
     /// A pump from all `sources` of a namespace to `writer`; its metrics go into `registry`, which must not have another
     /// pump's. Every pump of a namespace is given the same sources: one that is not named here counts as if it had
-    /// nothing.
+    /// nothing. Without any source the pump stays not ready and writes nothing.
+    ///
+    /// # Errors
+    /// Where `registry` has metrics of these names already.
     pub fn new(
         sources: Vec<Arc<dyn LeaseSource>>,
         writer: Arc<dyn DirectoryWriter>,
@@ -68,7 +71,7 @@ impl Pump {
         Ok(Pump {
             sources,
             writer,
-            probe: None,
+            evidence: Vec::new(),
             config,
             sealer: ListSealer::unsigned(),
             opener: ListOpener::unverified(),
@@ -86,10 +89,10 @@ impl Pump {
         self
     }
 
-    /// Asks held instances by `probe` whether they live, unless the configuration forbids it. Without one a hold ends
+    /// Asks this too whether held instances live, unless the configuration forbids it. Without any evidence a hold ends
     /// by time, by an operator, or when the instances are back.
-    pub fn with_probe(mut self, probe: Arc<dyn Probe>) -> Pump {
-        self.probe = Some(probe);
+    pub fn with_evidence(mut self, evidence: Arc<dyn Evidence>) -> Pump {
+        self.evidence.push(evidence);
         self
     }
 
@@ -104,7 +107,7 @@ impl Pump {
         let Pump {
             sources,
             writer,
-            probe,
+            mut evidence,
             config,
             sealer,
             opener,
@@ -117,8 +120,8 @@ impl Pump {
         drop(handle);
         let names = sources.iter().map(|source| source.name().to_owned()).collect();
         let mut intake = Intakes::new(sources, &config);
-        let probing = config.probe.clone().unwrap_or_default();
-        let mut prober = Prober::new(probe.filter(|_| config.probe.is_some()), probing);
+        evidence.retain(|_| config.probe.is_some());
+        let mut inquiry = Inquiry::new(evidence, config.probe.clone().unwrap_or_default());
         let mut leader = Leader::new(writer.clone(), opener, config.pump.clone(), state.clone());
         let view = state.clone();
         let publisher = Publisher::new(writer, sealer, state, &config);
@@ -164,11 +167,11 @@ impl Pump {
                         view.record_published().await;
                     }
                 }
-                evidence = prober.next() => running.on_evidence(&evidence),
+                found = inquiry.next() => running.on_evidence(&found),
                 (source, event) = intake.next() => running.on_intake(source, event, &mut intake),
             }
-            if let Some(suspects) = running.to_probe.take() {
-                prober.want(suspects);
+            if let Some(wanted) = running.wanted.take() {
+                inquiry.want(wanted.suspects, wanted.living);
             }
             running.note_changes();
         }

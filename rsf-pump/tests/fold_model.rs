@@ -17,13 +17,15 @@ const AGES: FindingAges = FindingAges {
     again: Duration::from_secs(10),
     life: Duration::from_secs(30),
 };
+const SOURCES: usize = 2;
 const SERVICES: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A start of an instance, at an address, with these services.
+    /// A start of an instance, on a source, at an address, with these services.
     Start {
         instance: u8,
+        source: usize,
         address: u8,
         services: u8,
     },
@@ -35,49 +37,61 @@ enum Step {
         draining: bool,
     },
     Renew(u8),
+    /// A running instance goes to the other source with a new word; its lease on the former runs out.
+    Move(u8),
     /// An instance whose lease was lost writes it again, unchanged.
     Again(u8),
     Deregister(u8),
     Advance(u64),
     /// A hint or a deadline: one lease is read.
-    Read(u8),
-    Sweep,
+    Read(u8, usize),
+    Sweep(usize),
     /// The answer to a question that was asked before the last change.
-    StaleSweep,
-    /// The source loses everything.
-    Flush,
+    StaleSweep(usize),
+    /// A source loses everything.
+    Flush(usize),
+    /// A source answers no more.
+    Silence(usize),
+    /// A source answers again.
+    Speak(usize),
     /// The pump is killed; another reads the lists back.
     Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let instance = 0u8..12;
+    let (instance, source) = (0u8..12, 0usize..SOURCES);
     prop_oneof![
-        4 => (instance.clone(), 0u8..14, 0u8..8)
-            .prop_map(|(instance, address, services)| Step::Start { instance, address, services }),
+        4 => (instance.clone(), source.clone(), 0u8..14, 0u8..8)
+            .prop_map(|(instance, source, address, services)| Step::Start { instance, source, address, services }),
         2 => (instance.clone(), 0u8..8, 0u32..3, any::<bool>()).prop_map(
             |(instance, services, weight, draining)| Step::Update { instance, services, weight, draining }
         ),
         4 => instance.clone().prop_map(Step::Renew),
+        2 => instance.clone().prop_map(Step::Move),
         2 => instance.clone().prop_map(Step::Again),
         1 => instance.clone().prop_map(Step::Deregister),
         4 => (1u64..9_000).prop_map(Step::Advance),
-        4 => instance.prop_map(Step::Read),
-        3 => Just(Step::Sweep),
-        1 => Just(Step::StaleSweep),
-        1 => Just(Step::Flush),
+        4 => (instance, source.clone()).prop_map(|(instance, source)| Step::Read(instance, source)),
+        4 => source.clone().prop_map(Step::Sweep),
+        1 => source.clone().prop_map(Step::StaleSweep),
+        1 => source.clone().prop_map(Step::Flush),
+        1 => source.clone().prop_map(Step::Silence),
+        2 => source.prop_map(Step::Speak),
         1 => Just(Step::Restart),
     ]
 }
 
-/// The source, the fold under test, and what was seen of its lists.
+/// The sources, the fold under test, and what was seen of its lists.
 struct Run {
     now: Duration,
     starts: u64,
-    store: BTreeMap<String, (Lease, Duration)>,
+    stores: [BTreeMap<String, (Lease, Duration)>; SOURCES],
+    /// Which source each instance renews on.
+    homes: BTreeMap<String, usize>,
+    silent: [bool; SOURCES],
     /// What each running instance last wrote.
     written: BTreeMap<String, Lease>,
-    earlier: (Duration, Vec<LiveLease>),
+    earlier: [(Duration, Vec<LiveLease>); SOURCES],
     fold: Fold,
     rule: ShrinkRule,
     enforced: bool,
@@ -91,9 +105,11 @@ impl Run {
         Run {
             now: Duration::from_secs(1),
             starts: 0,
-            store: BTreeMap::new(),
+            stores: Default::default(),
+            homes: BTreeMap::new(),
+            silent: [false; SOURCES],
             written: BTreeMap::new(),
-            earlier: (Duration::ZERO, Vec::new()),
+            earlier: Default::default(),
             fold: Fold::new(),
             rule: rule(enforced),
             enforced,
@@ -109,8 +125,10 @@ impl Run {
         }
     }
 
-    fn live(&self) -> Vec<LiveLease> {
-        let live = self.store.values().filter(|(_, deadline)| *deadline > self.now);
+    fn live(&self, source: usize) -> Vec<LiveLease> {
+        let live = self.stores[source]
+            .values()
+            .filter(|(_, deadline)| *deadline > self.now);
         live.map(|(lease, deadline)| LiveLease {
             lease: lease.clone(),
             remaining: *deadline - self.now,
@@ -120,7 +138,8 @@ impl Run {
 
     fn stored(&mut self, instance: u8) -> Option<&mut (Lease, Duration)> {
         let now = self.now;
-        let stored = self.store.get_mut(&name(instance));
+        let home = *self.homes.get(&name(instance))?;
+        let stored = self.stores[home].get_mut(&name(instance));
         stored.filter(|(lease, deadline)| *deadline > now && lease.state() != LeaseState::Deregistered)
     }
 
@@ -129,12 +148,24 @@ impl Run {
         match step {
             Step::Start {
                 instance,
+                source,
                 address,
                 services,
             } => {
                 self.starts += 1;
                 let lease = lease(instance, self.starts, address, services);
-                self.store.insert(lease.instance.clone(), (lease, deadline));
+                self.homes.insert(name(instance), source);
+                self.stores[source].insert(lease.instance.clone(), (lease, deadline));
+            }
+            Step::Move(instance) => {
+                let Some((lease, _)) = self.stored(instance) else {
+                    return;
+                };
+                let mut lease = lease.clone();
+                lease.sequence += 1;
+                let home = (self.homes[&name(instance)] + 1) % SOURCES;
+                self.homes.insert(name(instance), home);
+                self.stores[home].insert(name(instance), (lease, deadline));
             }
             Step::Update {
                 instance,
@@ -165,7 +196,8 @@ impl Run {
                 let Some(lease) = self.written.get(&name(instance)) else {
                     return;
                 };
-                self.store.insert(name(instance), (lease.clone(), deadline));
+                let home = self.homes[&name(instance)];
+                self.stores[home].insert(name(instance), (lease.clone(), deadline));
             }
             Step::Deregister(instance) => {
                 self.written.remove(&name(instance));
@@ -178,39 +210,61 @@ impl Run {
                 lease.set_state(LeaseState::Deregistered);
             }
             Step::Advance(ms) => self.now += Duration::from_millis(ms),
-            Step::Read(instance) => {
+            Step::Read(instance, source) if !self.silent[source] => {
                 let live = self
-                    .live()
+                    .live(source)
                     .into_iter()
                     .find(|live| live.lease.instance == name(instance));
                 match live {
-                    Some(live) => self.fold.observe(self.at(), 0, self.now, live),
-                    None => self.fold.missing(0, self.now, &name(instance)),
+                    Some(live) => drop(self.fold.observe(self.at(), source, self.now, live)),
+                    None => self.fold.missing(source, self.now, &name(instance)),
                 }
-                self.earlier = (self.now, self.live());
+                self.earlier[source] = (self.now, self.live(source));
             }
-            Step::Sweep => self.sweep(self.now, self.live()),
-            Step::StaleSweep => self.sweep(self.earlier.0, self.earlier.1.clone()),
-            Step::Flush => {
-                self.store.clear();
-                self.rule.discontinuity(0, self.now, Discontinuity::SourceChanged);
+            Step::Sweep(source) if !self.silent[source] => self.sweep(source, self.now, self.live(source)),
+            Step::StaleSweep(source) if !self.silent[source] => {
+                let (asked, leases) = self.earlier[source].clone();
+                self.sweep(source, asked, leases);
             }
+            Step::Read(..) | Step::Sweep(_) | Step::StaleSweep(_) => {}
+            Step::Flush(source) => {
+                self.stores[source].clear();
+                if !self.silent[source] {
+                    self.rule
+                        .discontinuity(source, self.now, Discontinuity::SourceChanged);
+                }
+            }
+            Step::Silence(source) => {
+                self.silent[source] = true;
+                self.rule.silent(source);
+            }
+            Step::Speak(source) => self.speak(source),
             Step::Restart => self.restart(),
         }
-        for (lease, _) in self
-            .store
-            .values()
-            .filter(|(lease, _)| lease.state() != LeaseState::Deregistered)
-        {
-            self.written.insert(lease.instance.clone(), lease.clone());
+        for (instance, home) in &self.homes {
+            let stored = self.stores[*home].get(instance);
+            if let Some((lease, _)) = stored.filter(|(lease, _)| lease.state() != LeaseState::Deregistered) {
+                self.written.insert(instance.clone(), lease.clone());
+            }
         }
         self.check();
     }
 
-    fn sweep(&mut self, asked: Duration, leases: Vec<LiveLease>) {
-        self.fold.sweep(self.at(), 0, asked, leases);
+    /// As the pump does it: a source that answers again may have lost what it had.
+    fn speak(&mut self, source: usize) {
+        if std::mem::take(&mut self.silent[source]) {
+            self.rule.answered(source);
+            self.rule
+                .discontinuity(source, self.now, Discontinuity::Interrupted);
+            self.sweep(source, self.now, self.live(source));
+        }
+    }
+
+    fn sweep(&mut self, source: usize, asked: Duration, leases: Vec<LiveLease>) {
+        self.fold.sweep(self.at(), source, asked, leases);
         self.check();
         self.fold.reap(self.at(), &mut self.rule, AGES);
+        self.check();
     }
 
     fn restart(&mut self) {
@@ -226,7 +280,12 @@ impl Run {
         let lists: Vec<_> = self.fold.services().map(list).collect();
         self.fold = Fold::new();
         self.rule = rule(self.enforced);
-        self.rule.discontinuity(0, self.now, Discontinuity::Started);
+        for source in 0..SOURCES {
+            self.rule.discontinuity(source, self.now, Discontinuity::Started);
+            if self.silent[source] {
+                self.rule.silent(source);
+            }
+        }
         self.losses.clear();
         self.fold.restore(self.at(), &lists, TTL);
     }
@@ -268,22 +327,30 @@ impl Run {
 
     /// Everybody who lives renews until every hold and every grace is over.
     fn settle(&mut self) {
+        for source in 0..SOURCES {
+            self.speak(source);
+        }
         for _ in 0..60 {
             let now = self.now;
             let forever = now + Duration::from_secs(1_000_000);
-            self.store.retain(|_, (_, deadline)| *deadline > now);
-            self.store
-                .values_mut()
-                .for_each(|(_, deadline)| *deadline = forever);
+            for (source, store) in self.stores.iter_mut().enumerate() {
+                store.retain(|instance, (_, deadline)| *deadline > now && self.homes[instance] == source);
+                store.values_mut().for_each(|(_, deadline)| *deadline = forever);
+            }
             self.now += Duration::from_secs(10);
-            self.sweep(self.now, self.live());
+            for source in 0..SOURCES {
+                self.sweep(source, self.now, self.live(source));
+            }
             self.check();
         }
     }
 
     /// What the lists must be, computed from nothing but the leases.
     fn model(&self) -> BTreeMap<String, BTreeSet<(String, u64, u32)>> {
-        let live: Vec<Lease> = self.live().into_iter().map(|live| live.lease).collect();
+        let live: Vec<Lease> = (0..SOURCES)
+            .flat_map(|source| self.live(source))
+            .map(|live| live.lease)
+            .collect();
         let stays = |lease: &&Lease| lease.state() != LeaseState::Deregistered;
         let mut lists: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
         for lease in live.iter().filter(stays) {
@@ -328,8 +395,8 @@ fn rule(enforced: bool) -> ShrinkRule {
         floor_percent: 50,
         max_hold: Duration::from_secs(300),
     };
-    let mut rule = ShrinkRule::new(config, 1);
-    rule.answered(0);
+    let mut rule = ShrinkRule::new(config, SOURCES);
+    (0..SOURCES).for_each(|source| rule.answered(source));
     rule
 }
 
@@ -397,10 +464,11 @@ fn a_newer_instance_on_the_same_address_takes_its_place_and_gives_it_back() {
     let mut run = Run::new(true);
     let start = |instance| Step::Start {
         instance,
+        source: 0,
         address: 5,
         services: 1,
     };
-    for step in [start(0), start(1), Step::Sweep] {
+    for step in [start(0), start(1), Step::Sweep(0)] {
         run.step(step);
     }
     let (list, _) = run.fold.list("a");
@@ -410,7 +478,7 @@ fn a_newer_instance_on_the_same_address_takes_its_place_and_gives_it_back() {
             .collect::<Vec<_>>(),
         ["app/01"]
     );
-    for step in [Step::Deregister(1), Step::Read(1)] {
+    for step in [Step::Deregister(1), Step::Read(1, 0)] {
         run.step(step);
     }
     let (list, removed) = run.fold.list("a");
@@ -426,10 +494,11 @@ fn a_restart_replaces_its_former_incarnation() {
     let mut run = Run::new(true);
     let start = || Step::Start {
         instance: 0,
+        source: 0,
         address: 5,
         services: 3,
     };
-    for step in [start(), Step::Read(0), start(), Step::Read(0)] {
+    for step in [start(), Step::Read(0, 0), start(), Step::Read(0, 0)] {
         run.step(step);
     }
     let (list, removed) = run.fold.list("b");

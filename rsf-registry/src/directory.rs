@@ -39,6 +39,12 @@ pub trait Directory: Send + Sync + 'static {
 }
 
 /// Where the leading pump writes lists.
+///
+/// # Errors
+/// Of all of its methods: [`StoreError::Unavailable`] where the directory does not answer, and it is unknown whether what was
+/// asked has happened; [`StoreError::Refused`] where it answers and will not do it, and the message says what to put right;
+/// [`StoreError::Invalid`] and [`StoreError::Stale`] of a list that it will not have. Of several lists the others are stored
+/// all the same.
 #[async_trait]
 pub trait DirectoryWriter: Send + Sync + 'static {
     /// Waits until `pump` leads and returns its term, whose epoch is the greatest of the stored epoch + 1,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
 
 use crate::StoreError;
 use crate::record::Lease;
@@ -30,6 +31,9 @@ pub enum Renewal {
     Unknown,
 }
 
+/// How many leases are in one page of a sweep, about.
+pub(crate) const SWEEP_PAGE: usize = 1_000;
+
 /// One server from which the pump reads leases of a namespace. A namespace has one or several; an instance's lease may
 /// be on any of them, and for a while on two.
 #[async_trait]
@@ -40,6 +44,21 @@ pub trait LeaseSource: Send + Sync + 'static {
 
     /// Reads every lease and the source's identity. Subscribe to [`LeaseSource::hints`] first, then sweep.
     async fn sweep(&self) -> Result<Sweep, StoreError>;
+
+    /// The same page by page, as they are read: 300 000 leases at once are most of a gigabyte. Answers the source's
+    /// identity, read last. A lease may come twice, the later reading last; an end of `pages` ends the sweep.
+    ///
+    /// Pages that came before an error are true nevertheless; only who is missing in them means nothing.
+    async fn sweep_into(&self, pages: mpsc::Sender<Vec<LiveLease>>) -> Result<String, StoreError> {
+        let Sweep { source, leases } = self.sweep().await?;
+        let mut leases = leases.into_iter();
+        loop {
+            let page: Vec<LiveLease> = leases.by_ref().take(SWEEP_PAGE).collect();
+            if page.is_empty() || pages.send(page).await.is_err() {
+                return Ok(source);
+            }
+        }
+    }
 
     /// Reads some leases with what is left of their TTLs; `None` for one that is gone.
     ///

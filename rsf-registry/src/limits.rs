@@ -162,7 +162,11 @@ pub fn check_list(list: &ServiceList) -> Result<(), StoreError> {
     check_size(&list.service, prost::Message::encoded_len(list))
 }
 
-/// Checks some instances of one list: names, addresses, weights, and that none stands there twice.
+/// Checks some instances of one list, of a shard for instance: names, addresses, weights up to [`MAX_WEIGHT`], and that
+/// none stands there twice. Not how many they are.
+///
+/// # Errors
+/// [`StoreError::Invalid`] of the service, which names the first instance that is wrong, and why.
 pub fn check_instances(service: &str, instances: &[ListedInstance]) -> Result<(), StoreError> {
     let wrong = |reason: String| Err(invalid(service, reason));
     let mut seen = std::collections::HashSet::with_capacity(instances.len());

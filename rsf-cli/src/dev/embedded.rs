@@ -136,7 +136,7 @@ impl ControlPlane {
         );
         self.tasks.spawn(port);
         self.tasks
-            .spawn(pump.with_probe(Arc::new(TcpProbe)).run(self.end.clone()));
+            .spawn(pump.with_evidence(Arc::new(TcpProbe)).run(self.end.clone()));
         Ok((handle, url))
     }
 

@@ -114,7 +114,7 @@ async fn serve(arguments: RunArguments) -> Result<(), Failure> {
         }
         None => pump,
     };
-    let pump = pump.with_probe(Arc::new(TcpProbe));
+    let pump = pump.with_evidence(Arc::new(TcpProbe));
     let listener = super::listen(admin, "admin port").await?;
     let bound = listener.local_addr()?;
     let end = super::until_signal()?;

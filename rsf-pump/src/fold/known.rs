@@ -1,19 +1,18 @@
 //! One instance as it was last seen, on each source that had its lease.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rsf_registry::record::Lease;
-
-use crate::evidence::Finding;
-use crate::listed::is_tombstone;
+use super::held::{Held, ServiceId};
+use crate::evidence::{Finding, Suspect};
 use crate::shrink::ShrinkRule;
 
 /// One instance: its newest lease, who has it, and where it is listed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Known {
+    pub(super) id: Arc<str>,
     /// The lease with the greatest `(incarnation, sequence)` that any source told.
-    pub(super) lease: Lease,
+    pub(super) held: Held,
     /// One for each source that had a lease of this instance and has not been believed to have lost it.
     pub(super) copies: Vec<Copy>,
     /// Until when it is believed although only a published list names it.
@@ -22,9 +21,10 @@ pub(super) struct Known {
     pub(super) suspect: bool,
     /// It left all lists, and is remembered until then because a source may still have an older lease of it.
     pub(super) left: Option<Duration>,
-    /// What a probe found since it went missing, and when.
+    /// What evidence said since it went missing, and when.
     pub(super) found: Option<(Finding, Duration)>,
-    pub(super) listed: BTreeSet<String>,
+    /// The services in whose lists it stands, sorted.
+    pub(super) listed: Arc<[ServiceId]>,
 }
 
 /// The lease as one source had it last.
@@ -63,17 +63,45 @@ pub(super) enum Standing {
 }
 
 impl Known {
+    /// An instance that nobody has told of yet.
+    pub(super) fn new(id: Arc<str>, held: Held) -> Self {
+        Known {
+            id,
+            held,
+            copies: Vec::new(),
+            restored: None,
+            suspect: false,
+            left: None,
+            found: None,
+            listed: Arc::default(),
+        }
+    }
+
     pub(super) fn order(&self) -> (u64, u64) {
-        (self.lease.incarnation, self.lease.sequence)
+        self.held.order()
     }
 
     pub(super) fn copy(&mut self, source: usize) -> Option<&mut Copy> {
         self.copies.iter_mut().find(|copy| copy.source == source)
     }
 
+    pub(super) fn add(&mut self, copy: Copy) {
+        // Nearly all instances are on one source, and there are hundreds of thousands of them.
+        self.copies.reserve_exact(1);
+        self.copies.push(copy);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
+    pub(super) fn is_listed_in(&self, service: ServiceId) -> bool {
+        self.listed.binary_search(&service).is_ok()
+    }
+
     /// The copies that speak for the newest incarnation; an older one only shows that an older start is not forgotten.
     pub(super) fn current(&self) -> impl Iterator<Item = &Copy> {
-        let incarnation = self.lease.incarnation;
+        let incarnation = self.held.incarnation;
         self.copies.iter().filter(move |copy| copy.order.0 == incarnation)
     }
 
@@ -132,12 +160,12 @@ impl Known {
             .copies
             .iter()
             .any(|copy| copy.source == source && !copy.missing);
-        has && !is_tombstone(&self.lease)
+        has && !self.held.is_tombstone()
     }
 
     /// Drops what is known to be gone while the instance is elsewhere.
     pub(super) fn prune(&mut self, now: Duration) {
-        let incarnation = self.lease.incarnation;
+        let incarnation = self.held.incarnation;
         self.copies
             .retain(|copy| !copy.missing || (copy.order.0 == incarnation && copy.deadline > now));
         self.suspect = self.copies.iter().any(|copy| copy.missing);
@@ -147,6 +175,21 @@ impl Known {
     pub(super) fn finding(&self, now: Duration, life: Duration) -> Option<Finding> {
         let (finding, at) = self.found?;
         (now < at + life).then_some(finding)
+    }
+
+    /// About when its lease was last renewed, as far as a source has told.
+    pub(super) fn renewed(&self) -> Option<Duration> {
+        let there = self.current().filter(|copy| !copy.missing);
+        there.map(|copy| copy.deadline.saturating_sub(copy.ttl)).max()
+    }
+
+    /// As evidence is asked for it.
+    pub(super) fn suspect(&self) -> Suspect {
+        Suspect {
+            instance: self.id.to_string(),
+            incarnation: self.held.incarnation,
+            address: self.held.address.to_string(),
+        }
     }
 
     /// Whether a source may still have a lease of this instance.

@@ -5,22 +5,25 @@ use std::time::Duration;
 
 use rsf_registry::record::RemovalCause;
 
-use super::known::Standing;
+use super::held::ServiceId;
+use super::known::{Known, Standing};
 use super::members::Members;
+use super::places::Place;
 use super::{Fold, Moment};
-use crate::evidence::{Evidence, Finding, Suspect};
-use crate::listed::is_draining;
+use crate::evidence::{Finding, Found, Suspect};
 use crate::shrink::ShrinkRule;
 
-/// How many suspects are handed out to be probed at once.
-const TO_PROBE: usize = 1_000;
+/// How many suspects are handed out at once.
+const SUSPECTS: usize = 1_000;
+/// How many of the living are handed out beside them.
+const LIVING: usize = 8;
 
 /// How long findings count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FindingAges {
-    /// After this a finding is asked for again.
+    /// How old a finding is when it is asked for again; the pump takes `probe_interval_ms`, 10 s by default.
     pub again: Duration,
-    /// After this it counts no more.
+    /// How old a finding is when it counts no more, at least `again`; the pump takes three times that.
     pub life: Duration,
 }
 
@@ -28,50 +31,52 @@ pub struct FindingAges {
 #[derive(Default)]
 struct Verdicts {
     /// Another source has them.
-    here: Vec<String>,
+    here: Vec<Place>,
     /// They leave without a question: listed nowhere, announced, or proven to be gone.
-    exempt: Vec<String>,
+    exempt: Vec<Place>,
     /// By service: those that rule R judges.
-    leaving: BTreeMap<String, Leaving>,
+    leaving: BTreeMap<ServiceId, Leaving>,
     /// Held services that miss instances which cannot be judged yet.
-    open: BTreeSet<String>,
+    open: BTreeSet<ServiceId>,
     /// Who is kept listed only because the source that had it does not answer.
-    unheard: Vec<String>,
+    unheard: Vec<Place>,
 }
 
 /// Who is missing in one service.
 #[derive(Default)]
 struct Leaving {
-    /// The deadlines and ids of those of whom nothing is known.
-    unknown: Vec<(Duration, String)>,
+    /// The deadlines of those of whom nothing is known.
+    unknown: Vec<(Duration, Place)>,
     /// Those that answer.
-    answering: Vec<String>,
+    answering: Vec<Place>,
 }
 
 impl Fold {
     /// Lets go what no source has any more, past its deadline and as far as `rule` admits. Call it after a sweep that
     /// went well: one lost node looks the same as an emptied source, and only a sweep tells the two apart.
     ///
-    /// Answers who is still listed without a lease and wants to be probed.
+    /// Answers who is still listed without a lease, and of whom evidence is wanted.
     pub fn reap(&mut self, at: Moment, rule: &mut ShrinkRule, ages: FindingAges) -> Vec<Suspect> {
         let mut verdicts = self.judge(at.elapsed, rule, ages);
-        for instance in verdicts.here {
-            self.welcome(at, &instance);
+        for place in verdicts.here {
+            self.welcome(at, place);
         }
-        let mut gone: BTreeSet<String> = BTreeSet::new();
-        for instance in verdicts.exempt {
-            self.unlist_everywhere(at, &instance, RemovalCause::Expired);
-            gone.insert(instance);
+        let mut gone: BTreeSet<Place> = BTreeSet::new();
+        for place in verdicts.exempt {
+            self.unlist_everywhere(at, place, RemovalCause::Expired);
+            gone.insert(place);
         }
         for (service, Leaving { unknown, answering }) in &mut verdicts.leaving {
-            unknown.sort();
-            let listed = self.services.get(service).map_or(0, Members::len);
-            let admitted = rule.admit(at.elapsed, service, listed, unknown.len(), answering.len());
+            // The order must not hang on who came first, for another pump saw another order.
+            unknown.sort_by_cached_key(|(deadline, place)| (*deadline, self.id(*place)));
+            let listed = self.services.get(service.index()).map_or(0, Members::len);
+            let key = self.shared.key(*service);
+            let admitted = rule.admit(at.elapsed, key, listed, unknown.len(), answering.len());
             let kept = unknown.split_off(admitted.min(unknown.len()));
             let released = answering.drain(..admitted - unknown.len());
-            for instance in unknown.drain(..).map(|(_, instance)| instance).chain(released) {
-                self.unlist(at, service, &instance, RemovalCause::Expired);
-                gone.insert(instance);
+            for place in unknown.drain(..).map(|(_, place)| place).chain(released) {
+                self.unlist(at, *service, place, RemovalCause::Expired);
+                gone.insert(place);
             }
             *unknown = kept;
         }
@@ -79,27 +84,52 @@ impl Fold {
             .leaving
             .retain(|_, rest| !(rest.unknown.is_empty() && rest.answering.is_empty()));
         rule.settle(at.elapsed, |service| {
-            verdicts.leaving.contains_key(service) || verdicts.open.contains(service)
+            let service = self.shared.find(service);
+            service.is_some_and(|service| {
+                verdicts.leaving.contains_key(&service) || verdicts.open.contains(&service)
+            })
         });
-        for instance in gone {
-            self.depart(at, rule, &instance);
+        for place in gone {
+            self.depart(at, rule, place);
         }
         let held = verdicts.leaving.into_values().flat_map(|rest| {
-            let unknown = rest.unknown.into_iter().map(|(_, instance)| instance);
+            let unknown = rest.unknown.into_iter().map(|(_, place)| place);
             unknown.chain(rest.answering)
         });
-        self.to_probe(at.elapsed, held.chain(verdicts.unheard), ages)
+        self.to_ask(at.elapsed, held.chain(verdicts.unheard), ages)
     }
 
-    /// Takes in what a probe found; whoever is proven to be gone leaves at once.
-    pub fn take_evidence(&mut self, at: Moment, rule: &ShrinkRule, evidence: &Evidence) {
-        let Evidence { suspect, finding } = evidence;
-        let Some(known) = self.instances.get_mut(&suspect.instance) else {
+    /// A few listed instances that certainly live: those that renewed last, or answered.
+    pub fn living(&self, now: Duration, rule: &ShrinkRule, ages: FindingAges) -> Vec<Suspect> {
+        let mut latest = BTreeSet::new();
+        for (place, known) in self.places.iter().filter(|(_, known)| known.is_listed()) {
+            let seen = match known.standing(now, rule) {
+                // An instance that died lately still has a lease, but has not renewed it.
+                Standing::Here => known.renewed(),
+                _ if known.finding(now, ages.life) == Some(Finding::Answers) => known.found.map(|(_, at)| at),
+                _ => None,
+            };
+            latest.extend(seen.map(|seen| (seen, place)));
+            if latest.len() > LIVING {
+                latest.pop_first();
+            }
+        }
+        let known = latest.iter().filter_map(|(_, place)| self.places.get(*place));
+        known.map(Known::suspect).collect()
+    }
+
+    /// Takes in what evidence says; whoever is proven to be gone leaves at once.
+    pub fn take_evidence(&mut self, at: Moment, rule: &ShrinkRule, found: &Found) {
+        let Found { suspect, finding } = found;
+        let Some(place) = self.places.find(&suspect.instance) else {
+            return;
+        };
+        let Some(known) = self.places.get_mut(place) else {
             return;
         };
         if !known.suspect
-            || known.lease.incarnation != suspect.incarnation
-            || known.lease.address != suspect.address
+            || known.held.incarnation != suspect.incarnation
+            || *known.held.address != *suspect.address
         {
             return;
         }
@@ -107,40 +137,40 @@ impl Fold {
         if *finding != Finding::Gone || !known.may_leave(at.elapsed, rule) {
             return;
         }
-        self.unlist_everywhere(at, &suspect.instance, RemovalCause::Expired);
-        self.depart(at, rule, &suspect.instance);
+        self.unlist_everywhere(at, place, RemovalCause::Expired);
+        self.depart(at, rule, place);
     }
 
-    /// Makes suspects of all instances that silent sources had last, so that they are probed.
+    /// Makes suspects of all instances that silent sources had last, so that evidence is asked for.
     pub fn suspect_silent(&mut self, now: Duration, rule: &ShrinkRule) {
-        for (instance, known) in &mut self.instances {
+        for (place, known) in self.places.iter_mut() {
             let unheard = !known.suspect && matches!(known.standing(now, rule), Standing::Unheard { .. });
-            if unheard && !known.listed.is_empty() {
+            if unheard && known.is_listed() {
                 known.suspect = true;
-                self.suspects.insert(instance.clone());
+                self.suspects.insert(place);
             }
         }
     }
 
     fn judge(&self, now: Duration, rule: &ShrinkRule, ages: FindingAges) -> Verdicts {
         let mut verdicts = Verdicts::default();
-        for instance in &self.suspects {
-            let Some(known) = self.instances.get(instance) else {
+        for place in self.suspects.iter().copied() {
+            let Some(known) = self.places.get(place) else {
                 continue;
             };
             let standing = known.standing(now, rule);
             let finding = known.finding(now, ages.life);
             let (deadline, trusted) = match standing {
                 Standing::Here => {
-                    verdicts.here.push(instance.clone());
+                    verdicts.here.push(place);
                     continue;
                 }
                 Standing::Unheard { .. } if finding == Some(Finding::Gone) && known.may_leave(now, rule) => {
-                    verdicts.exempt.push(instance.clone());
+                    verdicts.exempt.push(place);
                     continue;
                 }
                 Standing::Unheard { .. } => {
-                    verdicts.unheard.push(instance.clone());
+                    verdicts.unheard.push(place);
                     continue;
                 }
                 Standing::Gone { deadline, trusted } => (deadline, trusted),
@@ -149,21 +179,21 @@ impl Fold {
                 continue;
             }
             let proven = trusted && finding == Some(Finding::Gone);
-            if known.listed.is_empty() || is_draining(&known.lease) || proven {
-                verdicts.exempt.push(instance.clone());
+            if !known.is_listed() || known.held.is_draining() || proven {
+                verdicts.exempt.push(place);
                 continue;
             }
-            for service in &known.listed {
+            for service in known.listed.iter().copied() {
                 if !trusted {
-                    if rule.is_held(service) {
-                        verdicts.open.insert(service.clone());
+                    if rule.is_held(self.shared.key(service)) {
+                        verdicts.open.insert(service);
                     }
                     continue;
                 }
-                let leaving = verdicts.leaving.entry(service.clone()).or_default();
+                let leaving = verdicts.leaving.entry(service).or_default();
                 match finding {
-                    Some(Finding::Answers) => leaving.answering.push(instance.clone()),
-                    _ => leaving.unknown.push((deadline, instance.clone())),
+                    Some(Finding::Answers) => leaving.answering.push(place),
+                    _ => leaving.unknown.push((deadline, place)),
                 }
             }
         }
@@ -171,45 +201,41 @@ impl Fold {
     }
 
     /// Of those that are held, the ones whose last finding is old enough to ask again.
-    fn to_probe(&self, now: Duration, held: impl Iterator<Item = String>, ages: FindingAges) -> Vec<Suspect> {
+    fn to_ask(&self, now: Duration, held: impl Iterator<Item = Place>, ages: FindingAges) -> Vec<Suspect> {
         let mut seen = BTreeSet::new();
-        let wanted = held.filter_map(|instance| {
-            let known = self.instances.get(&instance)?;
+        let wanted = held.filter_map(|place| {
+            let known = self.places.get(place)?;
             let due = known.found.is_none_or(|(_, at)| now >= at + ages.again);
-            (due && !known.listed.is_empty() && seen.insert(instance)).then(|| Suspect {
-                instance: known.lease.instance.clone(),
-                incarnation: known.lease.incarnation,
-                address: known.lease.address.clone(),
-            })
+            (due && known.is_listed() && seen.insert(place)).then(|| known.suspect())
         });
-        wanted.take(TO_PROBE).collect()
+        wanted.take(SUSPECTS).collect()
     }
 
     /// Another source has a suspect: it stands wherever its lease says, whatever it lost meanwhile.
-    fn welcome(&mut self, at: Moment, instance: &str) {
-        if let Some(known) = self.instances.get_mut(instance) {
+    fn welcome(&mut self, at: Moment, place: Place) {
+        if let Some(known) = self.places.get_mut(place) {
             known.prune(at.elapsed);
-            let lease = known.lease.clone();
-            self.replace(at, lease);
+            let held = known.held.clone();
+            self.replace(at, place, held);
         }
     }
 
     /// Forgets an instance that is in no list any more, unless a source may have an older lease of it, which must not
     /// bring it back: then it is remembered for as long as such a lease can live.
-    fn depart(&mut self, at: Moment, rule: &ShrinkRule, instance: &str) {
-        let Some(known) = self.instances.get_mut(instance) else {
+    fn depart(&mut self, at: Moment, rule: &ShrinkRule, place: Place) {
+        let Some(known) = self.places.get_mut(place) else {
             return;
         };
-        if !known.listed.is_empty() {
+        if known.is_listed() {
             return;
         }
         let ttl = known.copies.iter().map(|copy| copy.ttl).max().unwrap_or_default();
         let until = *known.left.get_or_insert(at.elapsed + ttl);
         let silent = || known.copies.iter().any(|copy| rule.is_silent(copy.source));
         if known.lingers() && (at.elapsed < until || silent()) {
-            self.give_up_address(at, instance);
+            self.give_up_address(at, place);
         } else {
-            self.forget(at, instance);
+            self.forget(at, place);
         }
     }
 }

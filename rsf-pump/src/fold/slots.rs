@@ -2,7 +2,7 @@
 
 use rsf_registry::directory::{shard_of, slot};
 
-/// A set of slots. A shard is a run of slots, so that it tells for any number of shards which of them changed.
+/// A set of slots, 0 to 255 ([`slot`]). A shard is a run of slots, so that it tells for any number of shards which of them changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Slots([u64; 4]);
 
@@ -29,7 +29,7 @@ impl Slots {
         }
     }
 
-    /// The shards, of `shards`, that have a slot of this set; rising.
+    /// The shards, of `shards` (a power of two, 1 to 256), that have a slot of this set; rising, from 0.
     pub fn shards(self, shards: usize) -> impl Iterator<Item = usize> {
         let mut last = None;
         let slots = (0..=255u8).filter(move |slot| self.0[usize::from(*slot) / 64] >> (slot % 64) & 1 == 1);

@@ -121,6 +121,14 @@ impl Draft {
         })
     }
 
+    /// How many instances it holds.
+    pub(crate) fn instances(&self) -> usize {
+        match &self.content {
+            Content::Whole(instances) => instances.len(),
+            Content::Shards(changed, _) => changed.iter().map(|(_, part, _)| part.len()).sum(),
+        }
+    }
+
     /// Sets what every write has anew.
     pub(crate) fn at(mut self, version: ListVersion, written_unix_ms: u64) -> Self {
         (self.version, self.written_unix_ms) = (version, written_unix_ms);
@@ -243,7 +251,7 @@ mod tests {
             instances: instances.to_vec(),
             ..ServiceList::default()
         };
-        fold.restore(at, &[list], second);
+        fold.restore(at, [list], second);
         fold
     }
 

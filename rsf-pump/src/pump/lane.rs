@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::PumpConfig;
 use crate::deadlines::Deadlines;
+use crate::fold::Sweeping;
 use crate::trust::Trust;
 
 /// What is kept for each source apart.
@@ -20,6 +21,8 @@ pub(super) struct Lane {
     pub(super) asked: Option<Duration>,
     /// How many leases it had then.
     pub(super) leases: usize,
+    /// The sweep whose leases it is telling, and how many it has told.
+    pub(super) sweeping: Option<(Sweeping, usize)>,
     /// Since when it has not answered.
     pub(super) silent: Option<Duration>,
 }
@@ -34,6 +37,7 @@ impl Lane {
             swept: None,
             asked: None,
             leases: 0,
+            sweeping: None,
             silent: None,
         }
     }

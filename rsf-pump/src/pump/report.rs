@@ -26,7 +26,7 @@ impl Running {
             sources: (0..self.lanes.len())
                 .map(|source| self.source_status(source, now))
                 .collect(),
-            services: self.fold.services().count(),
+            services: self.fold.service_count(),
             leases: self.fold.len(),
             unconfirmed,
             lists_waiting: self.publisher.waiting(),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rsf_registry::Sweep;
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{Removal, RemovalCause};
 use rsf_registry::world::{self, Guard};
@@ -13,8 +12,8 @@ use tokio::time::Instant;
 use super::lane::Lane;
 use super::pause::Pause;
 use crate::config::PumpConfig;
-use crate::evidence::{Evidence, Suspect};
-use crate::fold::{FindingAges, Fold, LONGEST_TTL, Moment};
+use crate::evidence::{Found, Suspect};
+use crate::fold::{FindingAges, Fold, Moment, Place, Sweeping};
 use crate::intake::{Intake, Intakes};
 use crate::leader::{Leadership, Takeover};
 use crate::metrics::Metrics;
@@ -42,8 +41,14 @@ pub(super) struct Running {
     pub(super) wiped: bool,
     pub(super) last_write: Option<u64>,
     pub(super) last_error: Option<String>,
-    /// Who wants to be probed, after a sweep.
-    pub(super) to_probe: Option<Vec<Suspect>>,
+    /// Of whom evidence is wanted after a sweep, and who certainly lives.
+    pub(super) wanted: Option<Wanted>,
+}
+
+/// What the evidence is asked for.
+pub(super) struct Wanted {
+    pub(super) suspects: Vec<Suspect>,
+    pub(super) living: Vec<Suspect>,
 }
 
 impl Running {
@@ -69,7 +74,7 @@ impl Running {
             wiped: false,
             last_write: None,
             last_error: None,
-            to_probe: None,
+            wanted: None,
             config: config.clone(),
         }
     }
@@ -144,6 +149,7 @@ impl Running {
             // Another leader published what changed meanwhile: a pump that stood still, or could not ask a source, knows no
             // more than one that starts.
             self.fold = Fold::new();
+            self.lanes.iter_mut().for_each(|lane| lane.sweeping = None);
         }
         if Guard::LastView.stands() {
             self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
@@ -158,8 +164,8 @@ impl Running {
         }
         let restored = takeover.lists.iter().flat_map(|list| &list.instances);
         for instance in restored {
-            for source in 0..self.lanes.len() {
-                self.schedule(source, &instance.instance);
+            if let Some(place) = self.fold.place(&instance.instance) {
+                (0..self.lanes.len()).for_each(|source| self.schedule(source, place));
             }
         }
         self.restored = Some(now.elapsed);
@@ -174,7 +180,9 @@ impl Running {
             lists = takeover.lists.len(),
             "leading"
         );
-        self.publisher.begin(takeover, &self.fold, now.elapsed);
+        let loaded = self.lanes.iter().filter_map(|lane| lane.loaded).min();
+        let known = loaded.unwrap_or(now.elapsed) + self.config.lease_ttl;
+        self.publisher.begin(takeover, &self.fold, now.elapsed, known);
     }
 
     fn stand_by(&mut self) {
@@ -221,19 +229,18 @@ impl Running {
     pub(super) fn check_deadlines(&mut self, intake: &mut Intakes) {
         let now = self.now().elapsed;
         for (source, lane) in self.lanes.iter_mut().enumerate() {
-            let due = lane
-                .deadlines
-                .due(now, |instance| self.fold.deadline(source, instance));
+            let due = lane.deadlines.due(now, |place| self.fold.deadline(source, place));
             self.metrics.deadline_checks.inc_by(due.len() as u64);
-            intake.want(source, due);
+            let due = due.into_iter().map(|place| self.fold.id(place).to_string());
+            intake.want(source, due.collect());
         }
     }
 
-    fn schedule(&mut self, source: usize, instance: &str) {
-        if let Some(deadline) = self.fold.deadline(source, instance)
+    fn schedule(&mut self, source: usize, place: Place) {
+        if let Some(deadline) = self.fold.deadline(source, place)
             && let Some(lane) = self.lanes.get_mut(source)
         {
-            lane.deadlines.schedule(instance, deadline);
+            lane.deadlines.schedule(place, deadline);
         }
     }
 
@@ -249,10 +256,11 @@ impl Running {
                     intake.sweep_one_soon(source);
                 }
             }
+            Intake::Page { asked, leases } => self.on_page(source, asked, leases),
             Intake::Swept {
                 asked,
-                answer: Ok(sweep),
-            } => self.on_sweep(source, asked, sweep),
+                answer: Ok(identity),
+            } => self.on_sweep(source, asked, &identity),
             Intake::Read {
                 answer: Err(error), ..
             }
@@ -269,6 +277,7 @@ impl Running {
             return;
         };
         lane.silent.get_or_insert(now);
+        lane.sweeping = None;
         self.rule.silent(source);
         if lane.trust.failed(error.clone()) {
             tracing::warn!(
@@ -297,8 +306,9 @@ impl Running {
         for (instance, lease) in instances.into_iter().zip(leases) {
             match lease {
                 Some(live) if live.lease.instance == instance => {
-                    self.fold.observe(now, source, asked, live);
-                    self.schedule(source, &instance);
+                    if let Some(place) = self.fold.observe(now, source, asked, live) {
+                        self.schedule(source, place);
+                    }
                 }
                 Some(live) => tracing::warn!(
                     instance,
@@ -314,16 +324,39 @@ impl Running {
         doubt
     }
 
-    fn on_sweep(&mut self, source: usize, asked: Instant, sweep: Sweep) {
+    fn on_page(&mut self, source: usize, asked: Instant, leases: Vec<LiveLease>) {
+        let (now, asked) = (self.now(), self.moment(asked).elapsed);
+        self.sweeping(source, asked, leases.len());
+        for live in leases {
+            if let Some(place) = self.fold.observe(now, source, asked, live) {
+                self.schedule(source, place);
+            }
+        }
+    }
+
+    /// The sweep that a source is telling, begun if this is its first word; `more` leases of it come now.
+    fn sweeping(&mut self, source: usize, asked: Duration, more: usize) -> Option<(Sweeping, usize)> {
+        let lane = self.lanes.get_mut(source)?;
+        let fold = &mut self.fold;
+        let sweeping = lane
+            .sweeping
+            .get_or_insert_with(|| (fold.begin_sweep(source, asked), 0));
+        sweeping.1 += more;
+        Some(*sweeping)
+    }
+
+    fn on_sweep(&mut self, source: usize, asked: Instant, identity: &str) {
         let (now, asked) = (self.now(), self.moment(asked).elapsed);
         self.metrics.sweeps.inc();
         self.metrics
             .sweep_seconds
             .observe(now.elapsed.saturating_sub(asked).as_secs_f64());
-        let Some(lane) = self.lanes.get_mut(source) else {
+        let sweeping = self.sweeping(source, asked, 0);
+        let (Some(lane), Some((sweeping, leases))) = (self.lanes.get_mut(source), sweeping) else {
             return;
         };
-        let discontinuity = lane.trust.swept(asked, now.elapsed, &sweep.source);
+        lane.sweeping = None;
+        let discontinuity = lane.trust.swept(asked, now.elapsed, identity);
         lane.silent = None;
         lane.swept = Some(now.elapsed);
         let loading = lane.loaded.is_none();
@@ -335,14 +368,8 @@ impl Running {
             return;
         };
         self.rule.answered(source);
-        let leases = sweep.leases.len();
         lane.leases = leases;
-        for live in &sweep.leases {
-            // Never later than the deadline that the fold comes to, which decides when it is due.
-            let deadline = asked + live.remaining.min(LONGEST_TTL);
-            lane.deadlines.schedule(&live.lease.instance, deadline);
-        }
-        let swept = self.fold.sweep(now, source, asked, sweep.leases);
+        let swept = self.fold.end_sweep(now, sweeping);
         let vanished = self
             .rule
             .too_many(swept.alive_before, swept.vanished)
@@ -350,7 +377,7 @@ impl Running {
         if let Some(reason) = discontinuity.or(vanished) {
             self.distrust(source, now.elapsed, reason);
         }
-        self.to_probe = Some(self.reap(now));
+        self.wanted = Some(self.reap(now));
         if loading {
             tracing::info!(
                 source = self.lanes.get(source).map(|lane| lane.name.as_str()),
@@ -361,7 +388,7 @@ impl Running {
         self.report();
     }
 
-    fn reap(&mut self, now: Moment) -> Vec<Suspect> {
+    fn reap(&mut self, now: Moment) -> Wanted {
         let silent = |lane: &Lane| {
             lane.silent
                 .is_some_and(|silent| silent + self.config.lease_ttl <= now.elapsed)
@@ -374,19 +401,24 @@ impl Running {
             again,
             life: again * 3,
         };
-        self.fold.reap(now, &mut self.rule, ages)
+        let suspects = self.fold.reap(now, &mut self.rule, ages);
+        let living = match suspects.is_empty() {
+            true => Vec::new(),
+            false => self.fold.living(now.elapsed, &self.rule, ages),
+        };
+        Wanted { suspects, living }
     }
 
-    pub(super) fn on_evidence(&mut self, evidence: &Evidence) {
-        let Evidence { suspect, finding } = evidence;
+    pub(super) fn on_evidence(&mut self, found: &Found) {
+        let Found { suspect, finding } = found;
         self.metrics.probes.with_label_values(&[finding.as_str()]).inc();
         tracing::debug!(
             instance = suspect.instance,
             address = suspect.address,
             finding = finding.as_str(),
-            "probed"
+            "evidence"
         );
-        self.fold.take_evidence(self.now(), &self.rule, evidence);
+        self.fold.take_evidence(self.now(), &self.rule, found);
     }
 
     /// Whether lists have been published that this pump would know again: had the directory none later, it was wiped.
@@ -394,7 +426,7 @@ impl Running {
         let ttl = self.config.lease_ttl;
         let now = self.now().elapsed;
         let settled = |lane: &Lane| lane.loaded.is_some_and(|loaded| loaded + ttl <= now);
-        self.role == Role::Standby && self.lanes.iter().any(settled) && self.fold.services().next().is_some()
+        self.role == Role::Standby && self.lanes.iter().any(settled) && self.fold.service_count() > 0
     }
 
     fn distrust(&mut self, source: usize, now: Duration, reason: Discontinuity) {

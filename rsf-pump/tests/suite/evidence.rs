@@ -13,7 +13,8 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn t13_sixty_percent_that_are_proven_to_be_gone_leave_at_once() {
     let (mut world, pump) = World::probing(1, 100).await;
     world.fleet.kill("s", 0..60);
-    until(TTL + 4 * SECOND, "the dead are gone", || {
+    // They are asked twice, three seconds apart.
+    until(TTL + 8 * SECOND, "the dead are gone", || {
         world.directory.len("s") == 40
     })
     .await;

@@ -93,6 +93,21 @@ async fn t20_a_pump_killed_at_any_moment_leaves_lists_that_its_successor_complet
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_cannot_be_read_back_is_written_when_instances_had_time_to_show_up() {
+    let (world, pump) = World::with(10, PumpSettings::default()).await;
+    pump.stop().await;
+    world.directory.damage("s");
+    world.store.restart_empty();
+    let start = Instant::now();
+    let _pump = world.pump(PumpSettings::default());
+    secs(60).await;
+    assert_eq!(world.directory.least("s", start), 10, "nobody is forgotten");
+    let sealed = world.directory.sealed("s").expect("a list");
+    let read = ListOpener::unverified().open(&sealed).expect("a good one again");
+    assert_eq!(read.list.instances.len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn t18_a_wiped_directory_is_written_anew_with_a_greater_epoch() {
     let (mut world, pump) = World::with(10, PumpSettings::default()).await;
     world.fleet.start("t", 5);

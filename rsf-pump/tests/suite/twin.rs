@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
-use rsf_pump::{Finding, Probe};
+use rsf_pump::evidence::Suspect;
+use rsf_pump::{Evidence, Finding};
 use rsf_registry::directory::{ListOpener, ListSealer, SealedList};
 use rsf_registry::lease::LiveLease;
 use rsf_registry::record::{Lease, LeaseState, ProvidedService, Removal, ServiceList};
@@ -263,6 +264,13 @@ impl Directory {
     }
 
     /// A list as it is stored.
+    /// Somebody else wrote into a list's place.
+    pub(crate) fn damage(&self, service: &str) {
+        let mut state = self.state.lock();
+        let sealed = state.sealed.get_mut(service).expect("a list");
+        sealed.head = b"no list".to_vec().into();
+    }
+
     pub(crate) fn sealed(&self, service: &str) -> Option<SealedList> {
         self.state.lock().sealed.get(service).cloned()
     }
@@ -460,10 +468,13 @@ impl Hosts {
 }
 
 #[async_trait]
-impl Probe for Hosts {
-    async fn probe(&self, address: &str) -> Finding {
+impl Evidence for Hosts {
+    async fn of(&self, suspect: &Suspect) -> Finding {
         sleep(Duration::from_millis(1)).await;
-        match (*self.cut_off.lock(), self.listening.lock().contains(address)) {
+        match (
+            *self.cut_off.lock(),
+            self.listening.lock().contains(&suspect.address),
+        ) {
             (true, _) => Finding::Unclear,
             (false, true) => Finding::Answers,
             (false, false) => Finding::Gone,

@@ -69,7 +69,7 @@ impl World {
         let mut world = World::of(stores);
         world.fleet.start("s", count);
         let pump = world.start(PumpSettings::default(), |pump| {
-            pump.with_probe(world.fleet.hosts())
+            pump.with_evidence(world.fleet.hosts())
         });
         secs(20).await;
         assert_eq!(world.directory.len("s"), count);

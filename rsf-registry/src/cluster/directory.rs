@@ -175,10 +175,10 @@ impl DirectoryWriter for ZooKeeperDirectory {
                 Err(error) => refused = Some(error),
             }
         }
-        if let Some(error) = self.write_ahead(tenure, &mut good).await? {
+        let mut groups = good.into_iter().map(|list| self.group(list)).collect();
+        if let Some(error) = self.write_ahead(tenure, &mut groups).await? {
             refused = Some(error);
         }
-        let groups = good.iter().map(|list| self.group(list)).collect();
         match self.write_all(tenure, groups).await {
             Ok(()) => {}
             Err(fenced @ StoreError::Fenced { .. }) => return Err(fenced),

@@ -37,7 +37,7 @@ pub struct SealedShard {
     pub reference: ShardReference,
     /// Its bytes.
     pub data: Bytes,
-    /// What its instances have before they are compressed: [`plain_bytes`].
+    /// What its instances have before they are compressed, in bytes: [`plain_bytes`].
     pub plain: usize,
 }
 

@@ -64,16 +64,20 @@ impl ZooKeeperDirectory {
         }
         let epoch_path = self.election.epoch_path();
         let deleted = self.namespace.session.run(&epoch_path, async |client| {
-            for path in &due {
+            let mut there: Vec<&String> = due.iter().collect();
+            while !there.is_empty() {
+                // All in one request: whoever wrote lists waits for it.
                 let mut writer = client.new_multi_writer();
                 writer.add_check_version(&epoch_path, tenure.version)?;
-                writer.add_delete(path, None)?;
+                for path in &there {
+                    writer.add_delete(path, None)?;
+                }
                 match writer.commit().await {
-                    Ok(_) => {}
+                    Ok(_) => break,
                     Err(MultiWriteError::OperationFailed {
-                        index: 1,
+                        index,
                         source: Error::NoNode,
-                    }) => {}
+                    }) if (1..=there.len()).contains(&index) => drop(there.remove(index - 1)),
                     Err(error) => return Err(error.into()),
                 }
             }

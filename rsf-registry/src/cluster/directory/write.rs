@@ -30,32 +30,32 @@ impl ZooKeeperDirectory {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Writes shards that do not fit beside their head ahead of it; nobody sees them yet. The lists whose shards could
-    /// not be written are taken out of `lists`.
+    /// Writes shards that do not fit beside their head ahead of it; nobody sees them yet. Groups whose shards could not be
+    /// written are taken out of `groups`, of the others the head is left.
     pub(super) async fn write_ahead(
         &self,
         tenure: Tenure,
-        lists: &mut Vec<&SealedList>,
+        groups: &mut Vec<Batch>,
     ) -> Result<Option<StoreError>, StoreError> {
-        let large: Vec<&SealedList> = lists
-            .iter()
-            .copied()
-            .filter(|list| cost(&self.nodes(list)) > MAX_BATCH)
-            .collect();
         let mut failed = None;
-        for list in large {
-            let alone = |node| Batch {
-                nodes: vec![node],
-                lists: Vec::new(),
-            };
-            let shards = self.shards(list).map(alone).collect();
-            if let Err(error) = self.write_all(tenure, shards).await {
-                if matches!(error, StoreError::Fenced { .. }) {
-                    return Err(error);
+        for mut group in std::mem::take(groups) {
+            if cost(&group.nodes) > MAX_BATCH {
+                let head = group.nodes.pop();
+                let alone = |node| Batch {
+                    nodes: vec![node],
+                    lists: Vec::new(),
+                };
+                let shards = group.nodes.drain(..).map(alone).collect();
+                if let Err(error) = self.write_all(tenure, shards).await {
+                    if matches!(error, StoreError::Fenced { .. }) {
+                        return Err(error);
+                    }
+                    failed = Some(error);
+                    continue;
                 }
-                lists.retain(|other| other.service != list.service);
-                failed = Some(error);
+                group.nodes.extend(head);
             }
+            groups.push(group);
         }
         Ok(failed)
     }
@@ -128,15 +128,10 @@ impl ZooKeeperDirectory {
         Ok(())
     }
 
-    /// What is written together so that the list is never seen in halves: its shards and its head, or the head alone
-    /// where its shards were written ahead.
+    /// What is written together so that the list is never seen in halves: its new shards, and last its head.
     pub(super) fn group(&self, list: &SealedList) -> Batch {
-        let mut nodes = self.nodes(list);
-        if cost(&nodes) > MAX_BATCH {
-            nodes.drain(..nodes.len() - 1);
-        }
         Batch {
-            nodes,
+            nodes: self.nodes(list),
             lists: vec![Written {
                 service: list.service.clone(),
                 version: list.version,

@@ -6,13 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use redis::{InfoDict, Pipeline};
+use tokio::sync::mpsc;
 
 use super::{NO_CLUSTER, RedisLeases, lease};
-use crate::lease::LiveLease;
+use crate::lease::{LiveLease, SWEEP_PAGE};
 use crate::{Hint, LeaseSource, StoreError, Sweep, limits};
 
 /// How many keys one step of a sweep asks for.
-const PAGE: usize = 1000;
+const PAGE: usize = SWEEP_PAGE;
 /// What a lease without a TTL counts for. RSF writes none: somebody took it away, and the next renewal gives it back.
 const WITHOUT_TTL: Duration = Duration::from_secs(15);
 
@@ -25,9 +26,23 @@ impl LeaseSource for RedisLeases {
     }
 
     async fn sweep(&self) -> Result<Sweep, StoreError> {
-        let pattern = format!("{}*", escape_glob(&self.lease_prefix()));
+        let (sender, mut pages) = mpsc::channel::<Vec<LiveLease>>(1);
         // A key may come twice; a later reading replaces an earlier one.
         let mut leases = HashMap::new();
+        let gather = async {
+            while let Some(page) = pages.recv().await {
+                leases.extend(page.into_iter().map(|live| (live.lease.instance.clone(), live)));
+            }
+        };
+        let (source, ()) = tokio::join!(self.sweep_into(sender), gather);
+        Ok(Sweep {
+            source: source?,
+            leases: leases.into_values().collect(),
+        })
+    }
+
+    async fn sweep_into(&self, pages: mpsc::Sender<Vec<LiveLease>>) -> Result<String, StoreError> {
+        let pattern = format!("{}*", escape_glob(&self.lease_prefix()));
         let mut scan = redis::pipe();
         scan.cmd("SCAN")
             .arg(0)
@@ -45,11 +60,10 @@ impl LeaseSource for RedisLeases {
                 .arg("COUNT")
                 .arg(PAGE);
             let (next, read) = self.read_page(&keys, (cursor != 0).then_some(step)).await?;
-            leases.extend(
-                read.into_iter()
-                    .flatten()
-                    .map(|live| (live.lease.instance.clone(), live)),
-            );
+            let page: Vec<LiveLease> = read.into_iter().flatten().collect();
+            if pages.send(page).await.is_err() {
+                return Err(self.unavailable("nobody listens to the sweep any more".to_owned()));
+            }
             match next {
                 Some((at, found)) => (cursor, keys) = (at, found),
                 None => break,
@@ -58,10 +72,7 @@ impl LeaseSource for RedisLeases {
         // Asked last: had the store lost its leases on the way, its identity now differs from the last sweep's.
         let source = self.source().await?;
         *self.swept.lock() = Some(source.clone());
-        Ok(Sweep {
-            source,
-            leases: leases.into_values().collect(),
-        })
+        Ok(source)
     }
 
     async fn read(&self, instances: &[String]) -> Result<Vec<Option<LiveLease>>, StoreError> {

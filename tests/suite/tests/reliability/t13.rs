@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use crate::ground::{Ground, seconds};
 use crate::source_fault::WITHOUT_PROTECTION;
 
-/// The pump asks an instance that it holds again after so long; what a round and a busy machine take is on top.
-const ASKED_AGAIN: Duration = Duration::from_secs(10 + 5);
+/// The pump asks an instance that it holds again after so long, and once more before it believes that it is gone; what a
+/// round and a busy machine take is on top.
+const ASKED_AGAIN: Duration = Duration::from_secs(10 + 3 + 5);
 /// Rule R's window and a little more: what was lost before does not count after it.
 const WINDOW: Duration = Duration::from_secs(11);
 

@@ -1,0 +1,216 @@
+//! Published lists become the last known view again.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsf_registry::directory::slot;
+use rsf_registry::record::{ListedInstance, Removal, RemovalCause, ServiceList};
+
+use super::held::{Held, ServiceId};
+use super::known::{Known, Restored};
+use super::members::Member;
+use super::places::Place;
+use super::{Fold, Moment};
+
+/// An instance as all lists together say.
+struct Shadow {
+    held: Held,
+    /// The services of the lists that name its newest incarnation, and its schemas.
+    offered: BTreeMap<ServiceId, Arc<str>>,
+    /// The lists that name earlier ones.
+    older: Vec<(ServiceId, u64)>,
+}
+
+impl Fold {
+    /// Takes back published lists as the last known view: whoever stands in them and is not known counts as alive
+    /// for one `ttl`, and has to show up in a source until then. Of those that no source has, the lists decide who has
+    /// left already: rule R let an earlier leader go at its own pace. The lists are looked at one by one.
+    pub fn restore<L: Borrow<ServiceList>>(
+        &mut self,
+        at: Moment,
+        lists: impl IntoIterator<Item = L>,
+        ttl: Duration,
+    ) {
+        let mut shadows: BTreeMap<Arc<str>, Shadow> = BTreeMap::new();
+        let mut removed: Vec<(ServiceId, Vec<Removal>)> = Vec::new();
+        for list in lists {
+            let list = list.borrow();
+            let Some(service) = self.shared.service(&list.service) else {
+                continue;
+            };
+            self.members_mut(service);
+            for listed in &list.instances {
+                self.shadow(&mut shadows, service, listed);
+            }
+            if !list.removed.is_empty() {
+                removed.push((service, list.removed.clone()));
+            }
+        }
+        for (id, shadow) in &shadows {
+            self.restore_one(at, id, shadow, ttl);
+        }
+        for (service, removed) in &removed {
+            self.let_go(at, *service, removed);
+        }
+        for (id, shadow) in &shadows {
+            let newest = shadow
+                .offered
+                .keys()
+                .map(|service| (*service, shadow.held.incarnation));
+            for (service, incarnation) in newest.chain(shadow.older.iter().copied()) {
+                self.realign(at, id, service, incarnation, shadow.offered.get(&service));
+            }
+        }
+        for (service, removed) in removed {
+            self.remember(service, &removed);
+        }
+    }
+
+    fn shadow(
+        &mut self,
+        shadows: &mut BTreeMap<Arc<str>, Shadow>,
+        service: ServiceId,
+        listed: &ListedInstance,
+    ) {
+        let schema = self.shared.string(&listed.schema_hash);
+        let Some(shadow) = shadows.get_mut(&*listed.instance) else {
+            let shadow = Shadow {
+                held: self.shared.hold_listed(listed),
+                offered: BTreeMap::from([(service, schema)]),
+                older: Vec::new(),
+            };
+            shadows.insert(listed.instance.as_str().into(), shadow);
+            return;
+        };
+        match shadow.held.incarnation.cmp(&listed.incarnation) {
+            Ordering::Greater => shadow.older.push((service, listed.incarnation)),
+            Ordering::Equal => drop(shadow.offered.insert(service, schema)),
+            Ordering::Less => {
+                let former = shadow.held.incarnation;
+                shadow.held = self.shared.hold_listed(listed);
+                let offered = std::mem::replace(&mut shadow.offered, BTreeMap::from([(service, schema)]));
+                shadow
+                    .older
+                    .extend(offered.into_keys().map(|service| (service, former)));
+            }
+        }
+    }
+
+    fn restore_one(&mut self, at: Moment, id: &Arc<str>, shadow: &Shadow, ttl: Duration) {
+        let incarnation = shadow.held.incarnation;
+        let place = self.places.find(id);
+        let known = place.and_then(|place| self.places.get(place));
+        let left = shadow.offered.keys().all(|service| {
+            let members = self.services.get(service.index());
+            members.is_some_and(|members| members.has_left(id, incarnation))
+        });
+        if left || known.is_some_and(|known| known.held.incarnation >= incarnation) {
+            return;
+        }
+        let held = self.shared.offering(shadow.held.clone(), shadow.offered.clone());
+        let place = place.unwrap_or_else(|| self.places.insert(Known::new(id.clone(), held.clone())));
+        self.replace(at, place, held);
+        if let Some(known) = self.places.get_mut(place) {
+            known.restored = Some(Restored {
+                deadline: at.elapsed + ttl,
+                ttl,
+            });
+            known.suspect = true;
+            self.suspects.insert(place);
+        }
+    }
+
+    /// Of the instances that no source has, a standby lets others go than the leader whose shadow it is, and at another
+    /// pace. What the leader published stands: else a change of leaders would shrink a list faster than rule R admits.
+    fn let_go(&mut self, at: Moment, service: ServiceId, removed: &[Removal]) {
+        for removal in removed {
+            let Some(place) = self.places.find(&removal.instance) else {
+                continue;
+            };
+            let held = self.places.get(place).is_some_and(|known| {
+                known.held.incarnation == removal.incarnation
+                    && known.is_listed_in(service)
+                    && !known.lingers()
+            });
+            if held {
+                self.unlist(at, service, place, removal.cause());
+            }
+        }
+    }
+
+    /// The other half of [`Fold::let_go`]: the published list has an instance that this fold's has not. It is taken back
+    /// where only its lease ran out. Who left by its word while nobody led was never in a list of this fold: without a
+    /// reason consumers would keep it.
+    fn realign(
+        &mut self,
+        at: Moment,
+        id: &Arc<str>,
+        service: ServiceId,
+        incarnation: u64,
+        schema: Option<&Arc<str>>,
+    ) {
+        let Some(place) = self.places.find(id) else { return };
+        let (Some(known), Some(members)) = (self.places.get(place), self.services.get_mut(service.index()))
+        else {
+            return;
+        };
+        let older = known.held.incarnation < incarnation;
+        if known.is_listed_in(service) || older || members.has_left(id, incarnation) {
+            return;
+        }
+        let same_start = known.held.incarnation == incarnation;
+        let expired = members.has_expired(id, incarnation);
+        // What is known of it stood in other lists, and is not its own word.
+        let hearsay = known.copies.is_empty() && self.claims.owner(&known.held.address) == Some(place);
+        if same_start && (expired || hearsay) {
+            self.take_back(place, service, schema);
+        } else if !expired {
+            let said = same_start && !known.held.offers(service);
+            let cause = if said || known.held.is_tombstone() {
+                RemovalCause::Deregistered
+            } else {
+                // A later start, or another instance at its address.
+                RemovalCause::Evicted
+            };
+            let removal = members.note(id, incarnation, cause, at.unix_ms);
+            self.removed.push((service, removal));
+        }
+    }
+
+    fn take_back(&mut self, place: Place, service: ServiceId, schema: Option<&Arc<str>>) {
+        let Some(known) = self.places.get_mut(place) else {
+            return;
+        };
+        if let Some(schema) = schema.filter(|_| !known.held.offers(service)) {
+            let mut offered = known.held.offered();
+            offered.insert(service, schema.clone());
+            known.held = self.shared.offering(known.held.clone(), offered);
+        }
+        let mut listed: Vec<ServiceId> = known.listed.iter().copied().chain([service]).collect();
+        listed.sort_unstable();
+        known.listed = listed.into();
+        (known.suspect, known.left) = (true, None);
+        self.suspects.insert(place);
+        let (id, incarnation) = (known.id.clone(), known.held.incarnation);
+        let member = Member {
+            slot: slot(&id),
+            place,
+        };
+        self.members_mut(service).put(member, &id, incarnation);
+        self.changed.entry(service).or_default().insert(member.slot);
+    }
+
+    fn remember(&mut self, service: ServiceId, removed: &[Removal]) {
+        let Some(members) = self.services.get_mut(service.index()) else {
+            return;
+        };
+        let places = &self.places;
+        members.remember(removed, |instance| {
+            let known = places.get(places.find(instance)?)?;
+            known.is_listed_in(service).then_some(known.held.incarnation)
+        });
+    }
+}
