@@ -182,6 +182,7 @@ impl Metadata {
     }
 
     /// The first value of `name`, reserved ones included: for the layers that read RSF's own.
+    #[inline]
     pub(crate) fn header(&self, name: &HeaderName) -> Option<&[u8]> {
         match &**self.pairs.as_ref()? {
             Pairs::Map(map) => map.get(name).map(HeaderValue::as_bytes),
@@ -236,8 +237,10 @@ impl Metadata {
         self.put(HeaderName::from_static(key), value);
     }
 
+    #[inline]
     pub(crate) fn remove_reserved(&mut self, key: &'static str) {
-        if self.value(key).is_some() {
+        // Most replies come without any metadata.
+        if self.pairs.is_some() && self.value(key).is_some() {
             self.change(|headers| drop(headers.remove(key)));
         }
     }

@@ -5,8 +5,9 @@
 //! literals that enter no table, so that the table rests. The decoder then remembers the first part by its bytes and
 //! decodes only the second; a peer that moves its table with every call (most do) is decoded in full, at HPACK's price.
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
-use std::sync::Arc;
 
 mod huffman;
 mod integer;
@@ -34,12 +35,89 @@ impl Field {
     }
 }
 
+/// Which names occur, as far as a word of 64 bits tells: an empty bit says for certain that a name does not. Most headers
+/// that somebody asks for are not there.
+#[derive(Debug, Clone, Copy, Default)]
+struct Names(u64);
+
+impl Names {
+    /// Ends and length tell the names apart that calls usually have and those that they may have. Inlined it is a constant:
+    /// who asks knows the name when it is compiled.
+    #[inline]
+    fn bit(name: &[u8]) -> u64 {
+        let (first, last) = (name.first().copied(), name.last().copied());
+        let ends = usize::from(first.unwrap_or_default()) + 3 * usize::from(last.unwrap_or_default());
+        1 << ((11 * name.len() + ends) % 64)
+    }
+
+    fn add(&mut self, name: &[u8]) {
+        self.0 |= Names::bit(name);
+    }
+
+    fn and(self, other: Names) -> Names {
+        Names(self.0 | other.0)
+    }
+
+    #[inline]
+    fn may_have(self, name: &[u8]) -> bool {
+        self.0 & Names::bit(name) != 0
+    }
+}
+
+/// Fields that are asked for by name.
+#[derive(Debug, Clone, Default)]
+struct Fields {
+    list: Vec<Field>,
+    names: Names,
+}
+
+impl Fields {
+    fn push(&mut self, field: Field) {
+        self.names.add(&field.name);
+        self.list.push(field);
+    }
+
+    #[inline]
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.names.may_have(name.as_bytes()).then(|| self.find(name))?
+    }
+
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        let field = self.list.iter().find(|field| field.name == name.as_bytes())?;
+        Some(&field.value)
+    }
+}
+
+/// The beginning of headers that many messages of a connection share, decoded once.
+#[derive(Debug)]
+pub struct Beginning {
+    fields: Fields,
+    /// Bytes as HPACK counts them.
+    size: usize,
+    note: OnceLock<usize>,
+}
+
+impl Beginning {
+    /// The first value of `name` in it.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.fields.get(name)
+    }
+
+    /// A number that whoever reads headers may leave here: what this beginning means, so that it is worked out once and
+    /// not for every message. It lasts as long as the connection remembers the beginning.
+    pub fn note(&self) -> &OnceLock<usize> {
+        &self.note
+    }
+}
+
 /// The headers or trailers of a message, in the order in which they came.
 #[derive(Debug, Clone, Default)]
 pub struct Headers {
     /// What the memo knew.
-    prefix: Option<Arc<[Field]>>,
-    tail: Vec<Field>,
+    beginning: Option<Arc<Beginning>>,
+    rest: Fields,
+    /// Those of both.
+    names: Names,
     fault: Option<Fault>,
 }
 
@@ -55,20 +133,30 @@ pub(crate) enum Fault {
 impl Headers {
     /// All fields, pseudo-headers (`:path`) included.
     pub fn iter(&self) -> impl Iterator<Item = &Field> {
-        self.prefix
-            .iter()
-            .flat_map(|prefix| prefix.iter())
-            .chain(&self.tail)
+        let beginning = self.beginning.iter().flat_map(|beginning| &beginning.fields.list);
+        beginning.chain(&self.rest.list)
     }
 
     /// The first value of `name`.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        let named = |field: &&Field| field.name == name.as_bytes();
-        let prefix = self.prefix.as_deref().unwrap_or_default();
-        // Part by part: over both as one it takes twice as long, and this is asked several times a request.
-        let field = prefix.iter().find(named);
-        let field = field.or_else(|| self.tail.iter().find(named))?;
-        Some(&field.value)
+        self.names.may_have(name.as_bytes()).then(|| self.find(name))?
+    }
+
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        let beginning = self.beginning.as_ref().and_then(|beginning| beginning.get(name));
+        beginning.or_else(|| self.rest.get(name))
+    }
+
+    /// What they share with other messages of the connection; `None` where nothing is known to repeat.
+    pub fn beginning(&self) -> Option<&Beginning> {
+        self.beginning.as_deref()
+    }
+
+    /// The first value of `name` behind the [`beginning`](Headers::beginning).
+    #[inline]
+    pub fn get_behind(&self, name: &str) -> Option<&[u8]> {
+        self.rest.get(name)
     }
 
     pub(crate) fn fault(&self) -> Option<Fault> {

@@ -35,6 +35,6 @@ pub mod server;
 
 pub use client::{CallError, Client, ClientConnection, Fate, Life, Reply, Request, Slot};
 pub use frame::{ConnectionError, ErrorCode};
-pub use hpack::{Headers, Literals};
+pub use hpack::{Beginning, Headers, Literals};
 pub use limits::Limits;
 pub use server::{Call, Handler, Response, serve};

@@ -1,11 +1,11 @@
 //! Reading header blocks, with a memo for the part that repeats.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::table::Table;
-use super::{Fault, Field, Headers, huffman, integer, is_name, is_value};
+use super::{Beginning, Fault, Field, Fields, Headers, huffman, integer, is_name, is_value};
 
 /// Beginnings that are remembered at once.
 const MEMO_ENTRIES: usize = 32;
@@ -44,14 +44,13 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Remembered {
     bytes: Box<[u8]>,
-    fields: Arc<[Field]>,
-    size: usize,
+    beginning: Arc<Beginning>,
 }
 
 /// Fields as they are decoded, bounded.
 #[derive(Default)]
 struct List {
-    fields: Vec<Field>,
+    fields: Fields,
     size: usize,
     fault: Option<Fault>,
 }
@@ -89,50 +88,52 @@ impl Decoder {
             // remembering for.
             self.memo.clear();
             self.memo_generation = generation;
-            return self.decode_from(block, 0, None, 0);
+            return self.decode_from(block, 0, None);
         }
         if prefix_end == 0 || prefix_end > MEMO_BYTES {
-            return self.decode_from(block, 0, None, 0);
+            return self.decode_from(block, 0, None);
         }
         let bytes = &block[..prefix_end];
         let known = match self.memo.iter().find(|known| *known.bytes == *bytes) {
             Some(known) => known,
             None => {
-                let prefix = self.decode_from(&block.slice(..prefix_end), 0, None, 0)?;
+                let prefix = self.decode_from(&block.slice(..prefix_end), 0, None)?;
                 if prefix.fault.is_some() {
-                    return self.decode_from(block, 0, None, 0);
+                    return self.decode_from(block, 0, None);
                 }
                 if self.memo.len() == MEMO_ENTRIES {
                     self.memo.remove(0);
                 }
                 self.memo.push(Remembered {
                     bytes: bytes.into(),
-                    size: prefix.tail.iter().map(Field::size).sum(),
-                    fields: prefix.tail.into(),
+                    beginning: Arc::new(Beginning {
+                        size: prefix.rest.list.iter().map(Field::size).sum(),
+                        fields: prefix.rest,
+                        note: OnceLock::new(),
+                    }),
                 });
                 &self.memo[self.memo.len() - 1]
             }
         };
-        let (fields, size) = (known.fields.clone(), known.size);
+        let beginning = Some(known.beginning.clone());
         if prefix_end == block.len() {
             return Ok(Headers {
-                prefix: Some(fields),
-                tail: Vec::new(),
-                fault: None,
+                names: known.beginning.fields.names,
+                beginning,
+                ..Headers::default()
             });
         }
-        self.decode_from(block, prefix_end, Some(fields), size)
+        self.decode_from(block, prefix_end, beginning)
     }
 
     fn decode_from(
         &mut self,
         block: &Bytes,
         start: usize,
-        prefix: Option<Arc<[Field]>>,
-        size: usize,
+        beginning: Option<Arc<Beginning>>,
     ) -> Result<Headers, DecodeError> {
         let mut list = List {
-            size,
+            size: beginning.as_ref().map_or(0, |beginning| beginning.size),
             ..List::default()
         };
         let mut at = start;
@@ -155,9 +156,11 @@ impl Decoder {
             };
             list.push(field, self.max_list);
         }
+        let known = beginning.as_ref().map(|beginning| beginning.fields.names);
         Ok(Headers {
-            prefix,
-            tail: list.fields,
+            names: list.fields.names.and(known.unwrap_or_default()),
+            beginning,
+            rest: list.fields,
             fault: list.fault,
         })
     }

@@ -14,6 +14,7 @@ fn is_http(name: &[u8]) -> bool {
 }
 
 impl Unmapped for Headers {
+    #[inline]
     fn value(&self, key: &str) -> Option<&[u8]> {
         self.get(key).filter(|_| !is_http(key.as_bytes()))
     }

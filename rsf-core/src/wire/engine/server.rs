@@ -91,7 +91,7 @@ struct Dispatching {
 
 impl Handler for Dispatching {
     fn call(&self, call: Call) -> Option<Handling> {
-        let Some(method) = self.dispatch.method(call.path(), implementation(&call.headers)) else {
+        let Some(method) = self.method(&call) else {
             return Some(Box::pin(foreign(self.dispatch.clone(), call)));
         };
         let timeout = match call
@@ -119,6 +119,28 @@ impl Handler for Dispatching {
 
     fn max_message_bytes(&self) -> usize {
         self.dispatch.max_message_bytes()
+    }
+}
+
+impl Dispatching {
+    /// The method that the call is for. Calls of one method begin alike on a connection, and what that beginning means is
+    /// looked up once: path and implementation stand in it, as RSF's clients send them.
+    fn method(&self, call: &Call) -> Option<usize> {
+        let find = || self.dispatch.method(call.path(), implementation(&call.headers));
+        let Some(beginning) = call.headers.beginning() else {
+            return find();
+        };
+        if call.headers.get_behind(IMPLEMENTATION.as_str()).is_some() {
+            return find();
+        }
+        if let Some(method) = beginning.note().get() {
+            return Some(*method);
+        }
+        let method = find()?;
+        if beginning.get(":path").is_some() {
+            beginning.note().get_or_init(|| method);
+        }
+        Some(method)
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::hpack::{Encoder, Literals};
+use crate::hpack::{Encoder, Literals, Names};
 
 fn hex(text: &str) -> Bytes {
     let digits: Vec<u8> = text.bytes().filter(|b| b.is_ascii_hexdigit()).collect();
@@ -227,6 +227,45 @@ fn a_beginning_is_remembered_until_the_table_moves() {
     assert_eq!(decoder.memo.len(), 1);
 }
 
+#[test]
+fn what_is_noted_of_a_beginning_is_forgotten_with_it() {
+    let mut decoder = Decoder::new(4096, 16_384);
+    let block = hex("8286 8400 0161 0162");
+    let first = decoder.decode(&block).unwrap();
+    let beginning = first.beginning().unwrap();
+    assert_eq!(beginning.get(":path"), Some(&b"/"[..]));
+    assert_eq!(
+        (beginning.get("a"), first.get_behind("a")),
+        (None, Some(&b"b"[..]))
+    );
+    beginning.note().set(7).unwrap();
+    let noted = |headers: Headers| {
+        headers
+            .beginning()
+            .and_then(|beginning| beginning.note().get().copied())
+    };
+    assert_eq!(noted(decoder.decode(&block).unwrap()), Some(7));
+    assert_eq!(noted(decoder.decode(&hex("8287 8400 0161 0162")).unwrap()), None);
+    decoder.decode(&hex("4001 6b01 31")).unwrap();
+    assert_eq!(noted(decoder.decode(&block).unwrap()), None);
+}
+
+/// Otherwise each request would be searched for what it does not have.
+#[test]
+fn what_calls_may_have_is_told_apart_from_what_they_have() {
+    let mut usual = Names::default();
+    let names = ":method :scheme :path :authority te content-type user-agent grpc-timeout grpc-encoding \
+                 grpc-accept-encoding rsf-caller rsf-request-id traceparent tracestate :status grpc-status grpc-message";
+    names
+        .split_whitespace()
+        .for_each(|name| usual.add(name.as_bytes()));
+    let names = "rsf-target rsf-shard rsf-implementation rsf-token rsf-priority rsf-routing-key rsf-dye baggage rsf-retried \
+                 rsf-repeated grpc-previous-rpc-attempts";
+    for name in names.split_whitespace() {
+        assert!(!usual.may_have(name.as_bytes()), "{name}");
+    }
+}
+
 fn name() -> impl Strategy<Value = String> {
     "[a-z][a-z0-9._-]{0,20}"
 }
@@ -260,7 +299,12 @@ proptest! {
             encoder.encode([&borrowed, &[]], &literals, &mut block);
             let decoded = decoder.decode(&Bytes::from(block)).unwrap();
             prop_assert_eq!(decoded.fault(), None);
-            prop_assert_eq!(pairs(&decoded), [constant.clone(), varying.clone()].concat());
+            let all = [constant.clone(), varying.clone()].concat();
+            prop_assert_eq!(&pairs(&decoded), &all);
+            for name in all.iter().map(|(name, _)| name.as_str()).chain(["rsf-target", "a", ""]) {
+                let first = all.iter().find(|(other, _)| other == name);
+                prop_assert_eq!(decoded.get(name), first.map(|(_, value)| value.as_bytes()));
+            }
         }
     }
 
