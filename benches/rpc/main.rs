@@ -26,7 +26,7 @@ mod rsf {
     pub(crate) use rsf_core::client::{Channel, Client};
     pub(crate) use rsf_core::message::{Request, Response};
     pub(crate) use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
-    pub(crate) use rsf_core::server::{Service, handle};
+    pub(crate) use rsf_core::server::{CallScope, Service};
     pub(crate) use rsf_core::status::Status;
     pub(crate) use rsf_core::wire::Frame;
 
@@ -41,6 +41,7 @@ mod rsf {
             reason = "generated code names it by this path"
         )]
         pub(crate) use prost;
+        pub(crate) use rsf_core::server::{decode, encode};
     }
 }
 

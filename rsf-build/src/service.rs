@@ -289,24 +289,25 @@ impl Parts<'_> {
         );
         put!(
             out,
-            "    fn call(self: {rsf}::codegen::Arc<Self>, method: usize, request: {rsf}::Request<{rsf}::codegen::Bytes>) -> {rsf}::codegen::BoxFuture<'static, ::std::result::Result<{rsf}::Response<{rsf}::Frame>, {rsf}::Status>> {{"
+            "    fn call(self: {rsf}::codegen::Arc<Self>, method: usize, request: {rsf}::Request<{rsf}::codegen::Bytes>, scope: {rsf}::CallScope) -> {rsf}::codegen::BoxFuture<'static, ::std::result::Result<{rsf}::Response<{rsf}::Frame>, {rsf}::Status>> {{"
         );
         put!(out, "        match method {{");
         for (number, Unary { rust_name, .. }) in self.unary.iter().enumerate() {
             // By the trait's name, because `Arc` has methods of its own (`clone`, `as_ref`) that would win.
+            put!(out, "            {number} => scope.run(async move {{");
             put!(
                 out,
-                "            {number} => ::std::boxed::Box::pin(async move {{"
+                "                let request = {rsf}::codegen::decode(request)?;"
             );
             put!(
                 out,
-                "                {rsf}::handle(request, |request| <T as {name}>::{rust_name}(&self.handlers, request)).await"
+                "                {rsf}::codegen::encode(<T as {name}>::{rust_name}(&self.handlers, request).await?)"
             );
             put!(out, "            }}),");
         }
         put!(
             out,
-            "            _ => ::std::boxed::Box::pin(::std::future::ready(::std::result::Result::Err({rsf}::Status::unimplemented("
+            "            _ => scope.run(::std::future::ready(::std::result::Result::Err({rsf}::Status::unimplemented("
         );
         put!(
             out,

@@ -1,4 +1,8 @@
 //! What a handler knows about its call, and what the calls that it makes inherit.
+//!
+//! [`scope`] has how a context comes to the code that runs within it.
+
+mod scope;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +27,7 @@ const INHERITED: [HeaderName; 2] = [BAGGAGE, DYE];
 /// Bytes of baggage that travel on; the W3C recommendation asks every platform to carry so many.
 const MAX_BAGGAGE: usize = 8192;
 
-tokio::task_local! {
-    static CURRENT: Arc<Context>;
-}
+pub(crate) use scope::{Carried, Scoped};
 
 /// The surroundings of a call that is being handled.
 ///
@@ -84,17 +86,17 @@ pub fn spawn_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
 impl Context {
     /// The context of the handler that runs on this task; `None` outside of one.
     pub fn current() -> Option<Arc<Context>> {
-        CURRENT.try_with(Arc::clone).ok()
+        scope::current()
     }
 
     /// Runs `future` within this context, on whichever task it is polled.
     pub fn scope<F: Future>(self: Arc<Self>, future: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, future)
+        Scoped::new(Carried::Shared(self), future)
     }
 
     /// Runs `work` on this thread within this context, for threads that no task carries it to.
     pub fn sync_scope<R>(self: Arc<Self>, work: impl FnOnce() -> R) -> R {
-        CURRENT.sync_scope(self, work)
+        scope::within(&mut Some(Carried::Shared(self)), work)
     }
 
     /// How much the call matters: what policy says at its caller, or before that in the chain, and at most what the

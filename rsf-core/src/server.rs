@@ -16,6 +16,10 @@
 //! 7. [`intercept`]: the application's own code.
 //! 8. The handler, within its [`crate::context::Context`]; on a thread of its own where it blocks ([`blocking`]).
 //!
+//! Up to the threshold nothing waits, and all of it is decided when the call comes. Most calls find a place in the pool then,
+//! and nothing else stands before their handler: [`handling`] is all that is left of their path, in the handler's own
+//! allocation. The other calls go on through the stages.
+//!
 //! Beside the path: [`follow`] loads policies into the methods, [`load`] reports how busy the instance is, [`drain`] ends
 //! it without a failed call, [`beside`] is health and reflection. Hosted tonic services pass admission (their own deadlines
 //! apart), authorization and limits; dedup and interceptors do not see them.
@@ -29,6 +33,7 @@ mod blocking;
 pub mod dedup;
 mod drain;
 mod follow;
+mod handling;
 mod intercept;
 mod limits;
 mod load;
@@ -39,6 +44,7 @@ mod shard;
 mod stack;
 
 pub use blocking::{Blocking, UnknownMethod};
+pub use handling::CallScope;
 pub use intercept::{ServerCall, ServerInterceptor, ServerNext};
 pub use provider::{ProvidedService, Provider, ProviderBuilder, ProviderError, ProviderIdentity};
-pub use service::{Service, handle};
+pub use service::{Service, decode, encode, handle};

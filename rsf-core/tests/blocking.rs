@@ -110,8 +110,9 @@ impl Service for OwnedEcho {
         self: Arc<Self>,
         method: usize,
         request: rsf_core::message::Request<bytes::Bytes>,
+        scope: rsf_core::server::CallScope,
     ) -> futures_util::future::BoxFuture<'static, Result<Response<rsf_core::wire::Frame>, Status>> {
-        self.0.clone().call(method, request)
+        self.0.clone().call(method, request, scope)
     }
 }
 

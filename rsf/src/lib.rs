@@ -46,7 +46,7 @@ pub use rsf_core::policy::Priority;
 pub use rsf_core::runtime::blocking;
 pub use rsf_core::server::dedup;
 pub use rsf_core::server::{
-    Blocking, ServerCall, ServerInterceptor, ServerNext, Service, UnknownMethod, handle,
+    Blocking, CallScope, ServerCall, ServerInterceptor, ServerNext, Service, UnknownMethod, handle,
 };
 pub use rsf_core::status::{Code, Status};
 pub use rsf_core::wire::Frame;
@@ -58,5 +58,6 @@ pub mod codegen {
     pub use futures_util::future::BoxFuture;
     pub use prost;
     pub use prost_types;
+    pub use rsf_core::server::{decode, encode};
     pub use std::sync::Arc;
 }

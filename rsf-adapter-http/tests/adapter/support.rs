@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -21,7 +20,7 @@ use rsf_core::message::{Request, Response};
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
-use rsf_core::server::{Provider, ProviderIdentity, Service};
+use rsf_core::server::{CallScope, Provider, ProviderIdentity, Service};
 use rsf_core::status::{Code, Status};
 use rsf_core::wire::Frame;
 use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
@@ -331,10 +330,11 @@ impl Service for Probe {
         self: Arc<Self>,
         method: usize,
         request: Request<Bytes>,
+        scope: CallScope,
     ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
         let name = self.descriptor.methods[method].name.clone();
         let method = self.service.methods().find(|known| known.name() == name).unwrap();
-        async move {
+        scope.run(async move {
             let (message, metadata) = request.into_parts();
             let asked = DynamicMessage::decode(method.input(), message.clone()).unwrap();
             match name.trim_end_matches("Once") {
@@ -355,8 +355,7 @@ impl Service for Probe {
                 }
                 _ => Ok(Response::new(Frame::from_message(&message).unwrap())),
             }
-        }
-        .boxed()
+        })
     }
 }
 

@@ -165,9 +165,12 @@ impl Watched {
         self.blocks.load(Ordering::Relaxed)
     }
 
-    /// One poll of a handler, watched.
-    pub(crate) fn poll<R>(&self, poll: impl FnOnce() -> R) -> R {
-        stamped(self.number, PASSES.load(Ordering::Relaxed), poll)
+    /// One poll of a handler, watched; or not, where it has a thread of its own.
+    pub(crate) fn poll<R>(&self, watched: bool, poll: impl FnOnce() -> R) -> R {
+        match watched {
+            true => stamped(self.number, PASSES.load(Ordering::Relaxed), poll),
+            false => poll(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use super::provider::HostedMethod;
 use super::stack::{Gate, InboundCall, Stage};
 use crate::error::framework_status;
 use crate::message::Response;
@@ -26,19 +27,23 @@ impl Admit {
 }
 
 impl Gate for Admit {
+    #[inline]
     fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
         check_target(self.identity.as_deref(), call.context.metadata().header(&TARGET))?;
         if let Err(status) = &call.message {
             return Err(status.clone());
         }
         match call.context.deadline() {
-            Some(deadline) if deadline <= call.arrived => Err(expired(call, "before the call was admitted")),
+            Some(deadline) if deadline <= call.arrived => {
+                Err(expired(&call.method, "before the call was admitted"))
+            }
             _ => Ok(()),
         }
     }
 }
 
-/// Ends what outlives its deadline.
+/// Ends what outlives its deadline, of the calls that wait for more than their handler; see
+/// [`CallScope`](super::CallScope) for the others.
 pub(super) struct Deadline<S> {
     inner: S,
     timers: Timers,
@@ -52,7 +57,7 @@ impl<S> Deadline<S> {
 
 /// A caller ends its call at the deadline by itself, and knows better who set it. Only where it does not, the provider
 /// does, a little later.
-const GRACE: Duration = Duration::from_millis(5);
+pub(super) const GRACE: Duration = Duration::from_millis(5);
 
 impl<S: Stage> Stage for Deadline<S> {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
@@ -64,14 +69,19 @@ impl<S: Stage> Stage for Deadline<S> {
             let handled = pin!(self.inner.call(call));
             until(&self.timers, Moment::from(deadline) + GRACE, handled).await
         };
-        handled.unwrap_or_else(|| Err(expired(call, "while the call waited or was handled")))
+        handled.unwrap_or_else(|| Err(outlived(&call.method)))
     }
 }
 
-fn expired(call: &InboundCall, when: &str) -> Status {
+/// A call that has come in, and whose deadline passed before it ended.
+pub(super) fn outlived(method: &HostedMethod) -> Status {
+    expired(method, "while the call waited or was handled")
+}
+
+fn expired(method: &HostedMethod, when: &str) -> Status {
     framework_status(
         Reason::Deadline,
-        format!("{}: the deadline passed {when}", call.method.path),
+        format!("{}: the deadline passed {when}", method.path),
     )
 }
 

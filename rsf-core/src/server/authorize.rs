@@ -35,6 +35,7 @@ impl Authorize {
 }
 
 impl Gate for Authorize {
+    #[inline]
     fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
         if self.verifier.is_none() && call.peer.is_none() && call.method.door.is_open() {
             return Ok(());
@@ -59,7 +60,7 @@ fn identify(call: &mut InboundCall, verifier: Option<&TokenVerifier>) -> Result<
     if proven.is_none() && !carries_token {
         return Ok(());
     }
-    let context = Arc::make_mut(&mut call.context);
+    let context = call.context.make_mut();
     if carries_token {
         context.metadata_mut().remove_reserved("rsf-token");
     }

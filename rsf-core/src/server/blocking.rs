@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::handling::CallScope;
 use super::limits::Places;
 use super::service::Service;
 use crate::error::framework_status;
@@ -88,8 +90,9 @@ impl<S: Service> Service for Blocking<S> {
         self: Arc<Self>,
         method: usize,
         request: Request<Bytes>,
+        scope: CallScope,
     ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
-        self.service.clone().call(method, request)
+        self.service.clone().call(method, request, scope)
     }
 
     fn is_blocking(&self, method: usize) -> bool {
@@ -108,7 +111,7 @@ where
     let work = move || {
         let handled = blocking(|| drive(given_up.run_until_cancelled(handled)));
         if handled.is_some() {
-            places.finished();
+            places.finished(Instant::now());
         }
         handled
     };

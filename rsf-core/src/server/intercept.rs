@@ -56,6 +56,10 @@ pub trait ServerInterceptor: Send + Sync + 'static {
 pub(super) struct ServerInterceptors(Vec<Arc<dyn Erased>>);
 
 impl ServerInterceptors {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn add(&mut self, interceptor: impl ServerInterceptor) {
         self.0.push(Arc::new(interceptor));
     }
@@ -112,7 +116,7 @@ impl ServerCall<'_> {
 
     /// What came beside the message, to change: the handler, and the interceptors further in, see it so.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
-        Arc::make_mut(&mut self.0.context).metadata_mut()
+        self.0.context.make_mut().metadata_mut()
     }
 }
 
@@ -186,7 +190,7 @@ impl<S: Stage> Stage for Intercept<S> {
 
 impl<S: Stage> Intercept<S> {
     async fn intercept(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        let context: Arc<Context> = call.context.clone();
+        let context: Arc<Context> = call.context.share();
         let next = ServerNext {
             rest: &self.interceptors.0,
             handler: &self.inner,

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::time::Instant;
 
 pub(super) use hosted::HostedLimits;
 pub(super) use pool::{Entering, Pool, PoolLimits, PoolPlace};
@@ -118,10 +119,13 @@ impl MethodLimits {
 
     /// The highest priority that a call has here, whatever its caller says.
     pub(super) fn max_priority(&self) -> Priority {
-        let rank = self.max_priority.load(Ordering::Relaxed);
-        let ranks = [Priority::Low, Priority::Normal];
-        let below = ranks.into_iter().find(|priority| *priority as u8 == rank);
-        below.unwrap_or(Priority::High)
+        const LOW: u8 = Priority::Low as u8;
+        const NORMAL: u8 = Priority::Normal as u8;
+        match self.max_priority.load(Ordering::Relaxed) {
+            LOW => Priority::Low,
+            NORMAL => Priority::Normal,
+            _ => Priority::High,
+        }
     }
 
     fn is_shared(&self) -> bool {
@@ -180,9 +184,9 @@ pub(super) struct Places {
 
 impl Places {
     /// The handler has returned, and was not dropped: its time counts.
-    pub(super) fn finished(&mut self) {
+    pub(super) fn finished(&mut self, at: Instant) {
         if let Some(place) = &mut self.pool {
-            place.finished();
+            place.finished(at);
         }
     }
 }

@@ -1,51 +1,90 @@
 //! Metrics of incoming calls, and panics in handlers.
 
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
+use prometheus::IntCounter;
+use tokio::time::Instant;
 
+use super::provider::HostedMethod;
 use super::stack::{InboundCall, Stage};
 use crate::error::{REASON, framework_status};
 use crate::message::Response;
-use crate::metrics::MethodMetrics;
+use crate::metrics::{MethodMetrics, Underway};
 use crate::outcome::Reason;
-use crate::status::Status;
+use crate::status::{Code, Status};
 use crate::wire::Frame;
 
-/// Counts and times each call, refusals included.
-pub(super) struct Measure<S> {
-    inner: S,
+/// Counts and times a call, refusals included. Dropped before its end, it was cancelled.
+pub(super) struct Measured {
+    arrived: Instant,
+    /// `None` once it has ended.
+    underway: Option<Underway<Measuring>>,
 }
 
-impl<S> Measure<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Measure { inner }
+impl Measured {
+    pub(super) fn begin(method: &Arc<HostedMethod>, arrived: Instant) -> Self {
+        Measured {
+            arrived,
+            underway: Some(MethodMetrics::begin(Measuring(method.clone()))),
+        }
     }
-}
 
-impl<S: Stage> Stage for Measure<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        let method = call.method.clone();
-        let begun = call.arrived;
-        let underway = MethodMetrics::begin(&method.metrics);
-        let result = self.inner.call(call).await;
-        let error = result.as_ref().err().map(|status| {
+    /// The call ends now, with this answer.
+    #[inline]
+    pub(super) fn end(&mut self, now: Instant, answer: Result<(), &Status>) {
+        let error = answer.err().map(|status| {
             let reason = status.metadata().get(REASON).and_then(Reason::from_name);
             (status.code(), reason.unwrap_or(Reason::Handler))
         });
-        underway.end(begun.elapsed(), error);
-        result
+        self.count(now, error);
+    }
+
+    fn count(&mut self, now: Instant, error: Option<(Code, Reason)>) {
+        if let Some(underway) = self.underway.take() {
+            underway.end(now.saturating_duration_since(self.arrived), error);
+        }
     }
 }
 
-/// Turns a handler's panic into a status. The process and the connection live on.
+impl Drop for Measured {
+    fn drop(&mut self) {
+        if self.underway.is_some() && std::thread::panicking() {
+            self.count(Instant::now(), Some((Code::Internal, Reason::Panic)));
+        }
+    }
+}
+
+/// The metrics of the method that is called.
+struct Measuring(Arc<HostedMethod>);
+
+impl Deref for Measuring {
+    type Target = MethodMetrics;
+
+    fn deref(&self) -> &MethodMetrics {
+        &self.0.metrics
+    }
+}
+
+/// What a caller is told of a handler that panicked; counted and logged.
+pub(super) fn panicked(method: &HostedMethod, panics: &IntCounter) -> Status {
+    panics.inc();
+    let path = &method.path;
+    tracing::error!(method = path, "a handler panicked");
+    let problem = format!("the handler of {path} panicked; see the provider's log");
+    framework_status(Reason::Panic, problem)
+}
+
+/// Turns a panic in a handler, or in an interceptor around it, into a status. The process and the connection live on.
 pub(super) struct Catch<S> {
     inner: S,
-    panics: prometheus::IntCounter,
+    panics: IntCounter,
 }
 
 impl<S> Catch<S> {
-    pub(super) fn new(inner: S, panics: prometheus::IntCounter) -> Self {
+    pub(super) fn new(inner: S, panics: IntCounter) -> Self {
         Catch { inner, panics }
     }
 }
@@ -56,13 +95,7 @@ impl<S: Stage> Stage for Catch<S> {
         // their own.
         match AssertUnwindSafe(self.inner.call(call)).catch_unwind().await {
             Ok(result) => result,
-            Err(_) => {
-                self.panics.inc();
-                let path = &call.method.path;
-                tracing::error!(method = path, "a handler panicked");
-                let problem = format!("the handler of {path} panicked; see the provider's log");
-                Err(framework_status(Reason::Panic, problem))
-            }
+            Err(_) => Err(panicked(&call.method, &self.panics)),
         }
     }
 }

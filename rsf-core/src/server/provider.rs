@@ -82,6 +82,13 @@ pub(super) struct HostedMethod {
     pub(super) metrics: MethodMetrics,
 }
 
+impl HostedMethod {
+    /// Whether its handlers run on threads of their own.
+    pub(super) fn blocks(&self) -> bool {
+        self.blocking || self.watched.blocks()
+    }
+}
+
 /// Path → (implementation, place in [`Provider::methods`]), the default implementation's first.
 type Paths = HashMap<String, Vec<(String, usize)>, BuildHasherDefault<PathHasher>>;
 

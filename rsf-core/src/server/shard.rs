@@ -32,13 +32,20 @@ impl OwnShard {
 
 impl Gate for OwnShard {
     /// Refuses a call whose key is another's, by what its consumer meant or by this process's own policy.
+    #[inline]
     fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
-        let (place, metadata) = (&self.place, call.context.metadata());
-        check_meant(place, metadata.header(&SHARD))?;
-        let method = &call.method;
-        if !method.sharded.load(Ordering::Acquire) {
-            return Ok(());
+        check_meant(&self.place, call.context.metadata().header(&SHARD))?;
+        match call.method.sharded.load(Ordering::Acquire) {
+            true => self.check_key(call),
+            false => Ok(()),
         }
+    }
+}
+
+impl OwnShard {
+    /// Whether the call's key is this instance's, by this process's own policy.
+    fn check_key(&self, call: &InboundCall) -> Result<(), Status> {
+        let (place, method, metadata) = (&self.place, &call.method, call.context.metadata());
         let rules = method.shards.load();
         let Some(rule) = rules.as_ref().and_then(|rules| rules.of(call.context.caller())) else {
             return Ok(());
@@ -150,10 +157,12 @@ fn rule(service: &ServiceDescriptor, routing: &RoutingRules) -> Option<ShardRule
 }
 
 /// Refuses a call whose consumer meant another owner.
+#[inline]
 pub(super) fn check_meant(place: &Place, meant: Option<&[u8]>) -> Result<(), Status> {
-    let Some(meant) = meant else {
-        return Ok(());
-    };
+    meant.map_or(Ok(()), |meant| check_owner(place, meant))
+}
+
+fn check_owner(place: &Place, meant: &[u8]) -> Result<(), Status> {
     match Owner::from_header(meant) {
         Some(owner) if place.is_of(&owner) => Ok(()),
         Some(owner) => Err(wrong(format!(

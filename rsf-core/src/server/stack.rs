@@ -1,30 +1,32 @@
 //! Where the path of an incoming call is composed, and what its stages hand to each other.
 
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Context as TaskContext;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::admission::{Admit, Deadline};
 use super::authorize::Authorize;
 use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
+use super::handling::{CallScope, Whole};
 use super::intercept::{Intercept, ServerInterceptors};
-use super::limits::{Places, Pool, Threshold};
-use super::observe::{Catch, Measure};
+use super::limits::{Places, Pool, PoolLimits, Threshold};
+use super::observe::{Catch, Measured, panicked};
 use super::provider::HostedMethod;
 use super::shard::OwnShard;
-use crate::context::Context;
+use crate::context::Carried;
 use crate::error::REASON;
 use crate::identity::{Peer, TokenVerifier};
 use crate::message::{Request, Response};
 use crate::outcome::Reason;
 use crate::status::Status;
 use crate::timer::Timers;
-use crate::wire::Frame;
 use crate::wire::headers::REPLAYED;
+use crate::wire::{Frame, InboundReply};
 
 /// What decides about a call at once: lets it pass, or says why not. It waits for nothing, so it needs no future.
 pub(super) trait Gate {
@@ -43,10 +45,10 @@ pub(super) struct InboundCall {
     /// When it came. The one look at the clock for all stages that a call passes without waiting.
     pub(super) arrived: Instant,
     pub(super) message: Result<Bytes, Status>,
-    pub(super) context: Arc<Context>,
+    pub(super) context: Carried,
     /// Who the wire has proven to be at the other end.
     pub(super) peer: Option<Peer>,
-    /// What the call has taken of the limits; set by [`Threshold`] and [`Pool`], and free again when the handler has ended.
+    /// What the call has taken of the limits; free again when the handler has ended.
     pub(super) places: Places,
 }
 
@@ -57,47 +59,108 @@ impl InboundCall {
             method: self.method.clone(),
             arrived: self.arrived,
             message: self.message.clone(),
-            context: self.context.clone(),
+            context: Carried::Shared(self.context.share()),
             peer: self.peer.clone(),
             places: std::mem::take(&mut self.places),
         }
     }
 }
 
-/// The whole path of a call.
-pub(super) type ServerStack = Measure<Gated<Deadline<Pool<Dedup<Catch<Intercept<Handler>>>>>>>;
+/// The whole path of a call: gates, which each call passes at once; then the handler in its scope, where nothing else is to
+/// be waited for, or the stages that wait.
+pub(super) struct ServerStack {
+    gates: Gates,
+    shared: Arc<Shared>,
+    stages: Deadline<Pool<Dedup<Catch<Intercept<Handler>>>>>,
+    pool: Arc<PoolLimits>,
+    /// Whether the application has code of its own around its handlers.
+    intercepted: bool,
+}
+
+/// What calls hold of the stack while their handlers run.
+pub(super) struct Shared {
+    /// What ends calls whose deadline passes.
+    pub(super) timers: Timers,
+    pub(super) panics: IntCounter,
+}
 
 /// The gates that each call passes, in this order.
-pub(super) struct Gates {
+struct Gates {
     admit: Admit,
     authorize: Authorize,
     own_shard: OwnShard,
     threshold: Threshold,
 }
 
-/// The gates, in front of the stages behind them.
-pub(super) struct Gated<S> {
-    gates: Gates,
-    inner: S,
-}
-
-impl<S: Stage> Stage for Gated<S> {
-    async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        self.gates.admit.enter(call)?;
-        self.gates.authorize.enter(call)?;
-        self.gates.own_shard.enter(call)?;
-        self.gates.threshold.enter(call)?;
-        self.inner.call(call).await
+impl Gate for Gates {
+    fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
+        self.admit.enter(call)?;
+        self.authorize.enter(call)?;
+        self.own_shard.enter(call)?;
+        self.threshold.enter(call)
     }
 }
 
-/// Composes the path, outermost first. Tests run this very stack.
+impl ServerStack {
+    /// Lets a call in, or refuses it, now; what is left of its path is the future. Every call is measured, refusals
+    /// included.
+    pub(super) fn run(self: &Arc<Self>, mut call: InboundCall) -> BoxFuture<'static, InboundReply> {
+        let measured = Measured::begin(&call.method, call.arrived);
+        if let Err(status) = self.gates.enter(&mut call) {
+            return refused(measured, status);
+        }
+        match self.goes_straight(&mut call) {
+            true => self.handle(call, measured),
+            false => Box::pin(self.clone().wait(call, measured)),
+        }
+    }
+
+    /// Whether nothing stands between the call and its handler; it has its place in the pool then.
+    fn goes_straight(&self, call: &mut InboundCall) -> bool {
+        let method = &call.method;
+        if self.intercepted || method.dedup.is_some() || method.blocks() {
+            return false;
+        }
+        call.places.pool = self.pool.enter_at_once(&method.limits, || call.arrived);
+        call.places.pool.is_some()
+    }
+
+    fn handle(&self, call: InboundCall, measured: Measured) -> BoxFuture<'static, InboundReply> {
+        let message = match call.message {
+            Ok(message) => message,
+            Err(status) => return refused(measured, status),
+        };
+        let (method, context) = (call.method, call.context);
+        let request = Request::from_parts(message, context.metadata().clone());
+        let (service, place) = (method.service.clone(), method.place);
+        let whole = Whole::new(self.shared.clone(), call.places, measured);
+        let scope = CallScope::whole(method.clone(), context, whole);
+        // What a service does before its handler's future may panic too.
+        let handling = catch_unwind(AssertUnwindSafe(|| service.call(place, request, scope)));
+        handling.unwrap_or_else(|_| {
+            let status = panicked(&method, &self.shared.panics);
+            Box::pin(std::future::ready(Err(status)))
+        })
+    }
+
+    async fn wait(self: Arc<Self>, mut call: InboundCall, mut measured: Measured) -> InboundReply {
+        let answer = self.stages.call(&mut call).await;
+        measured.end(Instant::now(), answer.as_ref().map(drop));
+        answer
+    }
+}
+
+fn refused(mut measured: Measured, status: Status) -> BoxFuture<'static, InboundReply> {
+    measured.end(Instant::now(), Err(&status));
+    Box::pin(std::future::ready(Err(status)))
+}
+
+/// Composes the path. Tests run this very stack.
 pub(super) fn server_stack(
     admit: AdmitRules,
-    pool: Arc<super::limits::PoolLimits>,
+    pool: Arc<PoolLimits>,
     dedup: Arc<dedup::Shared>,
 ) -> ServerStack {
-    // The handler within its context, so that calls it makes inherit deadline and trace.
     let stack = Handler {};
     // The application's own code, within the handler's context.
     let stack = Intercept::new(stack, admit.interceptors.clone());
@@ -106,9 +169,9 @@ pub(super) fn server_stack(
     // Inside the pool, because it may run the handler; outside the catch, because a panic is an outcome too.
     let stack = Dedup::new(stack, dedup);
     // The instance's own limit: how many handlers run, how many calls wait.
-    let stack = Pool::new(stack, pool);
+    let stack = Pool::new(stack, pool.clone());
     // Around all that waits.
-    let stack = Deadline::new(stack, admit.timers);
+    let stages = Deadline::new(stack, admit.timers.clone());
     let gates = Gates {
         // First, because what is not meant for us, or too late, takes no place.
         admit: Admit::new(admit.identity),
@@ -119,9 +182,17 @@ pub(super) fn server_stack(
         // Outside the queue, so that one method cannot fill it.
         threshold: Threshold {},
     };
-    let stack = Gated { gates, inner: stack };
-    // Outermost, so that refusals are counted too.
-    Measure::new(stack)
+    let shared = Shared {
+        timers: admit.timers,
+        panics: admit.panics,
+    };
+    ServerStack {
+        gates,
+        shared: Arc::new(shared),
+        stages,
+        pool,
+        intercepted: !admit.interceptors.is_empty(),
+    }
 }
 
 /// What admission goes by.
@@ -130,7 +201,7 @@ pub(super) struct AdmitRules {
     pub(super) identity: Option<String>,
     /// Where this instance is, for [`OwnShard`].
     pub(super) place: super::shard::Place,
-    pub(super) panics: prometheus::IntCounter,
+    pub(super) panics: IntCounter,
     /// What ends calls whose deadline passes.
     pub(super) timers: Timers,
     /// Checks callers' tokens, where the provider trusts any.
@@ -143,44 +214,23 @@ pub(super) struct Handler {}
 
 impl Stage for Handler {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
-        let (method, context) = (&call.method, &call.context);
         let message = std::mem::replace(&mut call.message, Ok(Bytes::new()))?;
-        let request = Request::from_parts(message, context.metadata().clone());
-        let handled = method.service.clone().call(method.place, request);
-        let handled = context.clone().scope(handled);
-        if method.blocking || method.watched.blocks() {
+        let request = Request::from_parts(message, call.context.metadata().clone());
+        // Within the handler's context, so that calls it makes inherit deadline and trace.
+        let context = Carried::Shared(call.context.share());
+        let (method, blocks) = (&call.method, call.method.blocks());
+        let scope = CallScope::of_handler(method.clone(), context, !blocks);
+        let handled = method.service.clone().call(method.place, request, scope);
+        if blocks {
             let places = std::mem::take(&mut call.places);
             // Apart, so that the other methods' futures stay small.
-            let result = Box::pin(on_thread(handled, places)).await;
-            return concluded(context, result);
+            return Box::pin(on_thread(handled, places)).await.map_err(own);
         }
-        let mut handled = pin!(handled);
-        let polled = |cx: &mut TaskContext<'_>| method.watched.poll(|| handled.as_mut().poll(cx));
-        let result = std::future::poll_fn(polled).await;
-        call.places.finished();
+        let result = handled.await;
+        call.places.finished(Instant::now());
         // Whatever stages do behind it.
         call.places = Places::default();
-        concluded(context, result)
-    }
-}
-
-/// What a handler's outcome says of this call, and not of those that it made itself.
-fn concluded(context: &Context, result: Result<Response<Frame>, Status>) -> Result<Response<Frame>, Status> {
-    match result {
-        Ok(mut response) => {
-            // A reply that it passes on was a replay perhaps; this handler did run.
-            response.metadata_mut().remove_reserved(REPLAYED);
-            Ok(response)
-        }
-        Err(status) => {
-            let status = own(status);
-            // What failed below after all its retries is not attempted again above, or each tier would multiply them. A
-            // handler that says otherwise knows better.
-            Err(match context.retries_spent() && status.pushback().is_none() {
-                true => status.without_retry(),
-                false => status,
-            })
-        }
+        result
     }
 }
 

@@ -14,7 +14,7 @@ use rsf_core::method::ServiceDescriptor;
 use rsf_core::server::dedup::{
     Claim, Claimed, DedupKey, DedupStore, DedupStoreError, Entry, EntryState, Held, MemoryDedup,
 };
-use rsf_core::server::{Provider, Service};
+use rsf_core::server::{CallScope, Provider, Service};
 use rsf_core::status::Status;
 use rsf_core::wire::Frame;
 use tokio::time::{Instant, sleep};
@@ -37,8 +37,9 @@ impl Service for Deduplicated {
         self: Arc<Self>,
         method: usize,
         request: Request<Bytes>,
+        scope: CallScope,
     ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
-        self.0.clone().call(method, request)
+        self.0.clone().call(method, request, scope)
     }
 }
 

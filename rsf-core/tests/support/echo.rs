@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rsf_core::message::{Request, Response};
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
-use rsf_core::server::{Service, handle};
+use rsf_core::server::{CallScope, Service, handle};
 use rsf_core::status::Status;
 use rsf_core::wire::Frame;
 use tokio::sync::{Semaphore, watch};
@@ -221,8 +221,9 @@ impl Service for Echo {
         self: Arc<Self>,
         method: usize,
         request: Request<Bytes>,
+        scope: CallScope,
     ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
-        Box::pin(async move {
+        scope.run(async move {
             struct Running<'a>(&'a Seen, bool);
             impl Drop for Running<'_> {
                 fn drop(&mut self) {

@@ -17,7 +17,7 @@ use rsf_generated::awkward::v1::{
     self as awkward, Awkward, AwkwardClient, AwkwardServer, Blob, Nested, OnlyStreamsServer, nested, result,
 };
 use rsf_generated::common::Money;
-use rsf_generated::rsf::{Request, Response, Service, Status};
+use rsf_generated::rsf::{CallScope, Request, Response, Service, Status};
 use rsf_generated::{Ping, Pinger, PingerClient, PingerServer, Pong};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -253,20 +253,23 @@ async fn an_unknown_number_and_a_broken_message_get_a_status() {
     let server = Arc::new(AwkwardServer::new(Handlers { name: "" }));
     let unknown = server
         .clone()
-        .call(99, Request::new(Bytes::new()))
+        .call(99, Request::new(Bytes::new()), CallScope::alone())
         .await
         .unwrap_err();
     assert_eq!(unknown.code(), Code::Unimplemented);
     assert_eq!(unknown.message(), "awkward.v1.Awkward has no method of number 99");
     let broken = server
-        .call(0, Request::new(Bytes::from_static(&[0xff])))
+        .call(0, Request::new(Bytes::from_static(&[0xff])), CallScope::alone())
         .await
         .unwrap_err();
     assert_eq!(broken.code(), Code::Internal);
 
     let empty = Arc::new(OnlyStreamsServer::new(Handlers { name: "" }));
     assert!(empty.descriptor().methods.is_empty());
-    let none = empty.call(0, Request::new(Bytes::new())).await.unwrap_err();
+    let none = empty
+        .call(0, Request::new(Bytes::new()), CallScope::alone())
+        .await
+        .unwrap_err();
     assert_eq!(none.code(), Code::Unimplemented);
 }
 

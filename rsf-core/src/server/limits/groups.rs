@@ -114,8 +114,10 @@ impl Shares {
     }
 
     pub(super) fn end_to_run(&self) {
-        self.all().for_each(|share| {
-            share.running.fetch_sub(1, Ordering::Relaxed);
-        });
+        if self.0.is_some() {
+            self.all().for_each(|share| {
+                share.running.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
     }
 }

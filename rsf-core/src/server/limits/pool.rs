@@ -136,7 +136,7 @@ impl PoolLimits {
         method: &Arc<MethodLimits>,
         entering: impl FnOnce() -> Entering,
     ) -> Result<PoolPlace, Status> {
-        if let Some(place) = self.enter_at_once(method) {
+        if let Some(place) = self.enter_at_once(method, Instant::now) {
             return Ok(place);
         }
         match self.join(method, entering())? {
@@ -145,9 +145,14 @@ impl PoolLimits {
         }
     }
 
-    /// A place where one is free and nobody waits, for methods without shares of their own.
-    fn enter_at_once(self: &Arc<Self>, method: &Arc<MethodLimits>) -> Option<PoolPlace> {
-        (!method.is_shared() && self.take(0)).then(|| self.place(method, Shares::default()))
+    /// A place where one is free and nobody waits, for methods without shares of their own. Whoever has looked at the
+    /// clock just so says what it showed.
+    pub(in crate::server) fn enter_at_once(
+        self: &Arc<Self>,
+        method: &Arc<MethodLimits>,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<PoolPlace> {
+        (!method.is_shared() && self.take(0)).then(|| self.place(method, Shares::default(), now))
     }
 
     /// Takes a place where one is free and no more than `others` wait.
@@ -162,19 +167,19 @@ impl PoolLimits {
     }
 
     /// The place that has just been taken.
-    fn place(self: &Arc<Self>, method: &Arc<MethodLimits>, shares: Shares) -> PoolPlace {
+    fn place(
+        self: &Arc<Self>,
+        method: &Arc<MethodLimits>,
+        shares: Shares,
+        now: impl FnOnce() -> Instant,
+    ) -> PoolPlace {
         // One in eight is timed; where a limit is learned, or nothing is known yet, all.
         let timed = fastrand::u8(..) < 32 || self.learning.is_enabled() || method.handling.is_unknown();
-        self.timed_place(method, shares, timed)
-    }
-
-    fn timed_place(self: &Arc<Self>, method: &Arc<MethodLimits>, shares: Shares, timed: bool) -> PoolPlace {
         PoolPlace {
             shares,
             timed: timed.then(|| Timed {
                 method: method.clone(),
-                begun: Instant::now(),
-                finished: false,
+                begun: now(),
             }),
             pool: self.clone(),
         }
@@ -195,7 +200,7 @@ impl PoolLimits {
         // Those who wait still are held back by shares of their own, and are not overtaken.
         if shares.may_run(self.size()) && self.take(usize::MAX) {
             shares.begin_to_run();
-            return Ok(Ok(self.place(method, shares)));
+            return Ok(Ok(self.place(method, shares, || now)));
         }
         self.check_time(method, entering.deadline, now)?;
         self.check_length(&mut queue, method, &shares, entering.priority, &mut granted)?;
@@ -335,7 +340,14 @@ impl PoolLimits {
             self.counts.fetch_sub(WAITING - 1, Ordering::AcqRel);
             waiter.shares.begin_to_run();
             // Who waited is timed: when calls wait, it matters how long.
-            let place = self.timed_place(&waiter.method, waiter.shares, true);
+            let place = PoolPlace {
+                timed: Some(Timed {
+                    method: waiter.method,
+                    begun: Instant::now(),
+                }),
+                shares: waiter.shares,
+                pool: self.clone(),
+            };
             granted.0.push((waiter.grant, Ok(place)));
         }
     }
@@ -356,12 +368,7 @@ impl<S> Pool<S> {
 impl<S: Stage> Stage for Pool<S> {
     async fn call(&self, call: &mut InboundCall) -> Result<Response<Frame>, Status> {
         let (method, context) = (&call.method.limits, &call.context);
-        let place = match self.limits.enter_at_once(method) {
-            Some(place) => place,
-            // Apart, so that the futures of all calls need no room for it.
-            None => Box::pin(self.limits.enter(method, || Entering::of(context))).await?,
-        };
-        call.places.pool = Some(place);
+        call.places.pool = Some(self.limits.enter(method, || Entering::of(context)).await?);
         self.inner.call(call).await
     }
 }

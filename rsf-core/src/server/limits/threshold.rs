@@ -64,20 +64,8 @@ impl ThresholdPlace {
             method.refuse(Reason::ProviderLimit, problem)
         })?;
         let groups = method.groups();
-        for (place, group) in groups.iter().flat_map(|groups| groups.iter()).enumerate() {
-            let Err(most) = group.threshold.enter() else {
-                continue;
-            };
-            for entered in groups.iter().flat_map(|groups| &groups[..place]) {
-                entered.threshold.leave();
-            }
-            method.threshold.leave();
-            let problem = format!(
-                "{}: its group `{}` has {most} calls under way in this instance, its threshold (policy \
-                 provider.groups.{}.concurrency): raise it, or add instances",
-                method.name, group.name, group.name
-            );
-            return Err(method.refuse(Reason::ProviderLimit, problem));
+        if let Some(groups) = &groups {
+            enter_groups(method, groups)?;
         }
         Ok(ThresholdPlace {
             method: method.clone(),
@@ -86,10 +74,30 @@ impl ThresholdPlace {
     }
 }
 
+/// Takes a place in each group; where one has none, gives back all that the call has taken.
+fn enter_groups(method: &MethodLimits, groups: &[Arc<Group>]) -> Result<(), Status> {
+    for (place, group) in groups.iter().enumerate() {
+        let Err(most) = group.threshold.enter() else {
+            continue;
+        };
+        for entered in &groups[..place] {
+            entered.threshold.leave();
+        }
+        method.threshold.leave();
+        let problem = format!(
+            "{}: its group `{}` has {most} calls under way in this instance, its threshold (policy \
+             provider.groups.{}.concurrency): raise it, or add instances",
+            method.name, group.name, group.name
+        );
+        return Err(method.refuse(Reason::ProviderLimit, problem));
+    }
+    Ok(())
+}
+
 impl Drop for ThresholdPlace {
     fn drop(&mut self) {
-        for group in self.groups.iter().flat_map(|groups| groups.iter()) {
-            group.threshold.leave();
+        if let Some(groups) = &self.groups {
+            groups.iter().for_each(|group| group.threshold.leave());
         }
         self.method.threshold.leave();
     }
@@ -99,6 +107,7 @@ impl Drop for ThresholdPlace {
 pub(in crate::server) struct Threshold {}
 
 impl Gate for Threshold {
+    #[inline]
     fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
         call.places.threshold = Some(ThresholdPlace::take(&call.method.limits)?);
         Ok(())

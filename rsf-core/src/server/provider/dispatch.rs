@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::Provider;
-use crate::context::Context;
+use crate::context::{Carried, Context};
 use crate::error::framework_status;
 use crate::identity::Peer;
 use crate::metadata::Metadata;
@@ -18,7 +18,7 @@ use crate::server::authorize::prove;
 use crate::server::beside::{BESIDE, ending_with};
 use crate::server::limits::{HostedLimits, Places};
 use crate::server::shard::check_meant;
-use crate::server::stack::{InboundCall, Stage};
+use crate::server::stack::InboundCall;
 use crate::status::Status;
 use crate::wire::headers::{CALLER, GRPC, SHARD, TARGET, TOKEN, without_reason};
 use crate::wire::status_header::{read_timeout, write_status};
@@ -40,24 +40,21 @@ impl Dispatch for Provider {
 
     fn unary(&self, method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
         self.drain.arrived();
-        let Some(method) = self.methods.get(method).cloned() else {
+        let Some(method) = self.methods.get(method) else {
             let status = framework_status(Reason::Unimplemented, "no such method number");
             return Box::pin(std::future::ready(Err(status)));
         };
         let arrived = Instant::now();
         let deadline = request.timeout.and_then(|timeout| arrived.checked_add(timeout));
         let context = Context::new(deadline, request.metadata);
-        let context = Arc::new(context.capped(method.limits.max_priority()));
-        let stack = self.stack.clone();
-        let mut call = InboundCall {
-            method,
+        self.stack.run(InboundCall {
+            context: Carried::Own(context.capped(method.limits.max_priority())),
+            method: method.clone(),
             arrived,
             message: request.message,
-            context,
             peer: request.peer,
             places: Places::default(),
-        };
-        Box::pin(async move { stack.call(&mut call).await })
+        })
     }
 
     fn admit(&self, method: usize, metadata: &Metadata, peer: Option<&Peer>) -> Result<(), Status> {
@@ -115,7 +112,7 @@ impl Dispatch for Provider {
             // For the calls that the handler makes; what it streams afterwards is outside.
             let handling = context.scope(async move { tower::Service::call(&mut routes, request).await });
             let Ok(response) = handling.await;
-            places.finished();
+            places.finished(Instant::now());
             without_reason(response)
         })
     }

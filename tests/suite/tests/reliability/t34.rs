@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rsf::codegen::{BoxFuture, Bytes};
 use rsf::{
-    Application, Channel, Frame, MethodDescriptor, Reason, Request, Response, RpcError, Service,
+    Application, CallScope, Channel, Frame, MethodDescriptor, Reason, Request, Response, RpcError, Service,
     ServiceDescriptor, Settings, Status,
 };
 use rsf_console::model::PatchPolicy;
@@ -382,8 +382,9 @@ impl Service for Ledger {
         self: Arc<Self>,
         method: usize,
         request: Request<Bytes>,
+        scope: CallScope,
     ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
-        Box::pin(rsf::handle(
+        scope.run(rsf::handle(
             request,
             async move |request: Request<ProbeRequest>| {
                 let text = request.into_inner().text;

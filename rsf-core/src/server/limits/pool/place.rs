@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,25 +20,19 @@ pub(in crate::server) struct PoolPlace {
 pub(super) struct Timed {
     pub(super) method: Arc<MethodLimits>,
     pub(super) begun: Instant,
-    pub(super) finished: bool,
 }
 
 impl PoolPlace {
     /// The handler has returned, and was not dropped: its time counts.
-    pub(in crate::server) fn finished(&mut self) {
-        if let Some(timed) = &mut self.timed {
-            timed.finished = true;
+    pub(in crate::server) fn finished(&mut self, at: Instant) {
+        if let Some(timed) = self.timed.take() {
+            timed.count(at.saturating_duration_since(timed.begun), &self.pool);
         }
     }
 }
 
 impl Timed {
-    fn count(&self, pool: &Arc<PoolLimits>) {
-        let took = self.begun.elapsed();
-        // A handler that was dropped says only that it takes at least that long.
-        if !self.finished && took < self.method.handling.get() {
-            return;
-        }
+    fn count(&self, took: Duration, pool: &Arc<PoolLimits>) {
         self.method.handling.add(took);
         pool.mean.add(took);
         if pool.learning.is_enabled()
@@ -53,7 +48,11 @@ impl Timed {
 impl Drop for PoolPlace {
     fn drop(&mut self) {
         if let Some(timed) = &self.timed {
-            timed.count(&self.pool);
+            let took = timed.begun.elapsed();
+            // A handler that was dropped says only that it takes at least that long.
+            if took >= timed.method.handling.get() {
+                timed.count(took, &self.pool);
+            }
         }
         self.shares.end_to_run();
         // AcqRel: whoever begins to wait after this sees the share's place free, and whoever did before is seen here.
