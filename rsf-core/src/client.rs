@@ -1,16 +1,15 @@
 //! The consumer's side of a call, from the stub to the wire.
 //!
-//! The path of one call, in order; [`stack`] is the one place where it is composed:
+//! The path of one call, in order; [`stack`] says what stands before what, and [`governed`] is the future that goes that way:
 //!
 //! 1. [`channel`]: a service as the stub sees it; loads the snapshot, once a call.
 //! 2. [`observe`]: trace, then metrics.
 //! 3. [`intercept`]: the application's own code.
 //! 4. [`degrade`]: an answer where the service has none.
-//! 5. [`deadline`]: sets the logical call's time, inherited and bounded by policy; [`route`] and [`retry`], which wait, keep
-//!    to it.
+//! 5. [`deadline`]: sets the logical call's time, inherited and bounded by policy; what waits behind it keeps to it.
 //! 6. [`limit`]: the consumer's own concurrency and rate.
 //! 7. [`method_breaker`]: fails fast where the method fails as a whole.
-//! 8. [`route`]: picks a pool compiled in the snapshot.
+//! 8. [`route`]: picks a pool compiled in the snapshot; waits where the provider knows another owner of its shard.
 //! 9. [`retry`]: attempts, their budget, and late first success.
 //! 10. [`attempt`]: balance → node breaker → endpoint → wire.
 //!

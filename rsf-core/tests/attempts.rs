@@ -66,6 +66,30 @@ async fn a_call_has_its_whole_time_however_long_its_future_has_lain_about() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn any_timeout_may_be_asked_for() {
+    let fleet = Fleet::in_test();
+    let _node = fleet.provide(answering_after([80]));
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    let reply = peer.get(note("")).timeout(Duration::MAX).await.unwrap();
+    assert_eq!(reply.get_ref().number, 0);
+    let error = peer.get(note("")).timeout(Duration::ZERO).await.unwrap_err();
+    assert_eq!((error.reason(), error.may_have_run()), (Reason::Deadline, false));
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "polled after its end")]
+async fn a_future_that_has_ended_is_not_polled_again_in_silence() {
+    let fleet = Fleet::in_test();
+    let _node = fleet.provide(answering_after([80]));
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    let mut call = peer.get(note("")).into_future();
+    (&mut call).await.unwrap();
+    let _ = call.await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_dropped_tells_what_it_tried() {
     let fleet = Fleet::in_test();
     let _node = fleet.provide(answering_after([5000]));

@@ -54,7 +54,7 @@ impl Names {
         self.0 |= Names::bit(name);
     }
 
-    fn and(self, other: Names) -> Names {
+    fn union(self, other: Names) -> Names {
         Names(self.0 | other.0)
     }
 

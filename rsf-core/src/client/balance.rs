@@ -57,7 +57,7 @@ pub(crate) struct Pool {
 pub(crate) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u32,
-    /// What one pending call counts: the share of a weight.
+    /// What one pending call counts: one divided by the weight.
     per_call: f32,
 }
 

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::moment::Moment;
 use crate::policy::NodeBreakerRules as Rules;
-use parking_lot::Mutex;
 
 /// One instance's breaker. The word that every call reads stands first.
 #[repr(C)]

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::moment::Moment;
 use parking_lot::Mutex;
+
+use crate::moment::Moment;
 
 /// Seconds that a call's share stays good for, and that a withdrawal weighs.
 const WINDOW: u64 = 10;

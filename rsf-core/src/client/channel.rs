@@ -16,8 +16,7 @@ use tokio::time::Instant;
 use super::balance::CandidateView;
 use super::endpoint::Endpoint;
 use super::follow;
-use super::governed::Governed;
-use super::intercept::intercepted;
+use super::governed::governed;
 use super::latency::Latency;
 use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Outcome};
@@ -256,11 +255,7 @@ impl Unsent {
         };
         match channel.snapshot.load_full() {
             Some(snapshot) if method < channel.methods.len() => {
-                if channel.shared.interceptors.is_empty() {
-                    Box::pin(Governed::new(outbound(channel, method, snapshot, frame, options)))
-                } else {
-                    Box::pin(intercepted(outbound(channel, method, snapshot, frame, options)))
-                }
+                governed(outbound(channel, method, snapshot, frame, options))
             }
             _ => Box::pin(launched_early(channel, method, frame, options)),
         }
@@ -305,14 +300,9 @@ async fn launched_early(
     }
     let begun = Moment::now();
     let snapshot = channel.first_snapshot(method, &options).await?;
-    let intercepts = !channel.shared.interceptors.is_empty();
     let mut call = outbound(channel, method, snapshot, frame, options);
     call.begun = begun;
-    if intercepts {
-        intercepted(call).await
-    } else {
-        Governed::new(call).await
-    }
+    governed(call).await
 }
 
 #[inline(always)]

@@ -42,8 +42,9 @@ impl Guard for Degrade {
         }
         if let Some(degraded) = &call.guards().degrade
             && degraded.is_for(error.reason())
+            && let Some(reply) = degraded.answer_instead(call, error)
         {
-            degraded.answer_instead(call, outcome);
+            *outcome = Ok(reply);
         }
     }
 }
@@ -123,16 +124,15 @@ impl Degraded {
         }
     }
 
-    /// Answers in the place of the failure that `outcome` is.
-    fn answer_instead(&self, call: &OutboundCall, outcome: &mut Outcome) {
+    /// Answers in the place of `error`: with a reply, or by another status of the failure that it is.
+    fn answer_instead(&self, call: &OutboundCall, error: &mut RpcError) -> Option<UnaryReply> {
         self.given.inc();
-        match (&self.answer, &mut *outcome) {
-            (Answer::Reply(message), _) => *outcome = Ok(reply(message)),
-            (Answer::Fail(code), Err(error)) => {
-                let status = self.status(*code, call, Some(error));
-                error.answer_by_policy(status);
+        match &self.answer {
+            Answer::Reply(message) => Some(reply(message)),
+            Answer::Fail(code) => {
+                error.answer_by_policy(self.status(*code, call, Some(error)));
+                None
             }
-            (Answer::Fail(_), Ok(_)) => {}
         }
     }
 

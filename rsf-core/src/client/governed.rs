@@ -4,24 +4,28 @@ use std::borrow::BorrowMut;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
+
+use super::intercept::intercepted;
 use super::retry::Attempts;
 use super::route::{Agreement, is_disagreement, route};
 use super::stack::{Around, Before, Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
 
 /// A call without interceptors: [`Around`] it all, and the [`Course`].
-pub(super) struct Governed {
+struct Governed {
+    // Before what is around it: a call that is dropped is counted as cancelled when its attempts are.
+    course: Course<OutboundCall>,
     /// What the guards around it keep once it has begun.
     around: Option<<Around as Guard>::Pass>,
-    course: Course<OutboundCall>,
 }
 
 impl Governed {
     #[inline(always)]
-    pub(super) fn new(call: OutboundCall) -> Self {
+    fn new(call: OutboundCall) -> Self {
         Governed {
-            around: None,
             course: Course::new(call),
+            around: None,
         }
     }
 }
@@ -31,12 +35,15 @@ impl Future for Governed {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = &mut *self;
-        if this.around.is_none() {
+        if let Phase::Guards = this.course.phase {
             let call = &mut this.course.call;
             call.begin();
             match Around::enter(call) {
                 Ok(pass) => this.around = Some(pass),
-                Err(outcome) => return Poll::Ready(outcome),
+                Err(outcome) => {
+                    this.course.phase = Phase::Over;
+                    return Poll::Ready(outcome);
+                }
             }
         }
         let mut outcome = ready!(Pin::new(&mut this.course).poll(cx));
@@ -47,10 +54,21 @@ impl Future for Governed {
     }
 }
 
+/// The future of a call, with the application's own code around it where there is some.
+#[inline(always)]
+pub(super) fn governed(call: OutboundCall) -> BoxFuture<'static, Outcome> {
+    if call.channel.shared.interceptors.is_empty() {
+        Box::pin(Governed::new(call))
+    } else {
+        Box::pin(intercepted(call))
+    }
+}
+
 /// What is inside the interceptors: the guards [`Before`], routing, and the attempts. The call is its own or, where
 /// interceptors stand around it, lent.
 pub(super) struct Course<C: BorrowMut<OutboundCall>> {
     call: C,
+    // Before what the guards keep: an attempt is cancelled, and then its place is free.
     phase: Phase,
     /// What the guards keep until the end.
     before: Option<<Before as Guard>::Pass>,
@@ -92,6 +110,7 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
     #[inline(always)]
     fn poll_attempts(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Phase::Attempts(attempts) = &mut self.phase else {
+            // Who calls this has looked.
             return Poll::Pending;
         };
         match ready!(attempts.poll(self.call.borrow_mut(), cx)) {
@@ -138,7 +157,8 @@ impl<C: BorrowMut<OutboundCall> + Unpin> Future for Course<C> {
         let this = &mut *self;
         let begun = match this.phase {
             Phase::Guards => this.begin(),
-            Phase::Attempts(_) | Phase::Agreement | Phase::Over => Ok(()),
+            Phase::Attempts(_) | Phase::Agreement => Ok(()),
+            Phase::Over => panic!("the future of a call is polled after its end"),
         };
         let mut outcome = match (begun, &this.phase) {
             (Err(outcome), _) => outcome,

@@ -4,8 +4,8 @@
 //! endpoint → wire. All attempts of a call belong to the one pool that routing chose, or a retry could leave its zone or shard.
 //! Guards do not wait; what waits is one future written by hand ([`Governed`](super::governed::Governed)), because each layer
 //! of an asynchronous function would cost every call its own place, its own moves and its own poll. What every call passes
-//! through is marked `inline(always)`: as one function it takes 700 instructions a call less than as the forty that it is
-//! written as, and the compiler left to itself makes it a dozen.
+//! through is marked `inline(always)` and becomes one function; left to itself the compiler makes a dozen of it, and each call
+//! pays for their beginnings and ends (docs/performance.md).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,8 @@ impl<A: Guard, B: Guard> Guard for (A, B) {
 }
 
 /// Around all that a call meets, outermost first: its span, then its measurement, so that every call is counted once, as
-/// its caller saw it. The application's interceptors stand behind these, so that they see the call as its caller does.
+/// its caller saw it. The application's interceptors stand between these and [`Before`], so that they see the call, and RSF's
+/// own answers to it, as its caller does.
 pub(crate) type Around = (Trace, Measure);
 
 /// Before the call is routed and sent, outermost first.
@@ -95,7 +96,8 @@ pub(crate) struct OutboundCall {
     pub(crate) frame: Frame,
     pub(crate) options: CallOptions,
     pub(crate) request_id: RequestId,
-    /// Drawn for this call: its span, its lot where routing goes by shares, and its id where the caller named none.
+    /// Drawn for this call: its span, its id where the caller named none, and its lot where routing goes
+    /// by shares: however often it is routed, it stays on one side.
     pub(crate) number: u64,
     /// [`Moment::epoch`] until it has begun.
     pub(crate) begun: Moment,

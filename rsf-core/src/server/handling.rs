@@ -17,6 +17,7 @@ use super::provider::HostedMethod;
 use super::stack::{Shared, own};
 use crate::context::{Carried, Context, Scoped};
 use crate::metadata::Metadata;
+use crate::moment::Moment;
 use crate::timer::Timer;
 use crate::wire::InboundReply;
 use crate::wire::headers::REPLAYED;
@@ -50,11 +51,11 @@ impl CallScope {
     }
 
     /// Around a handler to which the call goes straight.
-    pub(super) fn whole(method: Arc<HostedMethod>, context: Carried, whole: Whole) -> Self {
+    pub(super) fn straight(method: Arc<HostedMethod>, context: Carried, ending: Ending) -> Self {
         let around = Around {
             method,
             watched: true,
-            whole: Some(whole),
+            ending: Some(ending),
         };
         CallScope {
             context,
@@ -67,7 +68,7 @@ impl CallScope {
         let around = Around {
             method,
             watched,
-            whole: None,
+            ending: None,
         };
         CallScope {
             context,
@@ -112,22 +113,27 @@ impl<F: Future<Output = InboundReply>> Future for Handling<F> {
         // Nothing of ours is left half-changed, and nobody looks at what is left of the handler.
         let poll = AssertUnwindSafe(|| around.method.watched.poll(around.watched, || handled.poll(cx)));
         let polled = catch_unwind(poll);
-        let answer = match (polled, &mut around.whole) {
+        let returned = matches!(polled, Ok(Poll::Ready(_)));
+        let answer = match (polled, &mut around.ending) {
             (Ok(Poll::Ready(result)), _) => concluded(this.handled.context(), result),
             (Ok(Poll::Pending), None) => return Poll::Pending,
-            (Ok(Poll::Pending), Some(whole)) => {
+            (Ok(Poll::Pending), Some(ending)) => {
                 let context = this.handled.as_mut().context();
-                if !whole.is_late(context, cx) {
+                if !ending.is_late(context, cx) {
                     return Poll::Pending;
                 }
                 this.handled.cancel();
                 Err(outlived(&around.method))
             }
             (Err(panic), None) => resume_unwind(panic),
-            (Err(_), Some(whole)) => Err(panicked(&around.method, &whole.shared.panics)),
+            (Err(_), Some(ending)) => {
+                // What is left of it goes before its places do, and may panic as well.
+                let _ = catch_unwind(AssertUnwindSafe(|| this.handled.as_mut().cancel()));
+                Err(panicked(&around.method, &ending.shared.panics))
+            }
         };
-        if let Some(whole) = &mut around.whole {
-            whole.end(&answer);
+        if let Some(ending) = &mut around.ending {
+            ending.end(&answer, returned);
         }
         Poll::Ready(answer)
     }
@@ -137,11 +143,11 @@ struct Around {
     method: Arc<HostedMethod>,
     watched: bool,
     /// `None` where other stages do it.
-    whole: Option<Whole>,
+    ending: Option<Ending>,
 }
 
 /// What ends with the handler where no other stage stands between.
-pub(super) struct Whole {
+pub(super) struct Ending {
     shared: Arc<Shared>,
     places: Places,
     measured: Measured,
@@ -149,9 +155,9 @@ pub(super) struct Whole {
     timer: Option<Timer>,
 }
 
-impl Whole {
+impl Ending {
     pub(super) fn new(shared: Arc<Shared>, places: Places, measured: Measured) -> Self {
-        Whole {
+        Ending {
             shared,
             places,
             measured,
@@ -167,15 +173,18 @@ impl Whole {
         let timers = &self.shared.timers;
         let timer = self
             .timer
-            .get_or_insert_with(|| timers.at((deadline + GRACE).into()));
+            .get_or_insert_with(|| timers.at(Moment::from(deadline) + GRACE));
         timer.poll(cx).is_ready()
     }
 
-    /// One look at the clock for all who want to know how long it took.
+    /// One look at the clock for all who want to know how long it took. Where the handler has not `returned`, its time says
+    /// only that it would have taken longer: then its places are given back as those of a call that is given up.
     #[inline]
-    fn end(&mut self, answer: &InboundReply) {
+    fn end(&mut self, answer: &InboundReply, returned: bool) {
         let now = Instant::now();
-        self.places.finished(now);
+        if returned {
+            self.places.finished(now);
+        }
         self.places = Places::default();
         self.measured.end(now, answer.as_ref().map(drop));
     }

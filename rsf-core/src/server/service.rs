@@ -21,6 +21,9 @@ pub trait Service: Send + Sync + 'static {
     /// Handles one request of the method at place `method` of the descriptor: hands the handler's future to `scope`
     /// ([`CallScope::run`]) and returns what comes out. The handler's future runs within the call's
     /// [`Context`](crate::context::Context); what this does before that does not.
+    ///
+    /// A call whose scope is dropped counts as cancelled and gives its places in the limits back at once, and what is returned
+    /// in its stead runs without deadline and context.
     fn call(
         self: Arc<Self>,
         method: usize,

@@ -12,7 +12,7 @@ use super::admission::{Admit, Deadline};
 use super::authorize::Authorize;
 use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
-use super::handling::{CallScope, Whole};
+use super::handling::{CallScope, Ending};
 use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Places, Pool, PoolLimits, Threshold};
 use super::observe::{Catch, Measured, panicked};
@@ -109,14 +109,15 @@ impl ServerStack {
         if let Err(status) = self.gates.enter(&mut call) {
             return refused(measured, status);
         }
-        match self.goes_straight(&mut call) {
+        match self.enter_at_once(&mut call) {
             true => self.handle(call, measured),
             false => Box::pin(self.clone().wait(call, measured)),
         }
     }
 
-    /// Whether nothing stands between the call and its handler; it has its place in the pool then.
-    fn goes_straight(&self, call: &mut InboundCall) -> bool {
+    /// Takes a place in the pool for a call that nothing else keeps from its handler; `false` where it has to wait for the
+    /// place, or for anything else.
+    fn enter_at_once(&self, call: &mut InboundCall) -> bool {
         let method = &call.method;
         if self.intercepted || method.dedup.is_some() || method.blocks() {
             return false;
@@ -133,8 +134,8 @@ impl ServerStack {
         let (method, context) = (call.method, call.context);
         let request = Request::from_parts(message, context.metadata().clone());
         let (service, place) = (method.service.clone(), method.place);
-        let whole = Whole::new(self.shared.clone(), call.places, measured);
-        let scope = CallScope::whole(method.clone(), context, whole);
+        let ending = Ending::new(self.shared.clone(), call.places, measured);
+        let scope = CallScope::straight(method.clone(), context, ending);
         // What a service does before its handler's future may panic too.
         let handling = catch_unwind(AssertUnwindSafe(|| service.call(place, request, scope)));
         handling.unwrap_or_else(|_| {

@@ -69,6 +69,38 @@ async fn what_is_too_late_is_refused_and_takes_no_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_that_does_not_return_says_nothing_about_the_time_that_handlers_take() {
+    let fleet = Fleet::in_test();
+    let echo = Echo::with(|_, request| async move {
+        let takes = u64::from(request.get_ref().number);
+        assert!(takes > 0, "what this handler cannot do");
+        tokio::time::sleep(ms(takes)).await;
+        Ok(Response::new(request.into_inner()))
+    });
+    let (_node, peer) = alone(&fleet, &echo).await;
+    provider(&fleet, INSTANCE, 1, r#"{"pool":1,"queue":100}"#).await;
+    for _ in 0..5 {
+        let pair = [peer.put(number(100)).start(), peer.put(number(100)).start()];
+        for call in pair {
+            call.await.unwrap();
+        }
+    }
+    // One in eight is timed.
+    for _ in 0..200 {
+        let error = peer.put(number(0)).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Panic);
+    }
+    let running = peer.put(number(100)).start();
+    tokio::time::sleep(ms(10)).await;
+    let error = peer.put(number(100)).timeout(ms(150)).await.unwrap_err();
+    assert_eq!(
+        (error.reason(), error.may_have_run()),
+        (Reason::QueueTimeout, false)
+    );
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_becomes_too_late_while_it_waits_leaves_before_its_deadline() {
     let fleet = Fleet::in_test();
     // The handler is as slow as it is told.

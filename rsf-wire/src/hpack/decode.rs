@@ -158,7 +158,7 @@ impl Decoder {
         }
         let known = beginning.as_ref().map(|beginning| beginning.fields.names);
         Ok(Headers {
-            names: list.fields.names.and(known.unwrap_or_default()),
+            names: list.fields.names.union(known.unwrap_or_default()),
             beginning,
             rest: list.fields,
             fault: list.fault,

@@ -151,7 +151,8 @@ impl Vitals {
     /// Takes in a reported load; 1 is full.
     pub(crate) fn report_load(&self, now: Moment, load: f32) {
         if load.is_finite() && load >= 0.0 {
-            self.load.set(load.min(1000.0), at(now));
+            // A negative zero becomes the other one, by whose bits it is read.
+            self.load.set(load.min(1000.0) + 0.0, at(now));
         }
     }
 
@@ -328,6 +329,9 @@ mod tests {
         vitals.report_load(now, 0.75);
         vitals.report_load(now, f32::NAN);
         vitals.report_load(now, -1.0);
+        let other = Vitals::default();
+        other.report_load(now, -0.0);
+        assert!(other.is_plain(0.1), "a negative nothing is nothing");
         assert_eq!(vitals.load(now + LOAD_STALE), 0.75);
         assert_eq!(vitals.load(now + LOAD_STALE + ms(1)), 0.0);
     }

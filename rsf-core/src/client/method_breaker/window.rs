@@ -5,8 +5,9 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::moment::Moment;
 use parking_lot::Mutex;
+
+use crate::moment::Moment;
 
 const BUCKETS: usize = 10;
 
