@@ -76,7 +76,7 @@ async fn drill(arguments: &DrillArguments, demo: &Demo, app: &Application) -> Re
     let channel = app.channel(MemberServiceClient::descriptor(), "");
     let customers = Customers::new(app.consumer(), Mix::OnlyReads);
     app.ready(FIND).await?;
-    let listed = channel.view().instances.len();
+    let listed = listed(&channel);
     let stop = CancellationToken::new();
     let calling = async {
         customers
@@ -149,13 +149,20 @@ impl<'a> Least<'a> {
     async fn watch<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
-            self.fewest = self.fewest.min(self.channel.view().instances.len());
+            self.fewest = self.fewest.min(listed(self.channel));
             tokio::select! {
                 done = &mut work => return done,
                 () = sleep(LOOK) => {}
             }
         }
     }
+}
+
+/// How many instances the list has, without those that it lost and that are called because they still answer.
+fn listed(channel: &Channel) -> usize {
+    let view = channel.view();
+    let lost = |instance: &str| view.kept.iter().any(|kept| kept == instance);
+    view.instances.iter().filter(|seen| !lost(&seen.instance)).count()
 }
 
 impl Fault {
