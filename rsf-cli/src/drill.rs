@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rsf::{Application, Channel, Client, Settings};
-use rustix::process::Signal;
 use shop::load::{Customers, Mix, Summary};
 use shop::v1::MemberServiceClient;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -67,16 +67,30 @@ pub(crate) async fn run(arguments: DrillArguments) -> Result<ExitCode, Failure> 
         .settings(settings)
         .start()
         .await?;
-    let verdict = drill(&arguments, &demo, &app).await;
+    // Whoever interrupts it leaves a demo that goes on: what the drill stopped is let go when it is dropped.
+    let verdict = tokio::select! {
+        verdict = drill(&arguments, &demo, &app) => verdict,
+        ended = interrupted() => ended,
+    };
     app.shutdown().await;
     verdict
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> Result<ExitCode, Failure> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminated.recv() => {}
+    }
+    Err("interrupted before there was a verdict".into())
 }
 
 async fn drill(arguments: &DrillArguments, demo: &Demo, app: &Application) -> Result<ExitCode, Failure> {
     let channel = app.channel(MemberServiceClient::descriptor(), "");
     let customers = Customers::new(app.consumer(), Mix::OnlyReads);
     app.ready(FIND).await?;
-    let listed = channel.view().instances.len();
+    let listed = listed(&channel);
     let stop = CancellationToken::new();
     let calling = async {
         customers
@@ -149,13 +163,20 @@ impl<'a> Least<'a> {
     async fn watch<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
-            self.fewest = self.fewest.min(self.channel.view().instances.len());
+            self.fewest = self.fewest.min(listed(self.channel));
             tokio::select! {
                 done = &mut work => return done,
                 () = sleep(LOOK) => {}
             }
         }
     }
+}
+
+/// How many instances the list has, without those that it lost and that are called because they still answer.
+fn listed(channel: &Channel) -> usize {
+    let view = channel.view();
+    let lost = |instance: &str| view.kept.iter().any(|kept| kept == instance);
+    view.instances.iter().filter(|seen| !lost(&seen.instance)).count()
 }
 
 impl Fault {
@@ -188,9 +209,9 @@ impl Fault {
             Fault::KillPump => demo.kill("pump", COMES_BACK).await,
             Fault::EmptyRedis => demo.empty_redis().await,
             Fault::MassExpiry => {
-                demo.signal("redis", Signal::STOP)?;
+                let stopped = demo.stop("redis")?;
                 sleep(stands_still(demo)).await;
-                demo.signal("redis", Signal::CONT)
+                stopped.go_on()
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `rsf override set|clear|show`: an operator's word on one service's instances, pushed to one running consumer.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ struct ConsumerAt {
     at: String,
     #[command(flatten)]
     console: ConsoleAt,
-    /// File with the consumer's admin token (its RSF_ADMIN_TOKEN_FILE) [default: the token of `rsf dev`]
+    /// File with the consumer's admin token (its RSF_ADMIN_TOKEN_FILE) [default: the token of `rsf dev`, for consumers on
+    /// this machine's loopback address]
     #[arg(long, env = "RSF_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
 }
@@ -110,29 +112,26 @@ async fn set(arguments: SetArguments) -> Result<(), Failure> {
         ttl_ms: u64::try_from(arguments.ttl.as_millis())?,
         what,
     };
-    let url = arguments
-        .at
-        .url(&format!("overrides/{}", encoded(&arguments.service)))
-        .await?;
-    let token = arguments.at.token()?;
+    let address = arguments.at.address().await?;
+    let token = arguments.at.token(&address)?;
+    let url = page_of(&address, &arguments.service);
     let status = ask(client()?.put(url).bearer_auth(token).json(&asked)).await?;
     print(&status);
     Ok(())
 }
 
 async fn clear(arguments: ClearArguments) -> Result<(), Failure> {
-    let url = arguments
-        .at
-        .url(&format!("overrides/{}", encoded(&arguments.service)))
-        .await?;
-    let token = arguments.at.token()?;
+    let address = arguments.at.address().await?;
+    let token = arguments.at.token(&address)?;
+    let url = page_of(&address, &arguments.service);
     let status = ask(client()?.delete(url).bearer_auth(token)).await?;
     print(&status);
     Ok(())
 }
 
 async fn show(arguments: ShowArguments) -> Result<(), Failure> {
-    let status = ask(client()?.get(arguments.at.url("overrides").await?)).await?;
+    let address = arguments.at.address().await?;
+    let status = ask(client()?.get(format!("http://{address}/overrides"))).await?;
     match arguments.json {
         true => println!("{}", serde_json::to_string_pretty(&status)?),
         false => print(&status),
@@ -173,16 +172,17 @@ fn print(status: &OverrideStatus) {
 }
 
 impl ConsumerAt {
-    async fn url(&self, page: &str) -> Result<String, Failure> {
+    /// The admin port, host:port.
+    async fn address(&self) -> Result<String, Failure> {
         let at = self.at.trim_end_matches('/');
-        let base = match at.strip_prefix("http://") {
+        let address = match at.strip_prefix("http://") {
             Some(address) => address.to_owned(),
             None if at.contains('/') => self.admin_address(at).await?,
             None => at.to_owned(),
         };
-        rsf_registry::limits::check_address(&base)
+        rsf_registry::limits::check_address(&address)
             .map_err(|problem| format!("--at: {problem}, or application/name"))?;
-        Ok(format!("http://{base}/{page}"))
+        Ok(address)
     }
 
     async fn admin_address(&self, id: &str) -> Result<String, Failure> {
@@ -196,10 +196,18 @@ impl ConsumerAt {
         }
     }
 
-    fn token(&self) -> Result<String, Failure> {
+    /// The token to send to `address`. That of `rsf dev` opens this machine's registry and goes nowhere else unasked.
+    fn token(&self, address: &str) -> Result<String, Failure> {
         let token = match &self.admin_token_file {
             Some(path) => {
                 std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?
+            }
+            None if !is_loopback(address) => {
+                return Err(format!(
+                    "the token of `rsf dev` is not sent to {address}, which is no loopback address: set \
+                     --admin-token-file or RSF_ADMIN_TOKEN_FILE to a file with that consumer's token"
+                )
+                .into());
             }
             None => DevFiles::within(&rsf::state::folder())
                 .token()
@@ -228,8 +236,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn encoded(service: &str) -> String {
-    percent_encoding::utf8_percent_encode(service, percent_encoding::NON_ALPHANUMERIC).to_string()
+/// Whether what is sent to `address`, host:port, stays on this machine.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    host.eq_ignore_ascii_case("localhost")
+        || bare
+            .unwrap_or(host)
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Where the port at `address` takes pushes for `service`.
+fn page_of(address: &str, service: &str) -> String {
+    let service = percent_encoding::utf8_percent_encode(service, percent_encoding::NON_ALPHANUMERIC);
+    format!("http://{address}/overrides/{service}")
 }
 
 fn client() -> Result<reqwest::Client, Failure> {
@@ -254,6 +275,45 @@ async fn ask(request: reqwest::RequestBuilder) -> Result<OverrideStatus, Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        at: ConsumerAt,
+    }
+
+    #[test]
+    fn the_token_of_rsf_dev_stays_on_this_machine() {
+        for here in ["127.0.0.1:7001", "127.8.0.1:1", "localhost:7001", "[::1]:7001"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        let elsewhere = [
+            "10.0.0.4:7001",
+            "127.0.0.1.example.org:7001",
+            "localhost.example.org:7001",
+            "127.0.0.1:7001@example.org:80",
+            "[::2]:7001",
+            "0.0.0.0:7001",
+        ];
+        for elsewhere in elsewhere {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+            let mut asked = Line::parse_from(["rsf", "--at", elsewhere]).at;
+            asked.admin_token_file = None;
+            let refused = asked.token(elsewhere).unwrap_err().to_string();
+            assert!(refused.contains("--admin-token-file"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_named_token_goes_where_it_is_sent() {
+        let file = std::env::temp_dir().join(format!("rsf-override-token-{}", std::process::id()));
+        std::fs::write(&file, "0123456789abcdef\n").unwrap();
+        let mut asked = Line::parse_from(["rsf", "--at", "10.0.0.4:7001"]).at;
+        asked.admin_token_file = Some(file.clone());
+        assert_eq!(asked.token("10.0.0.4:7001").unwrap(), "0123456789abcdef");
+        std::fs::remove_file(file).unwrap();
+    }
 
     #[test]
     fn a_ttl_has_a_unit_and_an_end() {

@@ -16,7 +16,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// `instances` × 10 memberships in `services` services, the largest of which has a fifteenth of the fleet.
+    /// `instances` × 10 memberships in `services` services, the largest of which has a fifteenth of the fleet, where so many
+    /// are left when each has one.
     ///
     /// # Errors
     /// Where there are fewer instances than that takes, or more services than memberships.
@@ -47,6 +48,13 @@ impl Shape {
             }
         }
         let mut sizes: Vec<usize> = (0..services).map(|rank| size(rank, high)).collect();
+        // Where there are hardly more memberships than services, the largest are smaller than that.
+        let mut over = sizes.iter().sum::<usize>().saturating_sub(places);
+        for size in &mut sizes {
+            let taken = over.min(*size - 1);
+            *size -= taken;
+            over -= taken;
+        }
         let left = places.saturating_sub(sizes.iter().sum());
         for extra in 0..left {
             sizes[services - 1 - extra % services] += 1;

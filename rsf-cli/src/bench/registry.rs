@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
-use rsf_registry::{Backend, RegistryUrl};
+use rsf_registry::{Backend, ControlBackend, RegistryUrl};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::consumer::Consumer;
@@ -28,7 +29,7 @@ pub(crate) struct RegistryArguments {
     /// [default: a Redis and a ZooKeeper of its own, which it starts and ends]
     #[arg(long)]
     registry: Option<String>,
-    /// A namespace that nothing else uses; its lists stay in ZooKeeper
+    /// A namespace that nothing uses or has used; the bench's lists stay in ZooKeeper, so each run wants another
     #[arg(long, default_value = "bench")]
     namespace: String,
     /// How many instances
@@ -66,7 +67,10 @@ pub(crate) struct RegistryArguments {
 pub(crate) async fn run(arguments: RegistryArguments) -> Result<ExitCode, Failure> {
     let folder = Folder::new()?;
     let figures = match arguments.registry.clone() {
-        Some(registry) => measure(arguments, &registry, &folder).await?,
+        Some(registry) => {
+            unused(&registry.parse()?, &arguments.namespace).await?;
+            measure(arguments, &registry, &folder).await?
+        }
         None => {
             let stores = OwnStores::start(folder.path().join("stores"), 1).await?;
             let figures = measure(arguments, &stores.registry(), &folder).await;
@@ -76,6 +80,46 @@ pub(crate) async fn run(arguments: RegistryArguments) -> Result<ExitCode, Failur
     };
     println!("{}", serde_json::to_string_pretty(&figures)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a namespace in which somebody lives or lived: the bench would mix its fleet with theirs.
+async fn unused(url: &RegistryUrl, namespace: &str) -> Result<(), Failure> {
+    let instead = "give --namespace a name that nothing uses or has used";
+    // What cannot be a pump's is refused later, with what to give instead.
+    if !matches!(url, RegistryUrl::Cluster { .. }) {
+        return Ok(());
+    }
+    let lists = Backend::open(url, namespace)?.directory.services().await?;
+    if let Some(service) = lists.first() {
+        let count = lists.len();
+        return Err(format!(
+            "namespace `{namespace}` has lists of {count} services already, `{service}` among them; {instead}"
+        )
+        .into());
+    }
+    for source in ControlBackend::open(url, namespace)?.lease_sources {
+        let (pages, mut read) = mpsc::channel(1);
+        let swept = source.sweep_into(pages);
+        // The first lease is enough.
+        let first = async move {
+            while let Some(page) = read.recv().await {
+                if let Some(live) = page.into_iter().next() {
+                    return Some(live.lease.instance);
+                }
+            }
+            None
+        };
+        let (swept, first) = tokio::join!(swept, first);
+        if let Some(instance) = first {
+            return Err(format!(
+                "namespace `{namespace}` has leases at {} already, that of `{instance}` among them; {instead}",
+                source.name()
+            )
+            .into());
+        }
+        swept?;
+    }
+    Ok(())
 }
 
 async fn measure(arguments: RegistryArguments, registry: &str, folder: &Folder) -> Result<Value, Failure> {

@@ -202,7 +202,7 @@ impl Children {
         }
         let Some(told) = &self.shared.told else { return };
         // The file appears whole; without it only drills are missing.
-        let fresh = told.with_extension("new");
+        let fresh = told.with_added_extension("new");
         let text = serde_json::to_string(&*pids).unwrap_or_default();
         if let Err(error) = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, told)) {
             tracing::warn!(%error, file = %told.display(), "the processes cannot be told");

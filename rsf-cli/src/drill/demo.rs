@@ -40,6 +40,44 @@ struct PumpTable {
     lease_ttl_ms: u64,
 }
 
+/// A process that stands still (SIGSTOP). It goes on when this is dropped.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    process: Option<Pid>,
+}
+
+impl Stopped {
+    fn new(process: Pid) -> Result<Stopped, Failure> {
+        kill_process(process, Signal::STOP)?;
+        Ok(Stopped {
+            process: Some(process),
+        })
+    }
+
+    /// Lets it go on, and says so where that fails.
+    pub(super) fn go_on(mut self) -> Result<(), Failure> {
+        match self.process.take() {
+            Some(process) => Ok(kill_process(process, Signal::CONT)?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Some(process) = self.process
+            && let Err(error) = kill_process(process, Signal::CONT)
+        {
+            let pid = process.as_raw_nonzero();
+            tracing::error!(%error, %pid, "a process that was stopped does not go on; do kill -CONT with its pid");
+        }
+    }
+}
+
+fn raw(process: u32) -> Result<Pid, Failure> {
+    Ok(Pid::from_raw(i32::try_from(process)?).ok_or("a process without a number")?)
+}
+
 impl Demo {
     /// The demo of this state folder.
     pub(super) fn find() -> Result<Demo, Failure> {
@@ -82,16 +120,15 @@ impl Demo {
         pid.ok_or_else(|| format!("the demo has no process {name} just now").into())
     }
 
-    pub(super) fn signal(&self, name: &str, signal: Signal) -> Result<(), Failure> {
-        let number = i32::try_from(self.process(name)?)?;
-        let pid = Pid::from_raw(number).ok_or("a process without a number")?;
-        Ok(kill_process(pid, signal)?)
+    /// Lets a process stand still until what this returns goes on or is dropped.
+    pub(super) fn stop(&self, name: &str) -> Result<Stopped, Failure> {
+        Stopped::new(raw(self.process(name)?)?)
     }
 
     /// Kills a process and waits until the demo has started it again.
     pub(super) async fn kill(&self, name: &str, comes_back: Duration) -> Result<(), Failure> {
         let killed = self.process(name)?;
-        self.signal(name, Signal::KILL)?;
+        kill_process(raw(killed)?, Signal::KILL)?;
         let end = Instant::now() + comes_back;
         loop {
             match self.process(name) {
@@ -140,5 +177,46 @@ impl Demo {
             return Err(format!("instances are held: {}", status["holds"]));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The state of a process as the kernel says it: `T` where it stands still.
+    fn state(pid: u32) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, after) = stat.rsplit_once(") ").unwrap();
+        after.chars().next().unwrap()
+    }
+
+    async fn becomes(pid: u32, stopped: bool) {
+        let looked = async {
+            while (state(pid) == 'T') != stopped {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), looked).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_stopped_goes_on_however_the_drill_ends() {
+        let mut command = tokio::process::Command::new("sleep");
+        let child = command.arg("60").kill_on_drop(true).spawn().unwrap();
+        let pid = child.id().unwrap();
+        let interrupted = async {
+            let _stopped = Stopped::new(raw(pid).unwrap()).unwrap();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = interrupted => {}
+            () = becomes(pid, true) => {}
+        }
+        becomes(pid, false).await;
+        let stopped = Stopped::new(raw(pid).unwrap()).unwrap();
+        becomes(pid, true).await;
+        stopped.go_on().unwrap();
+        becomes(pid, false).await;
     }
 }

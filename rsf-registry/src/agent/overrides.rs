@@ -123,7 +123,7 @@ impl Overrides {
                 state.file = parsed(path, &text)?;
                 Some(Followed {
                     path: path.to_owned(),
-                    text,
+                    text: text.into(),
                 })
             }
         };
@@ -256,10 +256,10 @@ impl Gauges {
     }
 }
 
-/// The file, and what it said last.
+/// The file, and what it said last when it was good.
 struct Followed {
     path: PathBuf,
-    text: String,
+    text: Arc<str>,
 }
 
 /// Ends pushes in time and looks at the file.
@@ -321,24 +321,32 @@ impl Followed {
         let looked = world::blocking(move || {
             let text = read(&path)?;
             // What was good before is good; it may be back after a mistake.
-            parsed(&path, &text).map(|file| (file, text == known, text))
+            match *text == *known {
+                true => Ok(None),
+                false => parsed(&path, &text).map(|file| Some((file, text))),
+            }
         });
         // A join error means that the runtime ends.
         let Ok(looked) = looked.await else { return };
         match looked {
-            Ok((file, same, text)) => {
-                self.text = text;
+            Ok(Some((file, text))) => {
+                self.text = text.into();
+                state.send_modify(|state| {
+                    let services = file.len();
+                    tracing::warn!(file = %self.path.display(), services, "the static instances have changed");
+                    state.file = file;
+                    state.file_refused = None;
+                    gauges.show(state);
+                });
+            }
+            Ok(None) => {
                 state.send_if_modified(|state| {
                     let repaired = state.file_refused.take().is_some();
-                    if !same {
-                        let services = file.len();
-                        tracing::warn!(file = %self.path.display(), services, "the static instances have changed");
-                        state.file = file;
-                    } else if repaired {
+                    if repaired {
                         tracing::info!(file = %self.path.display(), "the static instances are good again");
+                        gauges.show(state);
                     }
-                    gauges.show(state);
-                    !same || repaired
+                    repaired
                 });
             }
             Err(error) => {

@@ -86,21 +86,28 @@ impl Peers {
         let open = |bytes: &[u8]| {
             let list = match signed {
                 true => self.open_sealed(service, bytes)?,
-                false => checked::<ServiceList>(bytes, service)?,
+                false => (checked::<ServiceList>(bytes, service)?, None),
             };
-            let (epoch, _) = list.order();
+            let (epoch, _) = list.0.order();
             match epoch <= (world::unix_now() + FUTURE).as_secs() {
                 true => Ok(list),
                 false => Err(format!("the list's epoch {epoch} is in the future")),
             }
         };
         let kind = if signed { "sealed" } else { "list" };
-        let mut said = self.newest(kind, service, open, ServiceList::order).await;
-        if said.found.is_none() && signed {
-            said.tried
-                .push_str(" (lists must be signed, so peers need RSF_LIST_KEYS too)");
+        let order = |(list, _): &(ServiceList, Option<SealedList>)| list.order();
+        let Said { found, mut tried } = self.newest(kind, service, open, order).await;
+        if found.is_none() && signed {
+            tried.push_str(" (lists must be signed, so peers need RSF_LIST_KEYS too)");
         }
-        said
+        let found = found.map(|(list, sealed)| {
+            // So that others can have what is used, and only that.
+            if let Some(sealed) = sealed {
+                self.opener.keep(&list, &sealed.head, &sealed.shards);
+            }
+            list
+        });
+        Said { found, tried }
     }
 
     /// The newest good policy of `scope` that peers have.
@@ -201,8 +208,8 @@ impl Peers {
         Ok(Answer { status, body })
     }
 
-    /// The list of a snapshot that has it as it was signed. Once it is good it is kept, so that others can have it.
-    fn open_sealed(&self, service: &str, bytes: &[u8]) -> Result<ServiceList, String> {
+    /// The list of a snapshot that has it as it was signed, with that form.
+    fn open_sealed(&self, service: &str, bytes: &[u8]) -> Result<(ServiceList, Option<SealedList>), String> {
         let event = SealedEvent::decode(unframed(SEALED, bytes)?).map_err(|error| error.to_string())?;
         let shards = event.shards.into_iter();
         let sealed = SealedList {
@@ -218,8 +225,7 @@ impl Peers {
             .open(&sealed)
             .map_err(|refusal| refusal.to_string())?;
         limits::check_list(&opened.list).map_err(|error| error.to_string())?;
-        self.opener.keep(&opened.list, &sealed.head, &sealed.shards);
-        Ok(opened.list)
+        Ok((opened.list, Some(sealed)))
     }
 }
 

@@ -20,7 +20,8 @@ use crate::snapshot::Snapshot;
 ///
 /// Unlike a list, the disk's policy is in force at once: it is safer than none, and a newer revision follows. Where the
 /// disk has none, that there is no policy is said when the registry says so, or does not answer and no peer has one either.
-/// A peer's policy yields to whatever the registry says: nothing shows of a revision that it is not made up.
+/// A peer's policy yields to whatever the registry says, and does not go to the disk, where nothing would mark it: nothing
+/// shows of a revision that it is not made up.
 pub(super) async fn follow(shared: &Shared, scope: &str, sender: &watch::Sender<PolicyState>) {
     let mut good = shared.read_disk::<PolicyRecord>(scope).await.0.map(Arc::new);
     if let Some(record) = &good {
@@ -113,7 +114,7 @@ fn from_peer(shared: &Shared, record: PolicyRecord, sender: &watch::Sender<Polic
         "the registry does not answer and the disk has no policy; a peer's is used"
     );
     show(&record, sender);
-    shared.keep(Record::Policy(Arc::new(record)));
+    shared.uses(Record::Policy(Arc::new(record)));
 }
 
 /// Says that there is no policy, unless something is known.

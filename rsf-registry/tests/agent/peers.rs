@@ -115,14 +115,16 @@ async fn with_an_empty_disk_a_peers_list_and_policy_hold_until_the_registry_spea
     })
     .await;
     let empty = folder();
-    let new = newcomer(&server, empty.path(), &[address]);
+    let peers = [address];
+    let new = newcomer(&server, empty.path(), &peers);
+    // Before the list: what would go to the disk would be there before the list is, or with it.
+    revision(&new, 7).await;
     let mut instances = new.instances(SERVICE);
     let list = ready(&mut instances, "the peer's", |_| true).await;
     assert_eq!(
         (list.origin, list.version, list.instances.len()),
         (ListOrigin::Peer, version, 2)
     );
-    revision(&new, 7).await;
     let reason = not_ready(&mut new.instances("shop.v1.StockService"), "peers").await;
     assert!(reason.contains("does not have it"), "{reason}");
     assert_eq!(
@@ -137,12 +139,15 @@ async fn with_an_empty_disk_a_peers_list_and_policy_hold_until_the_registry_spea
     );
     let disk = SnapshotFolder::new(empty.path(), "default");
     eventually("on disk", async || {
-        let list = disk.load::<ServiceList>(SERVICE).ok().flatten();
-        list.zip(disk.load::<PolicyRecord>("fleet").ok().flatten())
+        disk.load::<ServiceList>(SERVICE).ok().flatten()
     })
     .await;
+    let restarted = newcomer(&server, empty.path(), &peers);
+    revision(&restarted, 7).await;
+    let policies = async || disk.load::<PolicyRecord>("fleet").expect("readable");
+    assert_eq!(policies().await, None, "a peer's policy is nothing to start from");
 
-    // The registry begins anew: its list is newer, and its policy counts although its revision is not.
+    // The registry begins anew: its list is newer, and its policy counts although its revision is not, after a restart too.
     std::fs::remove_file(server.file()).expect("the registry's file is lost");
     server.start().await;
     let mut pump = Pump::of(&server).await;
@@ -152,6 +157,7 @@ async fn with_an_empty_disk_a_peers_list_and_policy_hold_until_the_registry_spea
     assert_eq!(list.origin, ListOrigin::Directory);
     server.namespace().publish(&policy(2)).await.expect("publish");
     revision(&new, 2).await;
+    revision(&restarted, 2).await;
 }
 
 async fn revision(agent: &RegistryAgent, wanted: u64) {

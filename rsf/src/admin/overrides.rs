@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -14,6 +14,9 @@ use rsf_registry::agent::ServiceOverride;
 use serde::{Deserialize, Serialize};
 
 use super::token::AdminToken;
+
+/// The most bytes of what is pushed: as many as the file of static instances may have.
+const MAX_BODY: usize = rsf_registry::limits::MAX_RECORD;
 
 /// What `PUT /overrides/<service>` is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,16 +58,20 @@ async fn show(State(port): State<Arc<Port>>) -> Response {
     }
 }
 
-async fn push(
-    State(port): State<Arc<Port>>,
-    Path(service): Path<String>,
-    headers: HeaderMap,
-    body: String,
-) -> Response {
-    if let Err(refused) = port.authenticate(&headers).await {
+async fn push(State(port): State<Arc<Port>>, Path(service): Path<String>, request: Request) -> Response {
+    // Before the body is read: who has no token costs no memory.
+    if let Err(refused) = port.authenticate(request.headers()).await {
         return refused;
     }
-    let asked: PushOverride = match serde_json::from_str(&body) {
+    let body = match axum::body::to_bytes(request.into_body(), MAX_BODY).await {
+        Ok(body) => body,
+        Err(error) => {
+            let most = MAX_BODY >> 20;
+            let reason = format!("the body cannot be read: {error}; it may have {most} MiB");
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, reason);
+        }
+    };
+    let asked: PushOverride = match serde_json::from_slice(&body) {
         Ok(asked) => asked,
         Err(error) => {
             let form = r#"give {"ttl_ms": 600000, "override": {"pin": ["host:port"]}}, or "add" and "remove" instead of "pin""#;
@@ -124,7 +131,14 @@ impl Port {
                 let wrong = "send `Authorization: Bearer <token>` with the token in this process's RSF_ADMIN_TOKEN_FILE";
                 Err(refuse(StatusCode::UNAUTHORIZED, wrong.to_owned()))
             }
-            Err(problem) => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, problem)),
+            Err(problem) => {
+                tracing::error!(
+                    problem,
+                    "the admin port's token cannot be used; nobody can change anything there"
+                );
+                let unknown = "this process cannot read its token just now; its log says why";
+                Err(refuse(StatusCode::SERVICE_UNAVAILABLE, unknown.to_owned()))
+            }
         }
     }
 }
@@ -169,11 +183,21 @@ mod tests {
 
     /// The status and the body of the answer to one request.
     async fn ask(app: &Application, request: &str, token: &str, body: &str) -> (u16, Value) {
+        announced(app, request, token, body, body.len()).await
+    }
+
+    /// The same with a body that is said to be as long as `length`.
+    async fn announced(
+        app: &Application,
+        request: &str,
+        token: &str,
+        body: &str,
+        length: usize,
+    ) -> (u16, Value) {
         let mut stream = TcpStream::connect(app.admin_address()).await.unwrap();
         let request = format!(
             "{request} HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
+             content-length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -257,10 +281,30 @@ mod tests {
             );
         }
         assert!(active(&app).await.is_empty());
+        // Without the token nobody waits for a body, however long it is said to be.
+        let (code, _) = announced(&app, "PUT /overrides/a.A", "wrong-wrong-wrong", "", 1 << 30).await;
+        assert_eq!(code, 401);
+        let long = " ".repeat(MAX_BODY + 1);
+        let (code, answer) = ask(&app, "PUT /overrides/a.A", TOKEN, &long).await;
+        assert_eq!(code, 413);
+        assert!(answer["error"].as_str().unwrap().contains("8 MiB"), "{answer}");
+        // Longer than what a framework would take unasked.
+        let long = format!("{PINNED}{}", " ".repeat(MAX_BODY - PINNED.len()));
+        let (code, _) = ask(&app, "PUT /overrides/a.A", TOKEN, &long).await;
+        assert_eq!((code, active(&app).await), (200, vec!["a.A".to_owned()]));
+        let (code, _) = ask(&app, "DELETE /overrides/a.A", TOKEN, "").await;
+        assert_eq!(code, 200);
         let (code, _) = ask(&app, "PUT /overrides/a.A%3Agold", TOKEN, PINNED).await;
         assert_eq!((code, active(&app).await), (200, vec!["a.A:gold".to_owned()]));
         let (code, _) = ask(&app, "DELETE /overrides/a.A%3Agold", TOKEN, "").await;
         assert_eq!((code, active(&app).await), (200, Vec::new()));
+        std::fs::remove_file(folder.join("token")).unwrap();
+        let (code, answer) = ask(&app, "PUT /overrides/a.A", "wrong-wrong-wrong", PINNED).await;
+        let told = answer["error"].as_str().unwrap();
+        assert!(
+            code == 503 && !told.contains(folder.to_str().unwrap()),
+            "{code} {told}"
+        );
         app.shutdown().await;
 
         let app = consumer(&folder, None).await;

@@ -1,6 +1,7 @@
 //! The secret that opens what an admin port can change, read from its file each time it is needed, so that it can be
 //! replaced.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use axum::http::{HeaderMap, header};
@@ -8,6 +9,9 @@ use subtle::ConstantTimeEq;
 
 /// The least and the most bytes of a token.
 const LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
+
+/// The most bytes of its file: a token and the end of its line.
+const MOST_READ: u64 = 4096 + 2;
 
 /// Where the secret is.
 #[derive(Debug, Clone)]
@@ -30,7 +34,7 @@ impl AdminToken {
     /// Whether a request brought it; compared in a time that does not tell how much is right.
     ///
     /// # Errors
-    /// Where the file cannot be used now.
+    /// Where the file cannot be used now: for the log, and not for whoever asks, who has shown no token yet.
     pub(crate) async fn opened_by(&self, headers: &HeaderMap) -> Result<bool, String> {
         let offered = headers
             .get(header::AUTHORIZATION)
@@ -49,9 +53,19 @@ impl AdminToken {
 
 fn read(file: &Path) -> Result<String, String> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let bounded = || {
+        let mut text = String::new();
+        std::fs::File::open(file)?
+            .take(MOST_READ + 1)
+            .read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = bounded().map_err(|error: std::io::Error| format!("{shown} cannot be read: {error}"))?;
     let token = text.trim();
-    match LENGTH.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    match text.len() as u64 <= MOST_READ
+        && LENGTH.contains(&token.len())
+        && token.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         true => Ok(token.to_owned()),
         false => Err(format!(
             "{shown} must hold {} to {} visible ASCII characters; make them with `openssl rand -hex 32`",
@@ -71,6 +85,13 @@ mod tests {
         let file = std::env::temp_dir().join(format!("rsf-admin-token-{}", std::process::id()));
         std::fs::write(&file, "short").unwrap();
         assert!(AdminToken::in_file(&file).unwrap_err().contains("openssl"));
+        std::fs::write(&file, format!("0123456789abcdef{}x", " ".repeat(4_082))).unwrap();
+        assert!(
+            AdminToken::in_file(&file).unwrap_err().contains("openssl"),
+            "cut off"
+        );
+        std::fs::write(&file, format!("{}\r\n", "x".repeat(4_096))).unwrap();
+        assert!(AdminToken::in_file(&file).is_ok(), "the longest");
         std::fs::write(&file, "0123456789abcdef\n").unwrap();
         let token = AdminToken::in_file(&file).unwrap();
         let with = |value: &str| {

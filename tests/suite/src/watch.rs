@@ -27,7 +27,7 @@ impl Lists {
         let shortest = tokio::spawn(async move {
             let mut shortest = usize::MAX;
             while !stopped.is_cancelled() {
-                shortest = shortest.min(channel.view().instances.len());
+                shortest = shortest.min(listed(&channel));
                 tokio::time::sleep(LOOK).await;
             }
             shortest
@@ -63,6 +63,13 @@ impl Lists {
             }
         })
     }
+}
+
+/// How many instances the list has, without those that it lost and that are called because they still answer.
+fn listed(channel: &Channel) -> usize {
+    let view = channel.view();
+    let lost = |instance: &str| view.kept.iter().any(|kept| kept == instance);
+    view.instances.iter().filter(|seen| !lost(&seen.instance)).count()
 }
 
 /// The channel to the members' service.
