@@ -263,10 +263,15 @@ impl Running {
             } => self.on_sweep(source, asked, &identity),
             Intake::Read {
                 answer: Err(error), ..
-            }
-            | Intake::Swept {
-                answer: Err(error), ..
             } => self.on_failure(source, error),
+            Intake::Swept {
+                answer: Err(error), ..
+            } => {
+                if let Some(lane) = self.lanes.get_mut(source) {
+                    lane.sweeping = None;
+                }
+                self.on_failure(source, error);
+            }
         }
     }
 
@@ -277,7 +282,6 @@ impl Running {
             return;
         };
         lane.silent.get_or_insert(now);
-        lane.sweeping = None;
         self.rule.silent(source);
         if lane.trust.failed(error.clone()) {
             tracing::warn!(
