@@ -4,7 +4,7 @@ mod draft;
 
 mod round;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,9 +47,11 @@ pub(crate) struct Publisher {
     /// The greatest version that this pump, in any term, has offered of each list or read back. A directory that has an
     /// older one went back to a backup, and consumers refuse what it has.
     versions: HashMap<String, (u64, u64)>,
-    /// Lists whose last published view could not be read, and until when instances have time to show up before one is
-    /// written: rule R has nothing to compare them with.
-    unread: BTreeMap<String, Duration>,
+    /// Lists whose last published view could not be read: rule R has nothing to compare them with, so none is written before
+    /// instances had time to show up.
+    unread: BTreeSet<String>,
+    /// Those of them that have something to write.
+    withheld: BTreeSet<String>,
     /// Lists that are stored empty, and when each is deleted.
     empty: BTreeMap<String, Duration>,
     retention: Option<Duration>,
@@ -95,7 +97,8 @@ impl Publisher {
             sequence: 0,
             published: HashMap::new(),
             versions: HashMap::new(),
-            unread: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             empty: BTreeMap::new(),
             retention: config.list_retention,
             writing: None,
@@ -104,17 +107,13 @@ impl Publisher {
         }
     }
 
-    /// Begins a term: whatever differs from the published lists is due, and those that could not be read when instances had
-    /// time to show up, at `known`.
-    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration, known: Duration) {
+    /// Begins a term: whatever differs from the published lists is due, and those that could not be read when they are
+    /// [released](Publisher::release_unread).
+    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration) {
         self.end();
         self.sequence = 0;
         self.term = Some(takeover.term);
-        self.unread = takeover
-            .refused
-            .into_iter()
-            .map(|service| (service, known))
-            .collect();
+        self.unread = takeover.refused.into_iter().collect();
         let mut shards = takeover.shards;
         let unix_ms = millis(rsf_registry::world::unix_now());
         for list in takeover.lists.iter().filter(|list| list.instances.is_empty()) {
@@ -153,6 +152,7 @@ impl Publisher {
         self.in_flight.clear();
         self.published.clear();
         self.unread.clear();
+        self.withheld.clear();
         self.empty.clear();
         self.coalesce.clear();
         self.pause = RETRY.0;
@@ -163,9 +163,18 @@ impl Publisher {
         if self.term.is_none() {
             return;
         }
-        match self.unread.get(&service) {
-            Some(known) if now < *known => self.coalesce.defer(service, *known),
-            _ => self.coalesce.touch(service, slots, now),
+        if self.unread.contains(&service) {
+            self.withheld.insert(service);
+        } else {
+            self.coalesce.touch(service, slots, now);
+        }
+    }
+
+    /// Instances had time to show up: lists that could not be read back are written too.
+    pub(crate) fn release_unread(&mut self, now: Duration) {
+        self.unread.clear();
+        for service in std::mem::take(&mut self.withheld) {
+            self.coalesce.touch(service, Slots::ALL, now);
         }
     }
 
@@ -178,7 +187,7 @@ impl Publisher {
 
     /// How many lists wait or are being written.
     pub(crate) fn waiting(&self) -> usize {
-        self.coalesce.len() + self.in_flight.len()
+        self.coalesce.len() + self.withheld.len() + self.in_flight.len()
     }
 
     /// Since when the longest waiting change waits.
