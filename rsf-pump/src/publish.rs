@@ -44,7 +44,7 @@ pub(crate) struct Publisher {
     sequence: u64,
     /// What the directory is known to have; nothing where a write's outcome is unknown.
     published: HashMap<String, Published>,
-    /// The greatest version that this pump, in any term, has offered of each list or read back. A directory that has an
+    /// The greatest version of each list that this pump, in any term, has read back or written, or may have. A directory that has an
     /// older one went back to a backup, and consumers refuse what it has.
     versions: HashMap<String, (u64, u64)>,
     /// Lists whose last published view could not be read: rule R has nothing to compare them with, so none is written before
@@ -63,6 +63,7 @@ pub(crate) struct Publisher {
 struct InFlight {
     key: String,
     since: Duration,
+    version: (u64, u64),
 }
 
 /// The end of one round, for the pump's books.
@@ -149,7 +150,10 @@ impl Publisher {
     pub(crate) fn end(&mut self) {
         self.term = None;
         self.writing = None;
-        self.in_flight.clear();
+        for list in self.in_flight.drain(..) {
+            // Whether it was written is not known any more.
+            self.versions.insert(list.key, list.version);
+        }
         self.published.clear();
         self.unread.clear();
         self.withheld.clear();
@@ -224,8 +228,11 @@ impl Publisher {
                 sequence: self.sequence,
             };
             drafts.push(draft.at(version, at.unix_ms));
-            self.versions.insert(key.clone(), version.order());
-            self.in_flight.push(InFlight { key, since });
+            self.in_flight.push(InFlight {
+                key,
+                since,
+                version: version.order(),
+            });
         }
         if !drafts.is_empty() {
             let (writer, limit, state) = (self.writer.clone(), self.write_timeout, self.state.clone());
@@ -308,6 +315,7 @@ impl Publisher {
                 continue;
             };
             round.lags.push(now.saturating_sub(list.since));
+            self.versions.insert(list.key.clone(), list.version);
             if published.is_out_of_shape() {
                 // The next round cuts it anew.
                 self.coalesce.touch(list.key.clone(), Slots::ALL, now);
@@ -319,6 +327,7 @@ impl Publisher {
             }
             self.published.insert(list.key, published);
         }
+        let refused = outcome.failed.iter().any(|(_, error)| round::ends_term(error));
         let mut away = false;
         for (index, error) in outcome.failed {
             let Some(list) = in_flight.get_mut(index).and_then(Option::take) else {
@@ -326,6 +335,10 @@ impl Publisher {
             };
             round.failed += 1;
             round.fenced |= round::ends_term(&error);
+            if error.is_transient() && !refused {
+                // It may have been written all the same.
+                self.versions.insert(list.key.clone(), list.version);
+            }
             let known = self.published.remove(&list.key);
             self.empty.remove(&list.key);
             if known.is_some_and(|known| known.is_sharded()) && matches!(error, StoreError::Invalid { .. }) {
