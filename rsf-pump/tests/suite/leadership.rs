@@ -108,35 +108,6 @@ async fn a_list_that_cannot_be_read_back_is_written_when_instances_had_time_to_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pump_that_begins_anew_gathers_renewals_before_it_writes_what_it_could_not_read() {
-    let settings = PumpSettings {
-        shrink_hold_ms: 60_000,
-        ..PumpSettings::default()
-    };
-    let (world, _pump) = World::with(10, settings).await;
-    secs(120).await;
-    world.store.set_down(true);
-    secs(3).await;
-    world.directory.damage("s");
-    world.store.restart_empty();
-    let start = Instant::now();
-    // The only pump leads again, and may have missed what another one did.
-    world.directory.depose(true);
-    secs(3).await;
-    world.store.set_down(false);
-    until(40 * SECOND, "written", || {
-        !world.directory.writes("s", start).is_empty()
-    })
-    .await;
-    secs(20).await;
-    assert_eq!(
-        world.directory.least("s", start),
-        10,
-        "whole from the first write on"
-    );
-}
-
-#[tokio::test(start_paused = true)]
 async fn t18_a_wiped_directory_is_written_anew_with_a_greater_epoch() {
     let (mut world, pump) = World::with(10, PumpSettings::default()).await;
     world.fleet.start("t", 5);
