@@ -63,7 +63,7 @@ impl Coalesce {
     }
 
     /// Takes what may be written now, what waits longest first; the rest waits until the rate allows it.
-    pub(crate) fn take(&mut self, now: Duration) -> BTreeMap<String, Waiting> {
+    pub(crate) fn take(&mut self, now: Duration) -> Vec<(String, Waiting)> {
         while self.deferred.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.deferred.pop_first() else {
                 break;
@@ -72,13 +72,14 @@ impl Coalesce {
             self.due = Some(now);
         }
         if self.due.is_none_or(|due| due > now) {
-            return BTreeMap::new();
+            return Vec::new();
         }
         self.due = None;
         let since = self.last.replace(now).unwrap_or_default();
         let earned = now.saturating_sub(since).as_secs_f64() * self.rate;
         self.allowance = (self.allowance + earned).min(self.rate);
-        let mut taken = std::mem::take(&mut self.pending);
+        let mut taken: Vec<_> = std::mem::take(&mut self.pending).into_iter().collect();
+        taken.sort_by_key(|(_, waiting)| waiting.since);
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -86,10 +87,7 @@ impl Coalesce {
         )]
         let most = self.allowance as usize;
         if taken.len() > most {
-            let mut waiting: Vec<_> = std::mem::take(&mut taken).into_iter().collect();
-            waiting.sort_by_key(|(_, waiting)| waiting.since);
-            self.pending = waiting.split_off(most).into_iter().collect();
-            taken = waiting.into_iter().collect();
+            self.pending = taken.split_off(most).into_iter().collect();
             self.due = Some(now + self.window.max(RATE_STEP));
         }
         self.allowance -= taken.len() as f64;
@@ -148,6 +146,10 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
+    fn keys(taken: Vec<(String, Waiting)>) -> Vec<String> {
+        taken.into_iter().map(|(key, _)| key).collect()
+    }
+
     #[test]
     fn a_lone_change_is_fast_and_a_storm_is_gathered() {
         let mut coalesce = Coalesce::new(ms(1_000), ms(100), 1_000);
@@ -160,10 +162,7 @@ mod tests {
         }
         assert_eq!(coalesce.due(), Some(ms(6_100)));
         assert_eq!(coalesce.oldest(), Some(ms(5_101)));
-        assert_eq!(
-            coalesce.take(ms(6_100)).into_keys().collect::<Vec<_>>(),
-            ["a", "b"]
-        );
+        assert_eq!(keys(coalesce.take(ms(6_100))), ["b", "a"]);
         assert_eq!(coalesce.due(), None);
     }
 
@@ -178,7 +177,7 @@ mod tests {
         while let Some(due) = coalesce.due() {
             // What changes again keeps its place.
             coalesce.touch("34".into(), Slots::ALL, due);
-            let round: Vec<_> = coalesce.take(due).into_keys().collect();
+            let round = keys(coalesce.take(due));
             rounds.push((due, round.len()));
             taken.extend(round);
         }
@@ -196,12 +195,30 @@ mod tests {
             coalesce.touch(key.into(), Slots::of(key), ms(4_000));
         }
         let mut taken = coalesce.take(ms(4_100));
-        let (key, waiting) = taken.pop_last().expect("c");
+        let (key, waiting) = taken.pop().expect("c");
         coalesce.give_back(key, waiting, ms(4_100));
         assert_eq!(coalesce.due(), Some(ms(4_100)));
         let again = coalesce.take(ms(4_100));
-        assert_eq!(again.into_iter().collect::<Vec<_>>(), [("c".to_owned(), waiting)]);
+        assert_eq!(again, [("c".to_owned(), waiting)]);
         assert_eq!(coalesce.due(), None);
+    }
+
+    #[test]
+    fn who_changes_all_the_time_keeps_nobody_out_of_a_small_round() {
+        let mut coalesce = Coalesce::new(ms(1_000), ms(100), 1_000);
+        let mut written = Vec::new();
+        coalesce.touch("z".into(), Slots::ALL, ms(4_001));
+        for round in 0..3 {
+            let now = ms(4_101 + round * 1_000);
+            for key in ["a", "b"] {
+                coalesce.touch(key.into(), Slots::ALL, now - ms(101));
+            }
+            // Each round has room for one.
+            let mut taken = coalesce.take(now).into_iter();
+            written.extend(taken.next().map(|(key, _)| key));
+            taken.for_each(|(key, waiting)| coalesce.give_back(key, waiting, now));
+        }
+        assert_eq!(written, ["a", "b", "z"]);
     }
 
     #[test]
@@ -214,6 +231,6 @@ mod tests {
         coalesce.defer("b".into(), ms(20_000));
         assert_eq!(coalesce.take(ms(500)).len(), 1);
         assert_eq!((coalesce.due(), coalesce.len()), (Some(ms(20_000)), 1));
-        assert_eq!(coalesce.take(ms(20_000)).into_keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(keys(coalesce.take(ms(20_000))), ["b"]);
     }
 }

@@ -1,14 +1,13 @@
 //! Rule R's evidence: whether instances that are missing and held live after all.
 //!
-//! A pump has one or several kinds of [`Evidence`]: [`TcpProbe`] asks the instances themselves, [`Reports`] gathers what
-//! consumers say of them. What all kinds say together is the [`Finding`]:
+//! A pump has one or several kinds of [`Evidence`]; [`TcpProbe`] asks the instances themselves. What all kinds say together
+//! is the [`Finding`]:
 //!
 //! * one that says *answers* is believed at once: a wrong one keeps an instance listed that each consumer checks for itself;
 //! * *gone* removes an instance that rule R would keep, so it is never believed alone: the same kind of evidence must see an
 //!   instance that certainly lives at the same time, and some seconds later all of it is asked again.
 
 mod probe;
-mod reports;
 
 mod inquiry;
 
@@ -17,7 +16,6 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use inquiry::{Inquiry, InquiryConfig};
 pub use probe::TcpProbe;
-pub use reports::{Report, Reports};
 
 /// What is known of an instance that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

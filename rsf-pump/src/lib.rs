@@ -74,6 +74,6 @@ mod pump;
 pub mod status;
 
 pub use config::{InvalidConfig, PumpConfig, PumpSettings};
-pub use evidence::{Evidence, Finding, Report, Reports, TcpProbe};
+pub use evidence::{Evidence, Finding, TcpProbe};
 pub use pump::Pump;
 pub use status::{PumpHandle, PumpStatus, PumpStopped, Role};

@@ -4,7 +4,7 @@ mod draft;
 
 mod round;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,12 +44,14 @@ pub(crate) struct Publisher {
     sequence: u64,
     /// What the directory is known to have; nothing where a write's outcome is unknown.
     published: HashMap<String, Published>,
-    /// The greatest version that this pump, in any term, has offered of each list or read back. A directory that has an
+    /// The greatest version of each list that this pump, in any term, has read back or written, or may have. A directory that has an
     /// older one went back to a backup, and consumers refuse what it has.
     versions: HashMap<String, (u64, u64)>,
-    /// Lists whose last published view could not be read, and until when instances have time to show up before one is
-    /// written: rule R has nothing to compare them with.
-    unread: BTreeMap<String, Duration>,
+    /// Lists whose last published view could not be read: rule R has nothing to compare them with, so none is written before
+    /// instances had time to show up.
+    unread: BTreeSet<String>,
+    /// Those of them that have something to write.
+    withheld: BTreeSet<String>,
     /// Lists that are stored empty, and when each is deleted.
     empty: BTreeMap<String, Duration>,
     retention: Option<Duration>,
@@ -61,6 +63,7 @@ pub(crate) struct Publisher {
 struct InFlight {
     key: String,
     since: Duration,
+    version: (u64, u64),
 }
 
 /// The end of one round, for the pump's books.
@@ -95,7 +98,8 @@ impl Publisher {
             sequence: 0,
             published: HashMap::new(),
             versions: HashMap::new(),
-            unread: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             empty: BTreeMap::new(),
             retention: config.list_retention,
             writing: None,
@@ -104,17 +108,13 @@ impl Publisher {
         }
     }
 
-    /// Begins a term: whatever differs from the published lists is due, and those that could not be read when instances had
-    /// time to show up, at `known`.
-    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration, known: Duration) {
+    /// Begins a term: whatever differs from the published lists is due, and those that could not be read when they are
+    /// [released](Publisher::release_unread).
+    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration) {
         self.end();
         self.sequence = 0;
         self.term = Some(takeover.term);
-        self.unread = takeover
-            .refused
-            .into_iter()
-            .map(|service| (service, known))
-            .collect();
+        self.unread = takeover.refused.into_iter().collect();
         let mut shards = takeover.shards;
         let unix_ms = millis(rsf_registry::world::unix_now());
         for list in takeover.lists.iter().filter(|list| list.instances.is_empty()) {
@@ -150,9 +150,13 @@ impl Publisher {
     pub(crate) fn end(&mut self) {
         self.term = None;
         self.writing = None;
-        self.in_flight.clear();
+        for list in self.in_flight.drain(..) {
+            // Whether it was written is not known any more.
+            self.versions.insert(list.key, list.version);
+        }
         self.published.clear();
         self.unread.clear();
+        self.withheld.clear();
         self.empty.clear();
         self.coalesce.clear();
         self.pause = RETRY.0;
@@ -163,9 +167,18 @@ impl Publisher {
         if self.term.is_none() {
             return;
         }
-        match self.unread.get(&service) {
-            Some(known) if now < *known => self.coalesce.defer(service, *known),
-            _ => self.coalesce.touch(service, slots, now),
+        if self.unread.contains(&service) {
+            self.withheld.insert(service);
+        } else {
+            self.coalesce.touch(service, slots, now);
+        }
+    }
+
+    /// Instances had time to show up: lists that could not be read back are written too.
+    pub(crate) fn release_unread(&mut self, now: Duration) {
+        self.unread.clear();
+        for service in std::mem::take(&mut self.withheld) {
+            self.coalesce.touch(service, Slots::ALL, now);
         }
     }
 
@@ -178,7 +191,7 @@ impl Publisher {
 
     /// How many lists wait or are being written.
     pub(crate) fn waiting(&self) -> usize {
-        self.coalesce.len() + self.in_flight.len()
+        self.coalesce.len() + self.withheld.len() + self.in_flight.len()
     }
 
     /// Since when the longest waiting change waits.
@@ -215,8 +228,11 @@ impl Publisher {
                 sequence: self.sequence,
             };
             drafts.push(draft.at(version, at.unix_ms));
-            self.versions.insert(key.clone(), version.order());
-            self.in_flight.push(InFlight { key, since });
+            self.in_flight.push(InFlight {
+                key,
+                since,
+                version: version.order(),
+            });
         }
         if !drafts.is_empty() {
             let (writer, limit, state) = (self.writer.clone(), self.write_timeout, self.state.clone());
@@ -299,6 +315,7 @@ impl Publisher {
                 continue;
             };
             round.lags.push(now.saturating_sub(list.since));
+            self.versions.insert(list.key.clone(), list.version);
             if published.is_out_of_shape() {
                 // The next round cuts it anew.
                 self.coalesce.touch(list.key.clone(), Slots::ALL, now);
@@ -310,6 +327,7 @@ impl Publisher {
             }
             self.published.insert(list.key, published);
         }
+        let refused = outcome.failed.iter().any(|(_, error)| round::ends_term(error));
         let mut away = false;
         for (index, error) in outcome.failed {
             let Some(list) = in_flight.get_mut(index).and_then(Option::take) else {
@@ -317,6 +335,10 @@ impl Publisher {
             };
             round.failed += 1;
             round.fenced |= round::ends_term(&error);
+            if error.is_transient() && !refused {
+                // It may have been written all the same.
+                self.versions.insert(list.key.clone(), list.version);
+            }
             let known = self.published.remove(&list.key);
             self.empty.remove(&list.key);
             if known.is_some_and(|known| known.is_sharded()) && matches!(error, StoreError::Invalid { .. }) {

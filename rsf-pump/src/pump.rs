@@ -136,7 +136,11 @@ impl Pump {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                event = leader.next() => running.on_leadership(event),
+                event = leader.next() => {
+                    if running.on_leadership(event) {
+                        intake.sweep_soon();
+                    }
+                }
                 outcome = running.publisher.written() => {
                     let round = running.publisher.settle(outcome, running.now().elapsed);
                     if running.on_round(round) {
@@ -159,6 +163,7 @@ impl Pump {
                 () = at(running.start, deadline) => running.check_deadlines(&mut intake),
                 _ = report.tick() => {
                     running.report();
+                    running.release_unread();
                     if running.may_write() {
                         let now = running.now().elapsed;
                         running.publisher.retire(now, &running.fold);

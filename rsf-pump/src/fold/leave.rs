@@ -200,15 +200,18 @@ impl Fold {
         verdicts
     }
 
-    /// Of those that are held, the ones whose last finding is old enough to ask again.
+    /// Of those that are held, the ones whose last finding is old enough to ask again: first who was never asked about, then
+    /// the oldest findings, so that everybody's turn comes.
     fn to_ask(&self, now: Duration, held: impl Iterator<Item = Place>, ages: FindingAges) -> Vec<Suspect> {
         let mut seen = BTreeSet::new();
         let wanted = held.filter_map(|place| {
             let known = self.places.get(place)?;
             let due = known.found.is_none_or(|(_, at)| now >= at + ages.again);
-            (due && known.is_listed() && seen.insert(place)).then(|| known.suspect())
+            (due && known.is_listed() && seen.insert(place)).then_some(known)
         });
-        wanted.take(SUSPECTS).collect()
+        let mut wanted: Vec<&Known> = wanted.collect();
+        wanted.sort_by_key(|known| known.found.map(|(_, at)| at));
+        wanted.into_iter().take(SUSPECTS).map(Known::suspect).collect()
     }
 
     /// Another source has a suspect: it stands wherever its lease says, whatever it lost meanwhile.

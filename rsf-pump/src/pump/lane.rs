@@ -13,7 +13,7 @@ pub(super) struct Lane {
     pub(super) name: String,
     pub(super) trust: Trust,
     pub(super) deadlines: Deadlines,
-    /// When the source had told all it has for the first time.
+    /// When the source had told all it has for the first time, of those that this fold took in.
     pub(super) loaded: Option<Duration>,
     /// When it last did.
     pub(super) swept: Option<Duration>,
@@ -25,6 +25,8 @@ pub(super) struct Lane {
     pub(super) sweeping: Option<(Sweeping, usize)>,
     /// Since when it has not answered.
     pub(super) silent: Option<Duration>,
+    /// When the fold began anew: what a sweep told that was asked for earlier is not all in it.
+    begun: Option<Duration>,
 }
 
 impl Lane {
@@ -39,7 +41,22 @@ impl Lane {
             leases: 0,
             sweeping: None,
             silent: None,
+            begun: None,
         }
+    }
+
+    /// The fold begins anew: nothing that the source told counts as told.
+    pub(super) fn begin_anew(&mut self, now: Duration) {
+        self.deadlines = Deadlines::default();
+        self.loaded = None;
+        self.asked = None;
+        self.sweeping = None;
+        self.begun = Some(now);
+    }
+
+    /// Whether the fold took in all that a sweep told which was asked for at `asked`.
+    pub(super) fn is_whole(&self, asked: Duration) -> bool {
+        self.begun.is_none_or(|begun| begun < asked)
     }
 
     /// Whether the source answered when it was last asked.

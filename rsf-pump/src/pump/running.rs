@@ -105,9 +105,11 @@ impl Running {
     /// show up in this fold. While a source is away or not believed, or the pump stood still, they had no chance to; that
     /// counts for the time of a hold at most, for a source may be gone for good.
     pub(super) fn is_blind(&self, now: Duration) -> bool {
-        if !self.wiped || !Guard::Blind.stands() {
-            return false;
-        }
+        self.wiped && Guard::Blind.stands() && self.is_gathering(now)
+    }
+
+    /// Whether instances had less than one TTL to show up in this fold, or had no chance to for the time of a hold.
+    fn is_gathering(&self, now: Duration) -> bool {
         let Some(loaded) = self.lanes.iter().filter_map(|lane| lane.loaded).min() else {
             return true;
         };
@@ -117,7 +119,9 @@ impl Running {
         known < ttl || doubt && known < self.config.shrink.max_hold
     }
 
-    pub(super) fn on_leadership(&mut self, event: Leadership) {
+    /// Takes in what became of the leadership; answers whether all sources have to be read anew.
+    pub(super) fn on_leadership(&mut self, event: Leadership) -> bool {
+        let mut anew = false;
         match event {
             Leadership::Won { epoch } => {
                 tracing::info!(epoch, "won a term");
@@ -125,7 +129,7 @@ impl Running {
                 self.epoch = Some(epoch);
                 self.last_error = None;
             }
-            Leadership::Begun(takeover) => self.take_over(takeover),
+            Leadership::Begun(takeover) => anew = self.take_over(takeover),
             Leadership::Lost { epoch } => {
                 tracing::warn!(epoch, "the term ended; back to standby");
                 self.stand_by();
@@ -137,19 +141,23 @@ impl Running {
             }
         }
         self.report();
+        anew
     }
 
-    fn take_over(&mut self, takeover: Takeover) {
+    fn take_over(&mut self, takeover: Takeover) -> bool {
         let now = self.now();
         self.pause.turn(now.elapsed);
         self.role = Role::Leading;
         self.metrics.terms.inc();
         let silent = self.lanes.iter().any(|lane| lane.silent.is_some());
-        if (silent || self.pause.missed()) && !takeover.wiped {
+        let anew = (silent || self.pause.missed()) && !takeover.wiped;
+        if anew {
             // Another leader published what changed meanwhile: a pump that stood still, or could not ask a source, knows no
             // more than one that starts.
             self.fold = Fold::new();
-            self.lanes.iter_mut().for_each(|lane| lane.sweeping = None);
+            self.lanes
+                .iter_mut()
+                .for_each(|lane| lane.begin_anew(now.elapsed));
         }
         if Guard::LastView.stands() {
             self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
@@ -180,9 +188,16 @@ impl Running {
             lists = takeover.lists.len(),
             "leading"
         );
-        let loaded = self.lanes.iter().filter_map(|lane| lane.loaded).min();
-        let known = loaded.unwrap_or(now.elapsed) + self.config.lease_ttl;
-        self.publisher.begin(takeover, &self.fold, now.elapsed, known);
+        self.publisher.begin(takeover, &self.fold, now.elapsed);
+        anew
+    }
+
+    /// Lets lists be written that could not be read back, once instances had time to show up.
+    pub(super) fn release_unread(&mut self) {
+        let now = self.now().elapsed;
+        if !self.is_gathering(now) {
+            self.publisher.release_unread(now);
+        }
     }
 
     fn stand_by(&mut self) {
@@ -260,13 +275,22 @@ impl Running {
             Intake::Swept {
                 asked,
                 answer: Ok(identity),
-            } => self.on_sweep(source, asked, &identity),
+            } => {
+                if !self.on_sweep(source, asked, &identity) {
+                    intake.sweep_one_soon(source);
+                }
+            }
             Intake::Read {
                 answer: Err(error), ..
-            }
-            | Intake::Swept {
-                answer: Err(error), ..
             } => self.on_failure(source, error),
+            Intake::Swept {
+                answer: Err(error), ..
+            } => {
+                if let Some(lane) = self.lanes.get_mut(source) {
+                    lane.sweeping = None;
+                }
+                self.on_failure(source, error);
+            }
         }
     }
 
@@ -277,7 +301,6 @@ impl Running {
             return;
         };
         lane.silent.get_or_insert(now);
-        lane.sweeping = None;
         self.rule.silent(source);
         if lane.trust.failed(error.clone()) {
             tracing::warn!(
@@ -345,7 +368,8 @@ impl Running {
         Some(*sweeping)
     }
 
-    fn on_sweep(&mut self, source: usize, asked: Instant, identity: &str) {
+    /// Answers whether the fold took in all that the sweep told.
+    fn on_sweep(&mut self, source: usize, asked: Instant, identity: &str) -> bool {
         let (now, asked) = (self.now(), self.moment(asked).elapsed);
         self.metrics.sweeps.inc();
         self.metrics
@@ -353,9 +377,12 @@ impl Running {
             .observe(now.elapsed.saturating_sub(asked).as_secs_f64());
         let sweeping = self.sweeping(source, asked, 0);
         let (Some(lane), Some((sweeping, leases))) = (self.lanes.get_mut(source), sweeping) else {
-            return;
+            return true;
         };
         lane.sweeping = None;
+        if !lane.is_whole(asked) {
+            return false;
+        }
         let discontinuity = lane.trust.swept(asked, now.elapsed, identity);
         lane.silent = None;
         lane.swept = Some(now.elapsed);
@@ -365,7 +392,7 @@ impl Running {
         let all = self.lanes.iter().map(|lane| lane.asked).min().flatten();
         all.into_iter().for_each(|all| self.pause.made_up(all));
         let Some(lane) = self.lanes.get_mut(source) else {
-            return;
+            return true;
         };
         self.rule.answered(source);
         lane.leases = leases;
@@ -386,6 +413,7 @@ impl Running {
             );
         }
         self.report();
+        true
     }
 
     fn reap(&mut self, now: Moment) -> Wanted {
