@@ -23,6 +23,7 @@ use crate::{Observed, limits};
 pub(super) async fn follow(shared: &Shared, service: &str, sender: &watch::Sender<Discovery>) {
     let (below, base) = watch::channel(Discovery::Pending);
     tokio::select! {
+        biased;
         () = follow_directory(shared, service, &below) => {}
         () = override_of(shared, service, base, sender) => {}
     }
@@ -60,6 +61,7 @@ async fn override_of(
             holds = next;
         }
         tokio::select! {
+            biased;
             _ = base.changed() => base.mark_changed(),
             _ = overrides.changed() => {}
             () = sender.closed() => return,

@@ -279,6 +279,7 @@ async fn keep(state: Arc<watch::Sender<State>>, mut followed: Option<Followed>, 
             (None, Some(_)) => Some(look_at),
         };
         tokio::select! {
+            biased;
             changed = changes.changed() => if changed.is_err() { return },
             () = at(next) => {}
         }
