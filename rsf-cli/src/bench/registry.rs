@@ -65,15 +65,16 @@ pub(crate) struct RegistryArguments {
 }
 
 pub(crate) async fn run(arguments: RegistryArguments) -> Result<ExitCode, Failure> {
+    let shape = Shape::new(arguments.leases, arguments.services)?;
     let folder = Folder::new()?;
     let figures = match arguments.registry.clone() {
         Some(registry) => {
             unused(&registry.parse()?, &arguments.namespace).await?;
-            measure(arguments, &registry, &folder).await?
+            measure(arguments, shape, &registry, &folder).await?
         }
         None => {
             let stores = OwnStores::start(folder.path().join("stores"), 1).await?;
-            let figures = measure(arguments, &stores.registry(), &folder).await;
+            let figures = measure(arguments, shape, &stores.registry(), &folder).await;
             stores.end().await;
             figures?
         }
@@ -122,12 +123,16 @@ async fn unused(url: &RegistryUrl, namespace: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn measure(arguments: RegistryArguments, registry: &str, folder: &Folder) -> Result<Value, Failure> {
+async fn measure(
+    arguments: RegistryArguments,
+    shape: Shape,
+    registry: &str,
+    folder: &Folder,
+) -> Result<Value, Failure> {
     let url: RegistryUrl = registry.parse()?;
     if !matches!(url, RegistryUrl::Cluster { .. }) {
         return Err("the bench starts a pump of its own: give it redis://host:port,zk://host:port".into());
     }
-    let shape = Shape::new(arguments.leases, arguments.services)?;
     let large = if arguments.leases > 50_000 { 30 } else { 15 };
     let ttl = Duration::from_secs(arguments.ttl.unwrap_or(large));
     let leases = Leases::open(
