@@ -45,7 +45,9 @@ def echo(request, context):
 
 def sleep(request, context):
     ended = threading.Event()
-    context.add_callback(ended.set)
+    if not context.add_callback(ended.set):
+        ended.set()
+    print(f"began: {request.text}", flush=True)
     if ended.wait(request.sleep_ms / 1000):
         print(f"abandoned: {request.text}", flush=True)
     return Reply()

@@ -150,6 +150,7 @@ async fn a_grpcio_server_is_called_like_any_provider() {
         ..text("dropped")
     };
     let started = probe.sleep(sleep).timeout(SOON).start();
+    server.line("began: dropped", SOON).await;
     probe.echo(text("beside it")).await.unwrap();
     drop(started);
     server.line("abandoned: dropped", SOON).await;
