@@ -35,19 +35,12 @@ pub(crate) struct Watched {
 impl Ground {
     pub(crate) async fn start_with(kind: Kind, options: SiteOptions) -> Ground {
         let site = Site::start_with(kind, options).await;
-        let providers = tokio::join!(
-            site.provider("1", &[]),
-            site.provider("2", &[]),
-            site.provider("3", &[])
-        );
-        let customers = site.consumer("customers").await;
-        Lists::become_these(&customers, &THREE, SOON).await;
-        patient(&site).await;
+        let (providers, customers) = three_and_customers(&site).await;
         let (nodes, services) = size(kind);
         let fleet = Fleet::start(&site, nodes, services).await;
         Ground {
             site,
-            _providers: providers.into(),
+            _providers: providers,
             customers,
             fleet,
         }
@@ -103,10 +96,31 @@ fn size(kind: Kind) -> (usize, usize) {
     }
 }
 
+/// The three real providers, and a consumer that knows them and gives its calls all the time they need.
+pub(crate) async fn three_and_customers(site: &Site) -> ([Provider; 3], Application) {
+    let providers = tokio::join!(
+        site.provider("1", &[]),
+        site.provider("2", &[]),
+        site.provider("3", &[])
+    );
+    let customers = site.consumer("customers").await;
+    Lists::become_these(&customers, &THREE, SOON).await;
+    patient(site).await;
+    (providers.into(), customers)
+}
+
 /// Gives calls all the time they need, in a policy that every consumer has.
 pub(crate) async fn patient(site: &Site) {
+    assign(site, &[&format!("call.timeout_ms={PATIENT_MS}")]).await;
+}
+
+/// Sets what these assignments say for both services of the shop.
+pub(crate) async fn assign(site: &Site, assignments: &[&str]) {
     let change = PatchPolicy {
-        assignments: vec![format!("call.timeout_ms={PATIENT_MS}")],
+        assignments: assignments
+            .iter()
+            .map(|&assignment| assignment.to_owned())
+            .collect(),
         ..PatchPolicy::default()
     };
     for service in [MEMBERS, "shop.v1.StockService"] {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use rsf_suite::{Case, Kind, Lists, Load, SOON, Site};
+use rsf_suite::{Case, Kind, Lists, Load, Site};
 use tokio::time::sleep;
 
-use crate::ground::{RATE, THREE, patient};
+use crate::ground::{RATE, three_and_customers};
 use crate::outage::judge_calls;
 
 /// Ten minutes in the table; what could run out meanwhile (leases, sessions, deadlines) does in one.
@@ -37,14 +37,7 @@ async fn t01_control_without_a_list() {
 async fn all_dead(id: &'static str, kind: Kind) {
     let mut case = Case::begin(id);
     let mut site = Site::start(kind).await;
-    let _providers = tokio::join!(
-        site.provider("1", &[]),
-        site.provider("2", &[]),
-        site.provider("3", &[])
-    );
-    let customers = site.consumer("customers").await;
-    Lists::become_these(&customers, &THREE, SOON).await;
-    patient(&site).await;
+    let (_providers, customers) = three_and_customers(&site).await;
     let (load, list) = (Load::start(&customers, RATE).await, Lists::watch(&customers));
     site.kill_control_plane().await;
     sleep(OUTAGE).await;

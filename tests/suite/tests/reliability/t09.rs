@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rsf_suite::{Case, Fleet, FleetLists, Kind, Site, SiteOptions};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::ground::seconds;
-use crate::plain_subscriber::PlainSubscriber;
+use crate::plain_subscriber::misses_changes;
 
 const CHANGES: usize = 200;
 /// How long after the last kill everything must be seen: 2 s, and what a busy machine needs.
@@ -45,22 +45,7 @@ async fn t09_cluster() {
 /// Who only subscribes misses what happens after the kill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t09_control_a_plain_subscriber() {
-    let mut case = Case::begin("T09-control");
-    let mut site = Site::start_with(Kind::Cluster, without_sweeps()).await;
-    let fleet = Fleet::start(&site, 30, 10).await;
-    let subscriber = PlainSubscriber::start(site.redis()).await;
-    site.redis().tell("CLIENT KILL TYPE pubsub").await;
-    let ids: Vec<String> = (0..CHANGES)
-        .map(|n| fleet.join(&format!("new-{n}"), &[0]))
-        .collect();
-    fleet.all_registered().await;
-    sleep(SEEN_WITHIN).await;
-    let seen = ids.iter().filter(|id| subscriber.heard_of(id)).count();
-    case.figure("changes", CHANGES);
-    case.figure("seen", seen);
-    case.hold(format!("{seen} of {CHANGES} changes are seen"), seen == CHANGES);
-    site.stop().await;
-    case.end_red();
+    misses_changes("T09-control", "CLIENT KILL TYPE pubsub", CHANGES, SEEN_WITHIN).await;
 }
 
 /// The pump reads everything as often as a TTL, so a long one keeps its sweeps out of the case.

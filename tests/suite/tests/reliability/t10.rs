@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rsf_suite::{Case, Fleet, FleetLists, Kind, Site};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::ground::seconds;
-use crate::plain_subscriber::PlainSubscriber;
+use crate::plain_subscriber::misses_changes;
 use crate::t09::without_sweeps;
 
 const OFF: &str = "CONFIG SET notify-keyspace-events \"\"";
@@ -41,20 +41,5 @@ async fn t10_cluster() {
 /// Who only subscribes is told nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t10_control_a_plain_subscriber() {
-    let mut case = Case::begin("T10-control");
-    let mut site = Site::start_with(Kind::Cluster, without_sweeps()).await;
-    let fleet = Fleet::start(&site, 30, 10).await;
-    let subscriber = PlainSubscriber::start(site.redis()).await;
-    site.redis().tell(OFF).await;
-    let ids: Vec<String> = (0..CHANGES)
-        .map(|n| fleet.join(&format!("new-{n}"), &[0]))
-        .collect();
-    fleet.all_registered().await;
-    sleep(SEEN_WITHIN).await;
-    let seen = ids.iter().filter(|id| subscriber.heard_of(id)).count();
-    case.figure("changes", CHANGES);
-    case.figure("seen", seen);
-    case.hold(format!("{seen} of {CHANGES} changes are seen"), seen == CHANGES);
-    site.stop().await;
-    case.end_red();
+    misses_changes("T10-control", OFF, CHANGES, SEEN_WITHIN).await;
 }

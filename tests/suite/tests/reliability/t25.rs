@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rsf::Application;
-use rsf_console::model::PatchPolicy;
-use rsf_core::control::Scope;
-use rsf_suite::{Case, Kind, Lists, Load, LoadReport, MEMBERS, SOON, Site, members};
+use rsf_suite::{Case, Kind, Lists, Load, LoadReport, SOON, Site, members};
 use tokio::time::{Instant, sleep};
+
+use crate::ground::assign;
 
 const RATE: u32 = 300;
 /// A call's time; a call that goes to the hung instance ends with it.
@@ -33,17 +33,7 @@ async fn hang(case: &mut Case, policy: &[&str]) {
     let (_one, _two) = tokio::join!(site.provider("1", &[]), site.provider("2", &[]));
     let customers = site.consumer("customers").await;
     Lists::become_these(&customers, &["shop/1", "shop/2"], SOON).await;
-    let change = PatchPolicy {
-        assignments: policy.iter().map(|&assignment| assignment.to_owned()).collect(),
-        ..PatchPolicy::default()
-    };
-    for service in [MEMBERS, "shop.v1.StockService"] {
-        let changed = site
-            .console()
-            .patch(&Scope::Service(service.to_owned()), &change)
-            .await;
-        changed.expect("the change is accepted");
-    }
+    assign(&site, policy).await;
     let load = Load::start(&customers, RATE).await;
     let hung = site.provider("3", &[("SHOP_LATENCY_MS", "60000")]).await;
     Lists::become_these(&customers, &["shop/1", "shop/2", "shop/3"], SOON).await;

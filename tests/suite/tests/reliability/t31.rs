@@ -10,7 +10,7 @@ use rsf_suite::{Case, Kind, Lists, Load, MEMBERS, SOON, Site};
 use tokio::time::{Instant, sleep};
 
 use crate::bad_lists::{MEMORY, bad_lists, peak_memory, record};
-use crate::ground::{RATE, THREE, patient};
+use crate::ground::{RATE, three_and_customers};
 use crate::raw_directory::RawDirectory;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,14 +40,7 @@ type BadLists = Vec<(&'static str, Vec<u8>, Reason)>;
 
 async fn damage(case: &mut Case, lists: impl FnOnce(&ServiceList, &[u8]) -> BadLists) {
     let mut site = Site::start(Kind::Cluster).await;
-    let _providers = tokio::join!(
-        site.provider("1", &[]),
-        site.provider("2", &[]),
-        site.provider("3", &[])
-    );
-    let customers = site.consumer("customers").await;
-    Lists::become_these(&customers, &THREE, SOON).await;
-    patient(&site).await;
+    let (_providers, customers) = three_and_customers(&site).await;
     let good = published(&site).await;
     let namespace = site.namespace();
     let raw = RawDirectory::connect(site.zookeepers(), namespace).await;

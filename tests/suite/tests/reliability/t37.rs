@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use rsf_console::model::PatchPolicy;
-use rsf_core::control::Scope;
-use rsf_suite::{Case, Kind, Lists, Load, MEMBERS, Provider, SOON, Site};
+use rsf_suite::{Case, Kind, Lists, Load, Provider, SOON, Site};
 use tokio::time::{Instant, sleep};
+
+use crate::ground::assign;
 
 const RATE: u32 = 500;
 const ALL: [&str; 3] = ["shop/1", "shop/2", "shop/3"];
@@ -77,18 +77,5 @@ async fn roll(case: &mut Case, kind: Kind, graceful: bool) {
 
 /// One attempt a call, so that none is saved by a second one; and patience, because it is not speed that is judged.
 async fn one_attempt(site: &Site) {
-    let change = PatchPolicy {
-        assignments: vec![
-            "call.retry.attempts=1".to_owned(),
-            "call.timeout_ms=10000".to_owned(),
-        ],
-        ..PatchPolicy::default()
-    };
-    for service in [MEMBERS, "shop.v1.StockService"] {
-        let changed = site
-            .console()
-            .patch(&Scope::Service(service.to_owned()), &change)
-            .await;
-        changed.expect("the change is accepted");
-    }
+    assign(site, &["call.retry.attempts=1", "call.timeout_ms=10000"]).await;
 }
