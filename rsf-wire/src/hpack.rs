@@ -15,9 +15,11 @@ mod table;
 
 mod decode;
 mod encode;
+mod plain;
 
 pub use decode::{DecodeError, Decoder};
-pub use encode::{Encoder, InvalidField, Literals};
+pub use encode::{Constants, Encoder, InvalidField, Literals, Pair};
+use plain::PlainLiterals;
 
 /// A header field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +52,12 @@ impl Names {
         1 << ((11 * name.len() + ends) % 64)
     }
 
+    #[inline]
     fn add(&mut self, name: &[u8]) {
         self.0 |= Names::bit(name);
     }
 
+    #[inline]
     fn union(self, other: Names) -> Names {
         Names(self.0 | other.0)
     }
@@ -64,43 +68,34 @@ impl Names {
     }
 }
 
-/// Fields that are asked for by name.
-#[derive(Debug, Clone, Default)]
-struct Fields {
-    list: Vec<Field>,
-    names: Names,
-}
-
-impl Fields {
-    fn push(&mut self, field: Field) {
-        self.names.add(&field.name);
-        self.list.push(field);
-    }
-
-    #[inline]
-    fn get(&self, name: &str) -> Option<&[u8]> {
-        self.names.may_have(name.as_bytes()).then(|| self.find(name))?
-    }
-
-    fn find(&self, name: &str) -> Option<&[u8]> {
-        let field = self.list.iter().find(|field| field.name == name.as_bytes())?;
-        Some(&field.value)
-    }
-}
-
 /// The beginning of headers that many messages of a connection share, decoded once.
 #[derive(Debug)]
 pub struct Beginning {
-    fields: Fields,
+    list: Vec<Field>,
+    names: Names,
     /// Bytes as HPACK counts them.
     size: usize,
     note: OnceLock<usize>,
 }
 
 impl Beginning {
+    fn new(list: Vec<Field>) -> Self {
+        let mut names = Names::default();
+        list.iter().for_each(|field| names.add(&field.name));
+        Beginning {
+            size: list.iter().map(Field::size).sum(),
+            list,
+            names,
+            note: OnceLock::new(),
+        }
+    }
+
     /// The first value of `name` in it.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.fields.get(name)
+        self.names
+            .may_have(name.as_bytes())
+            .then(|| find(&self.list, name))?
     }
 
     /// A number that whoever reads headers may leave here: what this beginning means, so that it is worked out once and
@@ -110,15 +105,62 @@ impl Beginning {
     }
 }
 
+fn find<'a>(list: &'a [Field], name: &str) -> Option<&'a [u8]> {
+    let field = list.iter().find(|field| field.name == name.as_bytes())?;
+    Some(&field.value)
+}
+
 /// The headers or trailers of a message, in the order in which they came.
 #[derive(Debug, Clone, Default)]
 pub struct Headers {
     /// What the memo knew.
     beginning: Option<Arc<Beginning>>,
-    rest: Fields,
+    rest: Rest,
     /// Those of both.
     names: Names,
     fault: Option<Fault>,
+}
+
+/// What stands behind the beginning.
+#[derive(Debug, Clone)]
+enum Rest {
+    /// Literals as they came, checked: reading them when somebody asks costs less than taking them apart.
+    Plain(Bytes),
+    Decoded(Vec<Field>),
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Rest::Plain(Bytes::new())
+    }
+}
+
+impl Rest {
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        match self {
+            Rest::Plain(block) => {
+                let mut fields = PlainLiterals::new(block);
+                fields
+                    .find(|literal| block[literal.name.clone()] == *name.as_bytes())
+                    .map(|literal| &block[literal.value])
+            }
+            Rest::Decoded(list) => find(list, name),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Field> {
+        let (plain, decoded) = match self {
+            Rest::Plain(block) => (Some(block), &[][..]),
+            Rest::Decoded(list) => (None, &list[..]),
+        };
+        let plain = plain.into_iter().flat_map(|block| {
+            PlainLiterals::new(block).map(|literal| Field {
+                name: block.slice(literal.name),
+                value: block.slice(literal.value),
+            })
+        });
+        plain.chain(decoded.iter().cloned())
+    }
 }
 
 /// What makes headers unusable though their block was in order: the stream ends, the connection goes on.
@@ -132,9 +174,9 @@ pub(crate) enum Fault {
 
 impl Headers {
     /// All fields, pseudo-headers (`:path`) included.
-    pub fn iter(&self) -> impl Iterator<Item = &Field> {
-        let beginning = self.beginning.iter().flat_map(|beginning| &beginning.fields.list);
-        beginning.chain(&self.rest.list)
+    pub fn iter(&self) -> impl Iterator<Item = Field> {
+        let beginning = self.beginning.iter().flat_map(|beginning| &beginning.list);
+        beginning.cloned().chain(self.rest.iter())
     }
 
     /// The first value of `name`.
@@ -145,7 +187,7 @@ impl Headers {
 
     fn find(&self, name: &str) -> Option<&[u8]> {
         let beginning = self.beginning.as_ref().and_then(|beginning| beginning.get(name));
-        beginning.or_else(|| self.rest.get(name))
+        beginning.or_else(|| self.rest.find(name))
     }
 
     /// What they share with other messages of the connection; `None` where nothing is known to repeat.
@@ -156,7 +198,9 @@ impl Headers {
     /// The first value of `name` behind the [`beginning`](Headers::beginning).
     #[inline]
     pub fn get_behind(&self, name: &str) -> Option<&[u8]> {
-        self.rest.get(name)
+        self.names
+            .may_have(name.as_bytes())
+            .then(|| self.rest.find(name))?
     }
 
     pub(crate) fn fault(&self) -> Option<Fault> {
@@ -167,13 +211,30 @@ impl Headers {
 /// What HTTP/2 allows in a name: visible ASCII without upper case, and `:` only in front.
 fn is_name(name: &[u8]) -> bool {
     let rest = name.strip_prefix(b":").unwrap_or(name);
-    !rest.is_empty()
-        && rest
-            .iter()
-            .all(|b| matches!(b, 0x21..=0x7e) && !b.is_ascii_uppercase() && *b != b':')
+    !rest.is_empty() && rest.iter().all(|byte| IN_NAMES[usize::from(*byte)])
 }
+
+const IN_NAMES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0x21;
+    while byte <= 0x7e {
+        allowed[byte as usize] = !(byte as u8).is_ascii_uppercase() && byte != b':' as i32;
+        byte += 1;
+    }
+    allowed
+};
 
 /// What HTTP/2 allows in a value.
 fn is_value(value: &[u8]) -> bool {
-    value.iter().all(|b| !matches!(b, 0 | b'\r' | b'\n'))
+    let is_allowed = |byte: &u8| !matches!(byte, 0 | b'\r' | b'\n');
+    let (words, rest) = value.as_chunks::<8>();
+    // Eight bytes at a time: most texts hold no control character at all.
+    let all_visible = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        word.wrapping_sub(0x2020_2020_2020_2020) & !word & 0x8080_8080_8080_8080 == 0
+    };
+    words
+        .iter()
+        .all(|word| all_visible(word) || word.iter().all(is_allowed))
+        && rest.iter().all(is_allowed)
 }

@@ -8,15 +8,13 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use crate::frame::{self, ConnectionError, END_STREAM, ErrorCode, MAX_31_BITS, Settings, kind};
-use crate::hpack::{Encoder, Literals};
+use crate::hpack::{Constants, Encoder, Literals, Pair};
 use crate::inbound::{DEFAULT_TABLE, DEFAULT_WINDOW};
 use crate::limits::Limits;
 
 const SMALLEST_MAX_FRAME: usize = 16_384;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEPT_BYTES: usize = 64 * 1024;
-
-pub(crate) type Constants<'a> = &'a [(&'a str, &'a [u8])];
 
 /// The writing side of a connection.
 pub(crate) struct Outbound {
@@ -46,7 +44,7 @@ struct Waiting {
 
 /// Trailers that wait for their body: constants are few and known to the server.
 pub(crate) struct Trailers {
-    pub(crate) constant: &'static [(&'static str, &'static [u8])],
+    pub(crate) constant: &'static [Pair<'static>],
     pub(crate) varying: Literals,
 }
 
@@ -110,21 +108,19 @@ impl Outbound {
         std::mem::swap(&mut self.gathered, into);
     }
 
-    pub(crate) fn headers(&mut self, stream: u32, constant: Constants<'_>, varying: &Literals, end: bool) {
-        self.request(stream, constant, &[], varying, end);
+    /// A reply's HEADERS, or trailers.
+    pub(crate) fn headers(&mut self, stream: u32, own: &[Pair<'_>], varying: &Literals, end: bool) {
+        let constants = Constants {
+            own,
+            ..Constants::default()
+        };
+        self.block(stream, constants, varying, end);
     }
 
-    /// HEADERS whose constants stand in two places.
-    pub(crate) fn request(
-        &mut self,
-        stream: u32,
-        constant: Constants<'_>,
-        more: Constants<'_>,
-        varying: &Literals,
-        end: bool,
-    ) {
+    /// HEADERS.
+    pub(crate) fn block(&mut self, stream: u32, constants: Constants<'_>, varying: &Literals, end: bool) {
         self.block.clear();
-        self.encoder.encode([constant, more], varying, &mut self.block);
+        self.encoder.encode(constants, varying, &mut self.block);
         frame::write_headers(&mut self.gathered, stream, &self.block, end, self.max_frame);
     }
 

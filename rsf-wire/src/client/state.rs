@@ -8,7 +8,7 @@ use slab::Slab;
 
 use super::{CallError, Fate, Life, Reply, Request};
 use crate::frame::{ConnectionError, ErrorCode, MAX_31_BITS};
-use crate::hpack::{Headers, Literals};
+use crate::hpack::{Constants, Headers, Literals};
 use crate::limits::Limits;
 use crate::message::Gathered;
 use crate::outbound::{Outbound, Writing};
@@ -239,16 +239,17 @@ impl State {
         call.stream = stream;
         call.begins = self.out.position();
         self.streams.insert(stream, slot);
-        let constant: [(&str, &[u8]); 6] = [
-            (":method", b"POST"),
-            (":scheme", b"http"),
-            (":path", request.path.as_bytes()),
-            (":authority", self.authority.as_bytes()),
-            ("te", b"trailers"),
-            ("content-type", b"application/grpc"),
-        ];
-        self.out
-            .request(stream, &constant, request.constant, &request.varying, false);
+        let constants = Constants {
+            before: &[
+                (":method", b"POST"),
+                (":scheme", b"http"),
+                (":authority", self.authority.as_bytes()),
+            ],
+            path: request.path,
+            after: &[("te", b"trailers"), ("content-type", b"application/grpc")],
+            own: request.constant,
+        };
+        self.out.block(stream, constants, &request.varying, false);
         self.out.body(stream, request.body, 0, None);
     }
 

@@ -1,11 +1,11 @@
 //! Reading header blocks, with a memo for the part that repeats.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::table::Table;
-use super::{Beginning, Fault, Field, Fields, Headers, huffman, integer, is_name, is_value};
+use super::{Beginning, Fault, Field, Headers, Names, Rest, huffman, integer, is_name, is_value, plain};
 
 /// Beginnings that are remembered at once.
 const MEMO_ENTRIES: usize = 32;
@@ -50,7 +50,8 @@ struct Remembered {
 /// Fields as they are decoded, bounded.
 #[derive(Default)]
 struct List {
-    fields: Fields,
+    fields: Vec<Field>,
+    names: Names,
     size: usize,
     fault: Option<Fault>,
 }
@@ -62,6 +63,7 @@ impl List {
         if self.size > max {
             self.fault = Some(Fault::TooLarge);
         } else {
+            self.names.add(&field.name);
             self.fields.push(field);
         }
     }
@@ -81,7 +83,6 @@ impl Decoder {
 
     /// Decodes a whole block.
     pub fn decode(&mut self, block: &Bytes) -> Result<Headers, DecodeError> {
-        let prefix_end = indexed_prefix(block);
         let generation = self.table.generation();
         if generation != self.memo_generation {
             // The table moved. Nothing is remembered in this round: a table that moves with every block is not worth
@@ -90,40 +91,62 @@ impl Decoder {
             self.memo_generation = generation;
             return self.decode_from(block, 0, None);
         }
+        let prefix_end = indexed_prefix(block);
         if prefix_end == 0 || prefix_end > MEMO_BYTES {
             return self.decode_from(block, 0, None);
         }
-        let bytes = &block[..prefix_end];
-        let known = match self.memo.iter().find(|known| *known.bytes == *bytes) {
-            Some(known) => known,
-            None => {
-                let prefix = self.decode_from(&block.slice(..prefix_end), 0, None)?;
-                if prefix.fault.is_some() {
-                    return self.decode_from(block, 0, None);
-                }
-                if self.memo.len() == MEMO_ENTRIES {
-                    self.memo.remove(0);
-                }
-                self.memo.push(Remembered {
-                    bytes: bytes.into(),
-                    beginning: Arc::new(Beginning {
-                        size: prefix.rest.list.iter().map(Field::size).sum(),
-                        fields: prefix.rest,
-                        note: OnceLock::new(),
-                    }),
-                });
-                &self.memo[self.memo.len() - 1]
-            }
+        let Some(beginning) = self.beginning(block, prefix_end)? else {
+            return self.decode_from(block, 0, None);
         };
-        let beginning = Some(known.beginning.clone());
         if prefix_end == block.len() {
             return Ok(Headers {
-                names: known.beginning.fields.names,
-                beginning,
+                names: beginning.names,
+                beginning: Some(beginning),
                 ..Headers::default()
             });
         }
-        self.decode_from(block, prefix_end, beginning)
+        let Some(checked) = plain::check(&block[prefix_end..]) else {
+            return self.decode_from(block, prefix_end, Some(beginning));
+        };
+        let fits = beginning.size + checked.size <= self.max_list;
+        Ok(Headers {
+            names: beginning.names.union(checked.names),
+            beginning: Some(beginning),
+            rest: if fits {
+                Rest::Plain(block.slice(prefix_end..))
+            } else {
+                Rest::default()
+            },
+            fault: if fits {
+                checked.fault
+            } else {
+                Some(Fault::TooLarge)
+            },
+        })
+    }
+
+    /// The fields that the first bytes of a block stand for, from the memo where it has them; `None` where they are
+    /// nothing to remember.
+    fn beginning(&mut self, block: &Bytes, end: usize) -> Result<Option<Arc<Beginning>>, DecodeError> {
+        let bytes = &block[..end];
+        if let Some(known) = self.memo.iter().find(|known| *known.bytes == *bytes) {
+            return Ok(Some(known.beginning.clone()));
+        }
+        let Headers {
+            rest, fault: None, ..
+        } = self.decode_from(&block.slice(..end), 0, None)?
+        else {
+            return Ok(None);
+        };
+        if self.memo.len() == MEMO_ENTRIES {
+            self.memo.remove(0);
+        }
+        let beginning = Arc::new(Beginning::new(rest.iter().collect()));
+        self.memo.push(Remembered {
+            bytes: bytes.into(),
+            beginning: beginning.clone(),
+        });
+        Ok(Some(beginning))
     }
 
     fn decode_from(
@@ -132,10 +155,10 @@ impl Decoder {
         start: usize,
         beginning: Option<Arc<Beginning>>,
     ) -> Result<Headers, DecodeError> {
-        let mut list = List {
-            size: beginning.as_ref().map_or(0, |beginning| beginning.size),
-            ..List::default()
-        };
+        let mut list = List::default();
+        if let Some(beginning) = &beginning {
+            (list.size, list.names) = (beginning.size, beginning.names);
+        }
         let mut at = start;
         let mut may_resize = start == 0;
         while let Some(&first) = block.get(at) {
@@ -156,11 +179,10 @@ impl Decoder {
             };
             list.push(field, self.max_list);
         }
-        let known = beginning.as_ref().map(|beginning| beginning.fields.names);
         Ok(Headers {
-            names: list.fields.names.union(known.unwrap_or_default()),
+            names: list.names,
             beginning,
-            rest: list.fields,
+            rest: Rest::Decoded(list.fields),
             fault: list.fault,
         })
     }
@@ -195,7 +217,11 @@ impl Decoder {
 
 /// Where the run of fully indexed fields at the block's beginning ends.
 fn indexed_prefix(block: &[u8]) -> usize {
-    let mut at = 0;
+    // Nearly all indexes take one byte.
+    let mut at = block
+        .iter()
+        .take_while(|byte| (0x80..0xff).contains(*byte))
+        .count();
     while let Some(first) = block.get(at)
         && first & 0x80 != 0
     {

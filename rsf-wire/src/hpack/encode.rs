@@ -39,6 +39,7 @@ impl Literals {
                 name: name.to_owned(),
             });
         }
+        self.0.reserve(name.len() + value.len() + 8);
         self.0.push(0);
         integer::write(&mut self.0, 0, 7, name.len());
         self.0.extend_from_slice(name.as_bytes());
@@ -64,11 +65,59 @@ pub struct Encoder {
     resized: Option<usize>,
     memo: Vec<Remembered>,
     memo_generation: u64,
-    key: Vec<u8>,
 }
 
-/// A set of constants as [`write_key`] writes it, and its block.
-type Remembered = (Box<[u8]>, Box<[u8]>);
+/// A field to be written.
+pub type Pair<'a> = (&'a str, &'a [u8]);
+
+/// The fields of a block that stay from call to call. All must be valid; the caller knows them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Constants<'a> {
+    /// What a request begins with. Always the same on a connection.
+    pub before: &'a [Pair<'a>],
+    /// `:path`; empty in a reply, which has none.
+    pub path: &'a str,
+    /// What follows it in a request. Always the same on a connection.
+    pub after: &'a [Pair<'a>],
+    /// Fields that tell this block from others, together with its path.
+    pub own: &'a [Pair<'a>],
+}
+
+impl<'a> Constants<'a> {
+    fn iter(self) -> impl Iterator<Item = Pair<'a>> {
+        let path = (!self.path.is_empty()).then_some((":path", self.path.as_bytes()));
+        let (before, after, own) = (self.before.iter(), self.after.iter(), self.own.iter());
+        before.copied().chain(path).chain(after.chain(own).copied())
+    }
+}
+
+/// Constants, and their block.
+#[derive(Debug)]
+struct Remembered {
+    path: Box<str>,
+    own: Vec<(Box<str>, Box<[u8]>)>,
+    block: Box<[u8]>,
+}
+
+impl Remembered {
+    fn new(constants: &Constants<'_>, block: &[u8]) -> Self {
+        let own = constants.own.iter();
+        Remembered {
+            path: constants.path.into(),
+            own: own
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            block: block.into(),
+        }
+    }
+
+    fn is_of(&self, constants: &Constants<'_>) -> bool {
+        let mut own = self.own.iter().zip(constants.own);
+        *self.path == *constants.path
+            && self.own.len() == constants.own.len()
+            && own.all(|((name, value), (n, v))| **value == **v && **name == **n)
+    }
+}
 
 impl Encoder {
     /// An encoder for a peer with a table of `table_bytes` (4 096 until its SETTINGS say otherwise).
@@ -78,7 +127,6 @@ impl Encoder {
             resized: None,
             memo: Vec::new(),
             memo_generation: 0,
-            key: Vec::new(),
         }
     }
 
@@ -94,30 +142,29 @@ impl Encoder {
         self.resized = Some(bytes);
     }
 
-    /// Appends a block: constants (of both slices) by index where they are known, then the literals.
-    ///
-    /// Constants must be valid fields; the caller knows them.
-    pub fn encode(&mut self, constants: [&[(&str, &[u8])]; 2], varying: &Literals, out: &mut Vec<u8>) {
+    /// Appends a block: constants, by index where they are known, then the literals.
+    pub fn encode(&mut self, constants: Constants<'_>, varying: &Literals, out: &mut Vec<u8>) {
         if let Some(size) = self.resized.take() {
             integer::write(out, 0x20, 5, 0);
             integer::write(out, 0x20, 5, size);
         }
         self.forget_if_moved();
-        write_key(constants, &mut self.key);
-        match self.memo.iter().find(|(key, _)| **key == *self.key) {
-            Some((_, block)) => out.extend_from_slice(block),
-            None => {
-                let start = out.len();
-                for (name, value) in constants.into_iter().flatten() {
-                    self.field(name, value, out);
-                }
-                // What was written while the table moved means something else the next time.
-                if !self.forget_if_moved() && self.memo.len() < MEMO_ENTRIES {
-                    self.memo.push((self.key.as_slice().into(), out[start..].into()));
-                }
-            }
+        match self.memo.iter().find(|known| known.is_of(&constants)) {
+            Some(known) => out.extend_from_slice(&known.block),
+            None => self.encode_first(constants, out),
         }
         out.extend_from_slice(&varying.0);
+    }
+
+    fn encode_first(&mut self, constants: Constants<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        for (name, value) in constants.iter() {
+            self.field(name, value, out);
+        }
+        // What was written while the table moved means something else the next time.
+        if !self.forget_if_moved() && self.memo.len() < MEMO_ENTRIES {
+            self.memo.push(Remembered::new(&constants, &out[start..]));
+        }
     }
 
     /// Forgets all blocks where the table has moved since they were written.
@@ -164,17 +211,6 @@ impl Encoder {
     }
 }
 
-/// All constants in one run of bytes, lengths before texts so that no two sets look alike.
-fn write_key(constants: [&[(&str, &[u8])]; 2], key: &mut Vec<u8>) {
-    key.clear();
-    for (name, value) in constants.into_iter().flatten() {
-        for text in [name.as_bytes(), value] {
-            key.extend_from_slice(&(text.len() as u32).to_be_bytes());
-            key.extend_from_slice(text);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,15 +218,15 @@ mod tests {
     #[test]
     fn constants_shrink_to_a_byte_each_from_the_second_block_on() {
         let mut encoder = Encoder::new(4096);
-        let constants: [(&str, &[u8]); 4] = [
-            (":method", b"POST"),
-            (":scheme", b"http"),
-            (":path", b"/shop.Orders/Place"),
-            ("te", b"trailers"),
-        ];
+        let constants = Constants {
+            before: &[(":method", b"POST"), (":scheme", b"http")],
+            path: "/shop.Orders/Place",
+            after: &[("te", b"trailers")],
+            own: &[],
+        };
         let mut block = |varying: &Literals| {
             let mut out = Vec::new();
-            encoder.encode([&constants, &[]], varying, &mut out);
+            encoder.encode(constants, varying, &mut out);
             out
         };
         assert!(block(&Literals::new()).len() > 30);
@@ -207,10 +243,17 @@ mod tests {
         let mut encoder = Encoder::new(100);
         let (small, large): (&[u8], &[u8]) = (b"1", &[b'x'; 80]);
         let mut out = Vec::new();
-        encoder.encode([&[("a", small)], &[]], &Literals::new(), &mut out);
-        encoder.encode([&[("b", large)], &[]], &Literals::new(), &mut out);
+        let mut encode = |own: Pair<'_>, out: &mut Vec<u8>| {
+            let constants = Constants {
+                own: &[own],
+                ..Constants::default()
+            };
+            encoder.encode(constants, &Literals::new(), out);
+        };
+        encode(("a", small), &mut out);
+        encode(("b", large), &mut out);
         out.clear();
-        encoder.encode([&[("a", small)], &[]], &Literals::new(), &mut out);
+        encode(("a", small), &mut out);
         assert_eq!(out, [0xbe]);
     }
 

@@ -1,11 +1,16 @@
 //! HPACK's integers: as many bits as a byte has left, then seven a byte.
 
 /// Writes `value` after the bits of `pattern`, whose low `bits` bits are free.
+#[inline]
 pub(super) fn write(out: &mut Vec<u8>, pattern: u8, bits: u32, value: usize) {
     let full = (1usize << bits) - 1;
     if value < full {
         return out.push(pattern | value as u8);
     }
+    write_long(out, pattern, full, value);
+}
+
+fn write_long(out: &mut Vec<u8>, pattern: u8, full: usize, value: usize) {
     out.push(pattern | full as u8);
     let mut rest = value - full;
     while rest >= 128 {
