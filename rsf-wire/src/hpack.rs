@@ -12,6 +12,7 @@ use bytes::Bytes;
 mod huffman;
 mod integer;
 mod table;
+mod text;
 
 mod decode;
 mod encode;
@@ -20,6 +21,7 @@ mod plain;
 pub use decode::{DecodeError, Decoder};
 pub use encode::{Constants, Encoder, InvalidField, Literals, Pair};
 use plain::PlainLiterals;
+use text::{is_name, is_value};
 
 /// A header field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +175,15 @@ pub(crate) enum Fault {
 }
 
 impl Headers {
+    /// Nothing but a beginning.
+    fn repeated(beginning: Arc<Beginning>) -> Self {
+        Headers {
+            names: beginning.names,
+            beginning: Some(beginning),
+            ..Headers::default()
+        }
+    }
+
     /// All fields, pseudo-headers (`:path`) included.
     pub fn iter(&self) -> impl Iterator<Item = Field> {
         let beginning = self.beginning.iter().flat_map(|beginning| &beginning.list);
@@ -206,35 +217,4 @@ impl Headers {
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.fault
     }
-}
-
-/// What HTTP/2 allows in a name: visible ASCII without upper case, and `:` only in front.
-fn is_name(name: &[u8]) -> bool {
-    let rest = name.strip_prefix(b":").unwrap_or(name);
-    !rest.is_empty() && rest.iter().all(|byte| IN_NAMES[usize::from(*byte)])
-}
-
-const IN_NAMES: [bool; 256] = {
-    let mut allowed = [false; 256];
-    let mut byte = 0x21;
-    while byte <= 0x7e {
-        allowed[byte as usize] = !(byte as u8).is_ascii_uppercase() && byte != b':' as i32;
-        byte += 1;
-    }
-    allowed
-};
-
-/// What HTTP/2 allows in a value.
-fn is_value(value: &[u8]) -> bool {
-    let is_allowed = |byte: &u8| !matches!(byte, 0 | b'\r' | b'\n');
-    let (words, rest) = value.as_chunks::<8>();
-    // Eight bytes at a time: most texts hold no control character at all.
-    let all_visible = |word: &[u8; 8]| {
-        let word = u64::from_ne_bytes(*word);
-        word.wrapping_sub(0x2020_2020_2020_2020) & !word & 0x8080_8080_8080_8080 == 0
-    };
-    words
-        .iter()
-        .all(|word| all_visible(word) || word.iter().all(is_allowed))
-        && rest.iter().all(is_allowed)
 }

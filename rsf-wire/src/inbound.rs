@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::frame::{self, ConnectionError, ErrorCode, Frame, PREFACE, Settings};
+use crate::frame::{ConnectionError, END_STREAM, ErrorCode, Frame, HEAD_BYTES, Head, PREFACE, Settings};
 use crate::hpack::{Decoder, Headers};
 use crate::limits::Limits;
 
@@ -106,12 +106,33 @@ impl Inbound {
         if self.awaits_preface && !self.take_preface()? {
             return Ok(None);
         }
-        while let Some(frame) = frame::read(&mut self.buffer, self.max_frame)? {
+        while let Some(head) = Head::peek(&self.buffer, self.max_frame)? {
+            if let Some(event) = self.repeated(head) {
+                return Ok(Some(event));
+            }
+            let frame = head.take(&mut self.buffer)?;
             if let Some(event) = self.event(frame)? {
                 return Ok(Some(event));
             }
         }
         Ok(None)
+    }
+
+    /// Headers that came before just so, read where they stand.
+    #[inline(always)]
+    fn repeated(&mut self, head: Head) -> Option<Event> {
+        if !head.is_whole_block() || self.open.is_some() {
+            return None;
+        }
+        let headers = self
+            .decoder
+            .known(&self.buffer[HEAD_BYTES..HEAD_BYTES + head.length])?;
+        self.buffer.advance(HEAD_BYTES + head.length);
+        Some(Event::Headers {
+            stream: head.stream,
+            headers,
+            end: head.flags & END_STREAM != 0,
+        })
     }
 
     /// How much the connection's window is to be raised by now; 0 where it is not worth a frame.
@@ -137,6 +158,7 @@ impl Inbound {
         Ok(true)
     }
 
+    #[inline(always)]
     fn event(&mut self, frame: Frame) -> Result<Option<Event>, ConnectionError> {
         if self.open.is_some() && !matches!(frame, Frame::Continuation { .. }) {
             return Err(ConnectionError::protocol("a header block was interrupted"));
@@ -229,6 +251,7 @@ impl Inbound {
         Ok(None)
     }
 
+    #[inline(always)]
     fn headers(&mut self, stream: u32, end: bool, block: &Bytes) -> Result<Event, ConnectionError> {
         if block.len() > self.max_block {
             return Err(too_large());

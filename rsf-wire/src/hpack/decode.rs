@@ -81,6 +81,16 @@ impl Decoder {
         }
     }
 
+    /// The headers of a block that came before, byte for byte, and varies in nothing; `None` for all others.
+    #[inline]
+    pub(crate) fn known(&self, block: &[u8]) -> Option<Headers> {
+        if self.table.generation() != self.memo_generation {
+            return None;
+        }
+        let known = self.memo.iter().find(|known| *known.bytes == *block)?;
+        Some(Headers::repeated(known.beginning.clone()))
+    }
+
     /// Decodes a whole block.
     pub fn decode(&mut self, block: &Bytes) -> Result<Headers, DecodeError> {
         let generation = self.table.generation();
@@ -99,11 +109,7 @@ impl Decoder {
             return self.decode_from(block, 0, None);
         };
         if prefix_end == block.len() {
-            return Ok(Headers {
-                names: beginning.names,
-                beginning: Some(beginning),
-                ..Headers::default()
-            });
+            return Ok(Headers::repeated(beginning));
         }
         let Some(checked) = plain::check(&block[prefix_end..]) else {
             return self.decode_from(block, prefix_end, Some(beginning));
