@@ -36,11 +36,14 @@ fn is_name_byte(byte: u8) -> bool {
 /// Lower-case letters, digits, `-` and `.`: from `-` to `z`, without what stands between `9` and `a`.
 #[inline]
 fn is_name_word(word: u64) -> bool {
+    if word & HIGH != 0 {
+        return false;
+    }
     // With no high bit set no sum carries into its neighbour, and a high bit says "at least".
     let at_least = |least: u8| word + ONES * u64::from(0x80 - least);
     let letters = at_least(b'a') & !at_least(b'z' + 1);
     let digits = at_least(b'-') & !at_least(b'9' + 1);
-    word & HIGH == 0 && (letters | digits) & HIGH == HIGH
+    (letters | digits) & HIGH == HIGH
 }
 
 fn is_value_byte(byte: u8) -> bool {
