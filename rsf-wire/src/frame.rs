@@ -249,7 +249,8 @@ fn typed(kind: u8, flags: u8, stream: u32, mut payload: Bytes) -> Result<Frame, 
                 if block.len() < 5 {
                     return Err(ConnectionError::size("HEADERS ends within its priority"));
                 }
-                block.advance(5);
+                depends_on_another(stream, block.get_u32())?;
+                block.advance(1);
             }
             Ok(Frame::Headers {
                 stream,
@@ -286,7 +287,10 @@ fn typed(kind: u8, flags: u8, stream: u32, mut payload: Bytes) -> Result<Frame, 
             let increment = u32::from_be_bytes(exactly(&payload)?) & MAX_31_BITS;
             Ok(Frame::WindowUpdate { stream, increment })
         }
-        kind::PRIORITY => exactly::<5>(&payload).map(|_| Frame::Ignored),
+        kind::PRIORITY => {
+            let [on @ .., _weight] = exactly::<5>(&payload)?;
+            depends_on_another(stream, u32::from_be_bytes(on)).map(|()| Frame::Ignored)
+        }
         _ => Ok(Frame::Ignored),
     }
 }
@@ -295,6 +299,14 @@ fn exactly<const N: usize>(payload: &[u8]) -> Result<[u8; N], ConnectionError> {
     payload
         .try_into()
         .map_err(|_| ConnectionError::size("the frame's length is not the one of its kind"))
+}
+
+/// Priorities are ignored, but for the one that RFC 7540 forbids.
+fn depends_on_another(stream: u32, on: u32) -> Result<(), ConnectionError> {
+    if on & MAX_31_BITS == stream {
+        return Err(ConnectionError::protocol("a stream depends on itself"));
+    }
+    Ok(())
 }
 
 #[inline]

@@ -17,10 +17,12 @@ mod text;
 mod decode;
 mod encode;
 mod plain;
+mod rules;
 
 pub use decode::{DecodeError, Decoder};
 pub use encode::{Constants, Encoder, InvalidField, Literals, Pair};
 use plain::PlainLiterals;
+pub(crate) use rules::Pseudo;
 use text::{is_name, is_value};
 
 /// A header field.
@@ -75,19 +77,21 @@ impl Names {
 pub struct Beginning {
     list: Vec<Field>,
     names: Names,
+    pseudo: Pseudo,
     /// Bytes as HPACK counts them.
     size: usize,
     note: OnceLock<usize>,
 }
 
 impl Beginning {
-    fn new(list: Vec<Field>) -> Self {
+    fn new(list: Vec<Field>, pseudo: Pseudo) -> Self {
         let mut names = Names::default();
         list.iter().for_each(|field| names.add(&field.name));
         Beginning {
             size: list.iter().map(Field::size).sum(),
             list,
             names,
+            pseudo,
             note: OnceLock::new(),
         }
     }
@@ -120,6 +124,8 @@ pub struct Headers {
     rest: Rest,
     /// Those of both.
     names: Names,
+    /// Those of both.
+    pseudo: Pseudo,
     fault: Option<Fault>,
 }
 
@@ -170,7 +176,7 @@ impl Rest {
 pub(crate) enum Fault {
     /// Over [`crate::Limits::header_list_bytes`].
     TooLarge,
-    /// A name or value with bytes that HTTP does not allow.
+    /// A name or value that HTTP/2 does not allow, or a pseudo-header out of place.
     Malformed,
 }
 
@@ -179,6 +185,7 @@ impl Headers {
     fn repeated(beginning: Arc<Beginning>) -> Self {
         Headers {
             names: beginning.names,
+            pseudo: beginning.pseudo,
             beginning: Some(beginning),
             ..Headers::default()
         }
@@ -216,5 +223,10 @@ impl Headers {
 
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.fault
+    }
+
+    #[inline]
+    pub(crate) fn pseudo(&self) -> Pseudo {
+        self.pseudo
     }
 }

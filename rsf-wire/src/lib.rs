@@ -26,6 +26,7 @@ pub mod frame;
 pub mod hpack;
 pub mod message;
 
+mod closed;
 mod inbound;
 mod outbound;
 mod streams;

@@ -2,6 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::hpack::Headers;
+
 /// Bytes of gRPC's prefix.
 pub const PREFIX_BYTES: usize = 5;
 
@@ -65,9 +67,31 @@ pub fn unframe(body: &Bytes) -> Result<Option<Bytes>, MessageError> {
 pub(crate) struct Gathered {
     first: Bytes,
     more: BytesMut,
+    /// What content-length says; few gRPC peers send it.
+    announced: Option<u64>,
 }
 
 impl Gathered {
+    /// A body behind these headers; `None` where their content-length is no number.
+    pub(crate) fn behind(headers: &Headers) -> Option<Gathered> {
+        let announced = match headers.get("content-length") {
+            Some(digits) if !digits.iter().all(u8::is_ascii_digit) => return None,
+            Some(digits) => Some(std::str::from_utf8(digits).ok()?.parse().ok()?),
+            None => None,
+        };
+        Some(Gathered {
+            announced,
+            ..Gathered::default()
+        })
+    }
+
+    /// Whether what has come, `ended` or not, agrees with content-length.
+    pub(crate) fn agrees(&self, ended: bool) -> bool {
+        let came = self.len() as u64;
+        self.announced
+            .is_none_or(|announced| came == announced || (came < announced && !ended))
+    }
+
     /// Adds a piece; `false`, and nothing added, where the body would pass `limit`.
     pub(crate) fn push(&mut self, piece: Bytes, limit: usize) -> bool {
         if self.len() + piece.len() > limit {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
+use crate::closed::Closed;
 use crate::frame::{self, ConnectionError, END_STREAM, ErrorCode, MAX_31_BITS, Settings, kind};
 use crate::hpack::{Constants, Encoder, Literals, Pair};
 use crate::inbound::{DEFAULT_TABLE, DEFAULT_WINDOW};
@@ -28,6 +29,7 @@ pub(crate) struct Outbound {
     initial_window: i64,
     window: i64,
     waiting: HashMap<u32, Waiting>,
+    closed: Closed,
     /// Waiting streams whose own window is open, in the order of their turns.
     turns: VecDeque<u32>,
     limit: usize,
@@ -69,6 +71,7 @@ impl Outbound {
             initial_window: i64::from(DEFAULT_WINDOW),
             window: i64::from(DEFAULT_WINDOW),
             waiting: HashMap::new(),
+            closed: Closed::default(),
             turns: VecDeque::new(),
             limit: limits.unwritten_bytes,
         }
@@ -205,8 +208,19 @@ impl Outbound {
         }
     }
 
+    /// Whether a stream that the peer gave `credit` has a window that HTTP/2 cannot count.
+    pub(crate) fn overflows(&self, credit: i64) -> bool {
+        self.initial_window + credit > i64::from(MAX_31_BITS)
+    }
+
+    /// Streams that are over.
+    pub(crate) fn closed(&mut self) -> &mut Closed {
+        &mut self.closed
+    }
+
     pub(crate) fn reset(&mut self, stream: u32, code: ErrorCode) {
         self.forget(stream);
+        self.closed.give_up(stream);
         frame::write_reset(&mut self.gathered, stream, code);
     }
 

@@ -290,6 +290,17 @@ impl State {
         self.finish(slot, Err(CallError { fate, reason }));
     }
 
+    /// A part of a reply to a call that is over. Where we ended that it may have been on its way, else the server has
+    /// lost count of its streams.
+    fn check_may_speak(&mut self, stream: u32) -> Result<(), ConnectionError> {
+        self.check_was_open(stream)?;
+        if self.out.closed().may_speak(stream) {
+            return Ok(());
+        }
+        let reason = "a part of a reply came after its end";
+        Err(ConnectionError::new(ErrorCode::STREAM_CLOSED, reason))
+    }
+
     /// A frame of a stream that is not open: ignored where it was open once, an error where it never was.
     fn check_was_open(&self, stream: u32) -> Result<(), ConnectionError> {
         if stream % 2 == 1 && stream < self.next_stream {

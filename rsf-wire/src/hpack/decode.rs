@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::table::Table;
-use super::{Beginning, Fault, Field, Headers, Names, Rest, huffman, integer, is_name, is_value, plain};
+use super::{
+    Beginning, Fault, Field, Headers, Names, Pseudo, Rest, find, huffman, integer, is_name, is_value, plain,
+    rules,
+};
 
 /// Beginnings that are remembered at once.
 const MEMO_ENTRIES: usize = 32;
@@ -52,6 +55,9 @@ struct Remembered {
 struct List {
     fields: Vec<Field>,
     names: Names,
+    pseudo: Pseudo,
+    /// Whether a field that is no pseudo-header came: behind it none may come any more.
+    regular: bool,
     size: usize,
     fault: Option<Fault>,
 }
@@ -59,6 +65,15 @@ struct List {
 impl List {
     /// Beyond the limit fields are counted and dropped: a block of a few bytes can name the same large one often.
     fn push(&mut self, field: Field, max: usize) {
+        let fine = if field.name.first() == Some(&b':') {
+            self.pseudo.add(&field.name, &field.value) && !self.regular
+        } else {
+            self.regular = true;
+            true
+        };
+        if !fine {
+            self.fault = self.fault.or(Some(Fault::Malformed));
+        }
         self.size = self.size.saturating_add(field.size());
         if self.size > max {
             self.fault = Some(Fault::TooLarge);
@@ -117,6 +132,7 @@ impl Decoder {
         let fits = beginning.size + checked.size <= self.max_list;
         Ok(Headers {
             names: beginning.names.union(checked.names),
+            pseudo: beginning.pseudo,
             beginning: Some(beginning),
             rest: if fits {
                 Rest::Plain(block.slice(prefix_end..))
@@ -139,7 +155,10 @@ impl Decoder {
             return Ok(Some(known.beginning.clone()));
         }
         let Headers {
-            rest, fault: None, ..
+            rest,
+            pseudo,
+            fault: None,
+            ..
         } = self.decode_from(&block.slice(..end), 0, None)?
         else {
             return Ok(None);
@@ -147,7 +166,7 @@ impl Decoder {
         if self.memo.len() == MEMO_ENTRIES {
             self.memo.remove(0);
         }
-        let beginning = Arc::new(Beginning::new(rest.iter().collect()));
+        let beginning = Arc::new(Beginning::new(rest.iter().collect(), pseudo));
         self.memo.push(Remembered {
             bytes: bytes.into(),
             beginning: beginning.clone(),
@@ -164,6 +183,11 @@ impl Decoder {
         let mut list = List::default();
         if let Some(beginning) = &beginning {
             (list.size, list.names) = (beginning.size, beginning.names);
+            list.pseudo = beginning.pseudo;
+            list.regular = beginning
+                .list
+                .last()
+                .is_some_and(|field| !field.name.starts_with(b":"));
         }
         let mut at = start;
         let mut may_resize = start == 0;
@@ -185,8 +209,12 @@ impl Decoder {
             };
             list.push(field, self.max_list);
         }
+        if rules::are_forbidden(list.names, |name| find(&list.fields, name)) {
+            list.fault = list.fault.or(Some(Fault::Malformed));
+        }
         Ok(Headers {
             names: list.names,
+            pseudo: list.pseudo,
             beginning,
             rest: Rest::Decoded(list.fields),
             fault: list.fault,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Fault, Names, integer, is_name, is_value};
+use super::{Fault, Names, integer, is_name, is_value, rules};
 
 /// Where a literal stands in its block.
 #[derive(Debug, Clone)]
@@ -82,5 +82,16 @@ pub(super) fn check(block: &[u8]) -> Option<Checked> {
         checked.names.add(name);
         checked.size += name.len() + value.len() + 32;
     }
-    (literals.at == block.len()).then_some(checked)
+    if literals.at != block.len() {
+        return None;
+    }
+    let find = |name: &str| {
+        let mut literals = PlainLiterals::new(block);
+        let found = literals.find(|literal| block[literal.name.clone()] == *name.as_bytes())?;
+        Some(&block[found.value])
+    };
+    if rules::are_forbidden(checked.names, find) {
+        checked.fault = Some(Fault::Malformed);
+    }
+    Some(checked)
 }

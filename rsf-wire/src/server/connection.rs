@@ -182,7 +182,7 @@ where
                     None => Ok(()),
                 }
             }
-            Event::Settings(settings) => self.out.settings(&settings),
+            Event::Settings(settings) => self.settings(&settings),
             Event::Ping(payload) => {
                 frame::write_ping(self.out.control(), true, payload);
                 Ok(())

@@ -7,7 +7,7 @@ use crate::raw;
 
 /// What the engine must do.
 #[derive(Debug, Clone, Copy)]
-pub enum Expect {
+pub(crate) enum Expect {
     /// End the connection with one of these codes in its GOAWAY.
     GoAway(&'static [u32]),
     /// End this stream with one of these codes, and nothing else.
@@ -18,15 +18,15 @@ pub enum Expect {
     Alive,
 }
 
-pub struct Case {
+pub(crate) struct Case {
     /// As h2spec numbers it, or `-` where it does not have it.
-    pub number: &'static str,
-    pub name: &'static str,
-    pub says: Vec<u8>,
-    pub expect: Expect,
+    pub(crate) number: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) says: Vec<u8>,
+    pub(crate) expect: Expect,
 }
 
-pub fn case(number: &'static str, name: &'static str, says: &[Vec<u8>], expect: Expect) -> Case {
+pub(crate) fn case(number: &'static str, name: &'static str, says: &[Vec<u8>], expect: Expect) -> Case {
     Case {
         number,
         name,
@@ -36,7 +36,7 @@ pub fn case(number: &'static str, name: &'static str, says: &[Vec<u8>], expect: 
 }
 
 /// Runs all cases against a server, each on a connection of its own, and reports all that fail.
-pub async fn run(limits: Limits, cases: Vec<Case>) {
+pub(crate) async fn run(limits: Limits, cases: Vec<Case>) {
     let mut failed = Vec::new();
     for case in &cases {
         let mut peer = Peer::greeted(limits.clone()).await;
@@ -60,7 +60,7 @@ pub async fn run(limits: Limits, cases: Vec<Case>) {
     );
 }
 
-pub fn judge(expect: Expect, seen: &[Seen], alive: bool) -> Result<(), String> {
+pub(crate) fn judge(expect: Expect, seen: &[Seen], alive: bool) -> Result<(), String> {
     let go_away = seen.iter().find(|frame| frame.kind == raw::GOAWAY);
     let mut resets = seen.iter().filter(|frame| frame.kind == raw::RST_STREAM);
     match expect {
@@ -93,7 +93,7 @@ pub fn judge(expect: Expect, seen: &[Seen], alive: bool) -> Result<(), String> {
     }
 }
 
-pub fn outline(seen: &[Seen]) -> String {
+pub(crate) fn outline(seen: &[Seen]) -> String {
     let frames = seen.iter().map(|frame| match frame.kind {
         raw::GOAWAY => {
             let reason = String::from_utf8_lossy(&frame.payload[8..]);

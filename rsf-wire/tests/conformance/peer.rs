@@ -13,29 +13,29 @@ use tokio::task::JoinHandle;
 use crate::raw;
 
 /// How long the engine may take for one step of a case before the case has failed.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const SENTINEL: &[u8; 8] = b"sentinel";
 
 /// A frame as the engine sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
+pub(crate) struct Seen {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Seen {
-    pub fn is(&self, kind: u8, stream: u32) -> bool {
+    pub(crate) fn is(&self, kind: u8, stream: u32) -> bool {
         (self.kind, self.stream) == (kind, stream)
     }
 
-    pub fn ends(&self) -> bool {
+    pub(crate) fn ends(&self) -> bool {
         matches!(self.kind, raw::DATA | raw::HEADERS) && self.flags & raw::END_STREAM != 0
     }
 
     /// The code of RST_STREAM or GOAWAY.
-    pub fn code(&self) -> u32 {
+    pub(crate) fn code(&self) -> u32 {
         let at = if self.kind == raw::GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
@@ -57,14 +57,14 @@ impl Handler for Paths {
     }
 }
 
-pub struct Peer {
+pub(crate) struct Peer {
     io: DuplexStream,
     _engine: JoinHandle<()>,
 }
 
 impl Peer {
     /// Faces a server that was told nothing yet.
-    pub fn of_server(limits: Limits) -> Peer {
+    pub(crate) fn of_server(limits: Limits) -> Peer {
         let (io, far) = tokio::io::duplex(1 << 20);
         let engine = tokio::spawn(async move {
             // What it ends with is seen on the wire.
@@ -74,7 +74,7 @@ impl Peer {
     }
 
     /// Faces a server, prefaces exchanged.
-    pub async fn greeted(limits: Limits) -> Peer {
+    pub(crate) async fn greeted(limits: Limits) -> Peer {
         let mut peer = Peer::of_server(limits);
         peer.say(raw::PREFACE).await;
         peer.say(&raw::settings(&[])).await;
@@ -86,7 +86,7 @@ impl Peer {
     }
 
     /// Faces a client that has a call under way on stream 1; its preface and request were read, ours is said.
-    pub async fn of_client(limits: Limits) -> (Peer, JoinHandle<Result<Reply, CallError>>) {
+    pub(crate) async fn of_client(limits: Limits) -> (Peer, JoinHandle<Result<Reply, CallError>>) {
         let (io, far) = tokio::io::duplex(1 << 20);
         let (client, connection) = Client::new(far, "test", limits, |_| {});
         let engine = tokio::spawn(async move {
@@ -114,19 +114,19 @@ impl Peer {
     }
 
     /// Says `bytes`; an engine that has hung up already is no failure here.
-    pub async fn say(&mut self, bytes: &[u8]) {
+    pub(crate) async fn say(&mut self, bytes: &[u8]) {
         let _ = tokio::time::timeout(PATIENCE, self.io.write_all(bytes))
             .await
             .expect("the engine reads");
     }
 
     /// Says no more.
-    pub async fn hang_up(&mut self) {
+    pub(crate) async fn hang_up(&mut self) {
         let _ = self.io.shutdown().await;
     }
 
     /// The next frame; `None` at the end.
-    pub async fn next(&mut self) -> Option<Seen> {
+    pub(crate) async fn next(&mut self) -> Option<Seen> {
         let mut head = [0; 9];
         let read = tokio::time::timeout(PATIENCE, self.io.read_exact(&mut head));
         read.await.expect("the engine says something or ends").ok()?;
@@ -142,7 +142,7 @@ impl Peer {
     }
 
     /// All frames up to the first that `last` picks; `None` where the connection ends before.
-    pub async fn until(&mut self, last: impl Fn(&Seen) -> bool) -> Option<Vec<Seen>> {
+    pub(crate) async fn until(&mut self, last: impl Fn(&Seen) -> bool) -> Option<Vec<Seen>> {
         let mut seen = Vec::new();
         loop {
             let frame = self.next().await?;
@@ -155,7 +155,7 @@ impl Peer {
     }
 
     /// All that the engine says until it answers a PING sent now, and whether it did or ended instead.
-    pub async fn settle(&mut self) -> (Vec<Seen>, bool) {
+    pub(crate) async fn settle(&mut self) -> (Vec<Seen>, bool) {
         self.say(&raw::frame(raw::PING, 0, 0, SENTINEL)).await;
         let mut seen = Vec::new();
         while let Some(frame) = self.next().await {
@@ -169,7 +169,7 @@ impl Peer {
 }
 
 /// The message of an echo.
-pub fn echoed(frames: &[Seen], stream: u32) -> Bytes {
+pub(crate) fn echoed(frames: &[Seen], stream: u32) -> Bytes {
     let parts = frames.iter().filter(|frame| frame.is(raw::DATA, stream));
     parts.flat_map(|frame| frame.payload.clone()).collect()
 }

@@ -80,8 +80,18 @@ fn messages() -> Vec<Case> {
     vec![
         case("generic/4/1", "GET", &[method("GET")], Answer(1)),
         case("generic/4/2", "HEAD", &[method("HEAD")], Answer(1)),
-        case("generic/4/3", "POST", &[begun(), data(1, END_STREAM, b"test")], Answer(1)),
-        case("generic/4/4", "POST with trailers", &[begun(), data(1, 0, b"test"), trailers], Answer(1)),
+        case(
+            "generic/4/3",
+            "POST",
+            &[begun(), data(1, END_STREAM, b"test")],
+            Answer(1),
+        ),
+        case(
+            "generic/4/4",
+            "POST with trailers",
+            &[begun(), data(1, 0, b"test"), trailers],
+            Answer(1),
+        ),
     ]
 }
 
@@ -134,8 +144,16 @@ async fn generic_1_and_3_7_prefaces_and_pings_are_answered() {
         .until(|frame| frame.is(SETTINGS, 0) && frame.flags == ACK)
         .await
         .unwrap();
-    assert!(greeting[0].is(SETTINGS, 0) && greeting[0].flags == 0, "{greeting:?}");
+    assert!(
+        greeting[0].is(SETTINGS, 0) && greeting[0].flags == 0,
+        "{greeting:?}"
+    );
     peer.say(&frame(PING, 0, 0, b"h2spec\0\0")).await;
-    let pong = peer.until(|frame| frame.kind == PING).await.unwrap().pop().unwrap();
+    let pong = peer
+        .until(|frame| frame.kind == PING)
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
     assert_eq!((pong.flags, &*pong.payload), (ACK, &b"h2spec\0\0"[..]));
 }

@@ -178,12 +178,19 @@ async fn http2_6_5_3_and_6_7_settings_and_pings_are_acknowledged_in_order() {
     peer.say(&frame(PING, ACK, 0, b"unasked!")).await;
     peer.say(&frame(PING, 0, 0, b"whatever")).await;
     let seen = peer.until(|frame| frame.kind == PING).await.unwrap();
-    let acks = seen.iter().filter(|frame| frame.is(SETTINGS, 0) && frame.flags == ACK);
+    let acks = seen
+        .iter()
+        .filter(|frame| frame.is(SETTINGS, 0) && frame.flags == ACK);
     assert_eq!(acks.count(), 2);
     assert_eq!(seen.last().unwrap().payload, b"whatever");
     // Of two values the last one counts: one byte at first.
     peer.say(&begun()).await;
     peer.say(&data(1, END_STREAM, b"test")).await;
-    let first = peer.until(|frame| frame.kind == DATA).await.unwrap().pop().unwrap();
+    let first = peer
+        .until(|frame| frame.kind == DATA)
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
     assert_eq!(first.payload, b"t");
 }

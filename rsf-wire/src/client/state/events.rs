@@ -6,7 +6,9 @@ use super::{CallError, Fate, Life, Reply, State, not_written};
 use crate::frame::{self, ConnectionError, ErrorCode, Settings};
 use crate::hpack::{Fault, Headers};
 use crate::inbound::Event;
-use crate::message::{MessageError, PREFIX_BYTES};
+use crate::message::{Gathered, MessageError, PREFIX_BYTES};
+
+const WRONG_LENGTH: &str = "the reply's body is not as long as its content-length";
 
 impl State {
     pub(in crate::client) fn apply(&mut self, event: Event) -> Result<(), ConnectionError> {
@@ -36,51 +38,58 @@ impl State {
 
     fn headers(&mut self, stream: u32, headers: Headers, end: bool) -> Result<(), ConnectionError> {
         let Some(&mut slot) = self.streams.get_mut(stream) else {
-            return self.check_was_open(stream);
+            return self.check_may_speak(stream);
         };
-        let problem = match headers.fault() {
-            Some(Fault::TooLarge) => Some("the reply's headers are larger than is allowed"),
-            Some(Fault::Malformed) => Some("the reply's headers are malformed"),
-            None => None,
-        };
-        if let Some(problem) = problem {
+        if let Err(problem) = self.take_headers(stream, slot, headers, end) {
             self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
-            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn take_headers(
+        &mut self,
+        stream: u32,
+        slot: usize,
+        headers: Headers,
+        end: bool,
+    ) -> Result<(), &'static str> {
+        match headers.fault() {
+            Some(Fault::TooLarge) => return Err("the reply's headers are larger than is allowed"),
+            Some(Fault::Malformed) => return Err("the reply's headers are malformed"),
+            None => {}
         }
         let Some(call) = self.calls.get_mut(slot) else {
             return Ok(());
         };
         if call.headers.is_some() {
-            if end {
-                self.answered(stream, slot, None, Some(headers));
-            } else {
-                let problem = "the reply's trailers do not end it";
-                self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
+            if !end || !headers.pseudo().are_none() {
+                return Err("the reply's trailers do not end it, or hold a pseudo-header");
             }
+            if !call.body.agrees(true) {
+                return Err(WRONG_LENGTH);
+            }
+            self.answered(stream, slot, None, Some(headers));
             return Ok(());
         }
         match headers.get(":status") {
+            _ if !headers.pseudo().are_a_replys() => return Err("the reply has no valid :status"),
             // An interim response: the real one follows.
             Some([b'1', _, _]) if !end => {}
             Some([b'2'..=b'5', _, _]) => {
+                call.body = Gathered::behind(&headers).ok_or(WRONG_LENGTH)?;
                 call.headers = Some(headers);
                 if end {
                     self.answered(stream, slot, None, None);
                 }
             }
-            _ => self.fail_stream(
-                stream,
-                slot,
-                ErrorCode::PROTOCOL_ERROR,
-                "the reply has no valid :status",
-            ),
+            _ => return Err("the reply has no valid :status"),
         }
         Ok(())
     }
 
     fn data(&mut self, stream: u32, data: Bytes, flow: u32, end: bool) -> Result<(), ConnectionError> {
         let Some(&mut slot) = self.streams.get_mut(stream) else {
-            return self.check_was_open(stream);
+            return self.check_may_speak(stream);
         };
         let Some(call) = self.calls.get_mut(slot) else {
             return Ok(());
@@ -100,6 +109,8 @@ impl State {
         if !call.body.push(data, limit.saturating_add(PREFIX_BYTES)) {
             self.out.reset(stream, ErrorCode::CANCEL);
             self.answered(stream, slot, Some(MessageError::TooLarge { limit }), None);
+        } else if !call.body.agrees(end) {
+            self.fail_stream(stream, slot, ErrorCode::PROTOCOL_ERROR, WRONG_LENGTH);
         } else if end {
             self.answered(stream, slot, None, None);
         } else if call.unacknowledged > self.limits.stream_window / 2 {
@@ -170,6 +181,7 @@ impl State {
             .collect();
         for (stream, slot) in above {
             self.out.forget(stream);
+            self.out.closed().give_up(stream);
             let reason = format!("the peer is going away ({code}) and did not look at this call").into();
             self.finish(
                 slot,
@@ -191,16 +203,16 @@ impl State {
     }
 
     fn window(&mut self, stream: u32, increment: u32) -> Result<(), ConnectionError> {
-        let Err(code) = self.out.raise_stream(stream, increment) else {
-            return Ok(());
+        let mut outcome = self.out.raise_stream(stream, increment);
+        let Some(&mut slot) = self.streams.get_mut(stream) else {
+            return self.check_was_open(stream);
         };
-        if let Some(&mut slot) = self.streams.get_mut(stream) {
-            self.fail_stream(
-                stream,
-                slot,
-                code,
-                "the peer raised the call's window beyond reason",
-            );
+        if increment == 0 {
+            outcome = Err(ErrorCode::PROTOCOL_ERROR);
+        }
+        if let Err(code) = outcome {
+            let problem = "the peer raised the call's window by nothing, or beyond reason";
+            self.fail_stream(stream, slot, code, problem);
         }
         Ok(())
     }

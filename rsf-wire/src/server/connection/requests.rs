@@ -5,7 +5,7 @@ use std::task::Context;
 use bytes::Bytes;
 
 use super::{Draining, ServerConnection, Stage, Stream};
-use crate::frame::{self, ConnectionError, ErrorCode, MAX_31_BITS};
+use crate::frame::{self, ConnectionError, ErrorCode, Settings};
 use crate::hpack::{Fault, Headers, Literals};
 use crate::message::{Gathered, MessageError, PREFIX_BYTES};
 use crate::outbound::Trailers;
@@ -25,7 +25,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         cx: &mut Context<'_>,
     ) -> Result<(), ConnectionError> {
         if stream <= self.last {
-            return self.trailers(stream, end, cx);
+            return self.trailers(stream, &headers, end, cx);
         }
         if stream.is_multiple_of(2) {
             return Err(ConnectionError::protocol(
@@ -34,6 +34,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         }
         if matches!(self.draining, Draining::Above(_)) {
             return Ok(());
+        }
+        // The next odd number is the usual one.
+        if stream > (self.last + 1) | 1 {
+            self.out.closed().pass_over(self.last, stream);
         }
         self.last = stream;
         match headers.fault() {
@@ -44,7 +48,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if self.streams.len() + self.out.waiting() >= self.limits.concurrent_streams as usize {
             return self.fail(stream, ErrorCode::REFUSED_STREAM);
         }
-        if headers.get(":path").is_none() {
+        if !headers.pseudo().are_a_requests() {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
         if headers.get(":method") != Some(b"POST") {
@@ -54,9 +58,13 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if !content_type.starts_with(GRPC.1) {
             return self.refuse(stream, 415, end);
         }
+        let body = Gathered::behind(&headers).filter(|body| body.agrees(end));
+        let Some(body) = body else {
+            return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
+        };
         let stage = Stage::Receiving {
             headers,
-            body: Gathered::default(),
+            body,
             unacknowledged: 0,
         };
         self.streams.insert(
@@ -74,12 +82,21 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
     }
 
     /// HEADERS of a stream that is open: a request's trailers, which say nothing in gRPC.
-    fn trailers(&mut self, stream: u32, end: bool, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
-        self.data(stream, Bytes::new(), 0, end, cx)?;
-        if !end && self.streams.get_mut(stream).is_some() {
+    fn trailers(
+        &mut self,
+        stream: u32,
+        headers: &Headers,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ConnectionError> {
+        let Some(open) = self.streams.get_mut(stream) else {
+            return self.late_headers(stream);
+        };
+        let sound = end && headers.fault().is_none() && headers.pseudo().are_none();
+        if !sound && !open.ended {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
-        Ok(())
+        self.data(stream, Bytes::new(), 0, end, cx)
     }
 
     pub(super) fn data(
@@ -91,7 +108,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         cx: &mut Context<'_>,
     ) -> Result<(), ConnectionError> {
         let Some(open) = self.streams.get_mut(stream) else {
-            return self.check_was_open(stream);
+            return self.late_data(stream);
         };
         if open.ended {
             return self.fail(stream, ErrorCode::STREAM_CLOSED);
@@ -118,7 +135,11 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             self.dispatch(stream, Some(MessageError::TooLarge { limit }), cx);
             return Ok(());
         }
+        let agrees = body.agrees(end);
         self.buffered += length;
+        if !agrees {
+            return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
+        }
         if end {
             self.dispatch(stream, None, cx);
         } else if self.buffered > self.limits.buffered_bytes {
@@ -183,8 +204,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
                     .headers(stream, &[(":status", status.as_bytes())], &none, true);
             }
         }
-        if !ended && !self.out.owes(stream) {
-            frame::write_reset(self.out.control(), stream, ErrorCode::NO_ERROR);
+        if !ended && self.out.owes(stream) {
+            self.out.closed().give_up(stream);
+        } else if !ended {
+            self.out.reset(stream, ErrorCode::NO_ERROR);
         }
         self.early_resets = self.early_resets.saturating_sub(1);
     }
@@ -219,7 +242,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
                 open.credit += i64::from(increment);
                 if increment == 0 {
                     outcome = Err(ErrorCode::PROTOCOL_ERROR);
-                } else if open.credit > i64::from(MAX_31_BITS) {
+                } else if self.out.overflows(open.credit) {
                     outcome = Err(ErrorCode::FLOW_CONTROL_ERROR);
                 }
             }
@@ -237,6 +260,44 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             self.buffered = self.buffered.saturating_sub(body.len());
         }
         Some(removed)
+    }
+
+    /// DATA of a stream that is not open. Where it was on its way while we ended the stream it is ignored.
+    fn late_data(&mut self, stream: u32) -> Result<(), ConnectionError> {
+        self.check_was_open(stream)?;
+        if stream > self.last || self.out.closed().may_speak(stream) {
+            return Ok(());
+        }
+        self.fail(stream, ErrorCode::STREAM_CLOSED)
+    }
+
+    /// HEADERS of the same: no client that knows its own streams sends them.
+    fn late_headers(&mut self, stream: u32) -> Result<(), ConnectionError> {
+        self.check_was_open(stream)?;
+        if self.out.closed().may_speak(stream) {
+            return Ok(());
+        }
+        if self.out.closed().was_passed_over(stream) {
+            let reason = "a stream was opened below one that is open already";
+            return Err(ConnectionError::protocol(reason));
+        }
+        let reason = "HEADERS came on a stream that had ended";
+        Err(ConnectionError::new(ErrorCode::STREAM_CLOSED, reason))
+    }
+
+    /// Checks what new SETTINGS make of the windows of streams that are open.
+    pub(super) fn settings(&mut self, settings: &Settings) -> Result<(), ConnectionError> {
+        self.out.settings(settings)?;
+        if settings.initial_window_size.is_some()
+            && self
+                .streams
+                .iter()
+                .any(|(_, open)| self.out.overflows(open.credit))
+        {
+            let reason = "a stream's window is raised above 2^31 - 1";
+            return Err(ConnectionError::new(ErrorCode::FLOW_CONTROL_ERROR, reason));
+        }
+        Ok(())
     }
 
     /// A frame of a stream that is not open: ignored where it was open once, an error where it never was.
