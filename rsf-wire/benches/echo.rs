@@ -86,7 +86,7 @@ fn count() -> Result<()> {
 
 fn run(calls: u64) -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()?
         .block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await?;

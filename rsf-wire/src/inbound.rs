@@ -1,7 +1,7 @@
 //! Bytes from the socket become events: frames put together, header blocks decoded, connection windows kept.
 
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -9,8 +9,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::frame::{ConnectionError, END_STREAM, ErrorCode, Frame, HEAD_BYTES, Head, PREFACE, Settings};
 use crate::hpack::{Decoder, Headers};
 use crate::limits::Limits;
+use crate::noise::Noise;
+use crate::refusals::Refusal;
 
-/// Bytes that are read at once at most, as a rule.
+/// Bytes that are read at once, least and most: a call that is kept for long keeps what was read with it.
+const LEAST_READ_BYTES: usize = 4 * 1024;
 const READ_BYTES: usize = 32 * 1024;
 /// CONTINUATION frames of one block at most.
 const MAX_CONTINUATIONS: u32 = 64;
@@ -62,6 +65,11 @@ pub(crate) struct Inbound {
     awaits_settings: bool,
     /// A header block whose CONTINUATION is still to come.
     open: Option<OpenBlock>,
+    noise: Noise,
+    /// Frames and header blocks that came whole, counted round and round: what moves it is progress.
+    finished: u32,
+    /// Bytes that are read at once.
+    read_bytes: usize,
     /// Bytes of DATA that came since the connection's window was last raised, and that window.
     unacknowledged: u32,
     window: u32,
@@ -84,6 +92,9 @@ impl Inbound {
             awaits_preface: server,
             awaits_settings: true,
             open: None,
+            noise: Noise::new(limits),
+            finished: 0,
+            read_bytes: LEAST_READ_BYTES,
             unacknowledged: 0,
             window: limits.connection_window.max(DEFAULT_WINDOW),
         }
@@ -95,10 +106,28 @@ impl Inbound {
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<std::io::Result<bool>> {
-        self.buffer.reserve(READ_BYTES);
-        let mut limited = (&mut self.buffer).limit(READ_BYTES);
+        self.buffer.reserve(self.read_bytes);
+        let mut limited = (&mut self.buffer).limit(self.read_bytes);
         let read: Pin<&mut _> = pin!(io.read_buf(&mut limited));
-        read.poll(cx).map_ok(|bytes| bytes > 0)
+        let bytes = ready!(read.poll(cx))?;
+        if bytes == self.read_bytes {
+            self.read_bytes = READ_BYTES;
+        } else if bytes < LEAST_READ_BYTES / 4 {
+            self.read_bytes = LEAST_READ_BYTES;
+        }
+        Poll::Ready(Ok(bytes > 0))
+    }
+
+    /// What the peer has begun and not finished, and how many things it finished before.
+    pub(crate) fn unfinished(&self) -> Option<(Refusal, u32)> {
+        let what = if self.awaits_preface || self.awaits_settings {
+            Refusal::SlowPreface
+        } else if self.open.is_some() || !self.buffer.is_empty() {
+            Refusal::SlowFrame
+        } else {
+            return None;
+        };
+        Some((what, self.finished))
     }
 
     /// The next event; `None` where more bytes must come.
@@ -111,8 +140,13 @@ impl Inbound {
                 return Ok(Some(event));
             }
             let frame = head.take(&mut self.buffer)?;
-            if let Some(event) = self.event(frame)? {
-                return Ok(Some(event));
+            self.noise.hear(&frame)?;
+            let event = self.event(frame)?;
+            if self.open.is_none() {
+                self.finished = self.finished.wrapping_add(1);
+            }
+            if event.is_some() {
+                return Ok(event);
             }
         }
         Ok(None)
@@ -128,6 +162,7 @@ impl Inbound {
             .decoder
             .known(&self.buffer[HEAD_BYTES..HEAD_BYTES + head.length])?;
         self.buffer.advance(HEAD_BYTES + head.length);
+        self.noise.hear_call();
         Some(Event::Headers {
             stream: head.stream,
             headers,
@@ -264,5 +299,6 @@ impl Inbound {
 }
 
 fn too_large() -> ConnectionError {
+    Refusal::HeaderBlock.note();
     ConnectionError::new(ErrorCode::ENHANCE_YOUR_CALM, "a header block is too large")
 }

@@ -6,7 +6,7 @@
 //! it only when it is pending → the reply's HEADERS, DATA and trailers gather in the server's buffer → the client's
 //! connection fills the slot and wakes whoever polls it.
 //!
-//! - [`limits`]: what a peer may ask for.
+//! - [`limits`]: what a peer may ask for; [`refusals`]: how often it asked for more.
 //! - [`frame`]: HTTP/2 frames, read and written; nothing that a peer sends panics.
 //! - [`hpack`]: header blocks. What stays from call to call is indexed and decoded once; what varies stands at the end
 //!   as unindexed literals.
@@ -21,6 +21,7 @@
 //! It also rests where a peer keeps a body half sent: how long is for the caller to bound.
 
 pub mod limits;
+pub mod refusals;
 
 pub mod frame;
 pub mod hpack;
@@ -28,6 +29,7 @@ pub mod message;
 
 mod closed;
 mod inbound;
+mod noise;
 mod outbound;
 mod streams;
 
@@ -38,4 +40,5 @@ pub use client::{CallError, Client, ClientConnection, Fate, Life, Reply, Request
 pub use frame::{ConnectionError, ErrorCode};
 pub use hpack::{Beginning, Headers, Literals};
 pub use limits::Limits;
+pub use refusals::Refusal;
 pub use server::{Call, Handler, Response, serve};

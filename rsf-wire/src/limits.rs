@@ -1,5 +1,7 @@
 //! What a peer may ask for, and what is announced to it.
 
+use std::time::Duration;
+
 /// The limits of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -23,8 +25,22 @@ pub struct Limits {
     /// Bytes of output that wait for the socket before bodies wait too; at twice that reading rests. Default 256 KiB.
     pub unwritten_bytes: usize,
     /// Streams that the peer may reset before their reply beyond those that it lets finish, before the connection is
-    /// ended (the "rapid reset" attack). Default 1 000.
+    /// ended (the "rapid reset" attack). Default 8 192: all that may be open can be given up at once, twice, as an
+    /// overloaded server sees it happen.
     pub early_resets: u32,
+    /// Frames that belong to no call, or do nothing for it, in ten seconds: PING, SETTINGS (each counts for ten),
+    /// PRIORITY, RST_STREAM, empty DATA, CONTINUATION, WINDOW_UPDATE by less than 1 KiB, unknown ones. Each call makes
+    /// up for four, each piece of a body for one; beyond that the connection is ended. Default 10 000.
+    pub control_frames: u32,
+    /// Until a client has said its preface and SETTINGS (server). Default 10 s. Times are kept roughly: what takes
+    /// longer is noticed after another 5 s at most, and never before its time.
+    pub preface_time: Duration,
+    /// Until a frame, or a header block in several, is whole (server). Default 20 s.
+    pub frame_time: Duration,
+    /// Between two pieces of a request's body (server; streams may rest). Default 60 s.
+    pub body_time: Duration,
+    /// Until a peer has taken 16 KiB, or all, of what waits for it (server; streams may rest). Default 60 s.
+    pub read_time: Duration,
 }
 
 impl Limits {
@@ -47,7 +63,12 @@ impl Default for Limits {
             connection_window: 4 << 20,
             buffered_bytes: 64 << 20,
             unwritten_bytes: 256 * 1024,
-            early_resets: 1000,
+            early_resets: 8192,
+            control_frames: 10_000,
+            preface_time: Duration::from_secs(10),
+            frame_time: Duration::from_secs(20),
+            body_time: Duration::from_secs(60),
+            read_time: Duration::from_secs(60),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! gRPC's message: five bytes of prefix (compression flag, length), then the message; and bodies as they gather.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::hpack::Headers;
@@ -69,6 +71,8 @@ pub(crate) struct Gathered {
     more: BytesMut,
     /// What content-length says; few gRPC peers send it.
     announced: Option<u64>,
+    /// For how long nothing came, as far as somebody looked.
+    silent: Duration,
 }
 
 impl Gathered {
@@ -85,6 +89,12 @@ impl Gathered {
         })
     }
 
+    /// Some time has passed; how long nothing came by now.
+    pub(crate) fn wait(&mut self, time: Duration) -> Duration {
+        self.silent += time;
+        self.silent
+    }
+
     /// Whether what has come, `ended` or not, agrees with content-length.
     pub(crate) fn agrees(&self, ended: bool) -> bool {
         let came = self.len() as u64;
@@ -97,6 +107,7 @@ impl Gathered {
         if self.len() + piece.len() > limit {
             return false;
         }
+        self.silent = Duration::ZERO;
         if self.more.is_empty() && self.first.is_empty() {
             self.first = piece;
         } else {

@@ -67,6 +67,11 @@ impl<T> Streams<T> {
         self.len
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
+        let ring = self.ring.iter_mut().flatten().map(|(id, value)| (*id, value));
+        ring.chain(self.old.iter_mut().map(|(id, value)| (*id, value)))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let ring = self.ring.iter().flatten().map(|(id, value)| (*id, value));
         ring.chain(self.old.iter().map(|(id, value)| (*id, value)))

@@ -3,7 +3,7 @@
 use super::Names;
 
 /// Names that belong to HTTP/1.1's connections.
-const OF_CONNECTIONS: [&str; 5] = [
+pub(super) const OF_CONNECTIONS: [&str; 5] = [
     "connection",
     "keep-alive",
     "proxy-connection",

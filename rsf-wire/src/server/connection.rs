@@ -17,7 +17,10 @@ use crate::message::Gathered;
 use crate::outbound::{Outbound, Writing};
 use crate::streams::Streams;
 
+mod patience;
 mod requests;
+
+use patience::Patience;
 
 /// What the PING between the two GOAWAYs carries.
 const DRAIN_PING: [u8; 8] = *b"rsfdrain";
@@ -38,6 +41,7 @@ pub(super) struct ServerConnection<S, H: ?Sized, D> {
     /// Bytes of unfinished bodies.
     buffered: usize,
     early_resets: u32,
+    patience: Patience,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,6 +94,7 @@ where
             finished: Vec::new(),
             buffered: 0,
             early_resets: 0,
+            patience: Patience::new(&limits),
             limits,
         }
     }
@@ -228,7 +233,14 @@ where
     type Output = Result<(), Ended>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(self.drive(cx));
+        let outcome = loop {
+            if let Poll::Ready(outcome) = self.drive(cx) {
+                break outcome;
+            }
+            if let Err(error) = ready!(self.poll_patience(cx)) {
+                break Err(error);
+            }
+        };
         if let Err(Ended::Protocol(error)) = &outcome {
             self.accuse(error, cx);
         }

@@ -8,10 +8,14 @@
     reason = "a failed step fails the test"
 )]
 
+#[path = "../bytes/raw.rs"]
 mod raw;
 
-mod case;
+#[path = "../bytes/peer.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
 mod peer;
+
+mod case;
 
 mod server_generic;
 mod server_hpack;

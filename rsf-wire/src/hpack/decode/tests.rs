@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::hpack::rules::OF_CONNECTIONS;
 use crate::hpack::{Constants, Encoder, Literals};
 
 fn hex(text: &str) -> Bytes {
@@ -261,13 +262,16 @@ fn what_calls_may_have_is_told_apart_from_what_they_have() {
         .for_each(|name| usual.add(name.as_bytes()));
     let names = "rsf-target rsf-shard rsf-implementation rsf-token rsf-priority rsf-routing-key rsf-dye baggage rsf-retried \
                  rsf-repeated grpc-previous-rpc-attempts";
-    for name in names.split_whitespace() {
+    for name in names.split_whitespace().chain(OF_CONNECTIONS) {
         assert!(!usual.may_have(name.as_bytes()), "{name}");
     }
 }
 
 fn name() -> impl Strategy<Value = String> {
-    "[a-z][a-z0-9._-]{0,20}"
+    // `te` has a value of its own, and HTTP/1.1's names have none.
+    "[a-z][a-z0-9._-]{0,20}".prop_filter("a name that HTTP/2 leaves to peers", |name| {
+        name != "te" && !OF_CONNECTIONS.contains(&name.as_str())
+    })
 }
 
 fn fields() -> impl Strategy<Value = Vec<(String, String)>> {

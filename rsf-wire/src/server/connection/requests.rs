@@ -9,6 +9,7 @@ use crate::frame::{self, ConnectionError, ErrorCode, Settings};
 use crate::hpack::{Fault, Headers, Literals};
 use crate::message::{Gathered, MessageError, PREFIX_BYTES};
 use crate::outbound::Trailers;
+use crate::refusals::Refusal;
 use crate::server::running::start;
 use crate::server::{Call, Handler, Response};
 
@@ -41,11 +42,15 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         }
         self.last = stream;
         match headers.fault() {
-            Some(Fault::TooLarge) => return self.refuse(stream, 431, end),
+            Some(Fault::TooLarge) => {
+                Refusal::HeaderList.note();
+                return self.refuse(stream, 431, end);
+            }
             Some(Fault::Malformed) => return self.fail(stream, ErrorCode::PROTOCOL_ERROR),
             None => {}
         }
         if self.streams.len() + self.out.waiting() >= self.limits.concurrent_streams as usize {
+            Refusal::ConcurrentStreams.note();
             return self.fail(stream, ErrorCode::REFUSED_STREAM);
         }
         if !headers.pseudo().are_a_requests() {
@@ -143,6 +148,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if end {
             self.dispatch(stream, None, cx);
         } else if self.buffered > self.limits.buffered_bytes {
+            Refusal::Buffered.note();
             return self.fail(stream, ErrorCode::REFUSED_STREAM);
         }
         Ok(())
@@ -220,7 +226,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
 
     /// Ends a stream that is broken or too much. Peers that make us do so all the time are as bad as those that reset
     /// streams themselves.
-    fn fail(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
+    pub(super) fn fail(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
         self.remove(stream);
         self.out.reset(stream, code);
         self.count_early_reset()
@@ -229,6 +235,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
     pub(super) fn count_early_reset(&mut self) -> Result<(), ConnectionError> {
         self.early_resets += 1;
         if self.early_resets > self.limits.early_resets {
+            Refusal::EarlyResets.note();
             let reason = "too many streams were reset before their reply";
             return Err(ConnectionError::new(ErrorCode::ENHANCE_YOUR_CALM, reason));
         }

@@ -59,7 +59,7 @@ impl Handler for Paths {
 
 pub(crate) struct Peer {
     io: DuplexStream,
-    _engine: JoinHandle<()>,
+    engine: JoinHandle<()>,
 }
 
 impl Peer {
@@ -70,7 +70,7 @@ impl Peer {
             // What it ends with is seen on the wire.
             let _ = serve(far, Arc::new(Paths), limits, std::future::pending()).await;
         });
-        Peer { io, _engine: engine }
+        Peer { io, engine }
     }
 
     /// Faces a server, prefaces exchanged.
@@ -101,7 +101,7 @@ impl Peer {
             };
             client.call(request).await
         });
-        let mut peer = Peer { io, _engine: engine };
+        let mut peer = Peer { io, engine };
         let mut preface = [0; 24];
         tokio::time::timeout(PATIENCE, peer.io.read_exact(&mut preface))
             .await
@@ -127,9 +127,15 @@ impl Peer {
 
     /// The next frame; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Seen> {
-        let mut head = [0; 9];
-        let read = tokio::time::timeout(PATIENCE, self.io.read_exact(&mut head));
+        let mut first = [0; 1];
+        let read = tokio::time::timeout(PATIENCE, self.io.read_exact(&mut first));
         read.await.expect("the engine says something or ends").ok()?;
+        self.rest_of(first[0]).await
+    }
+
+    async fn rest_of(&mut self, first: u8) -> Option<Seen> {
+        let mut head = [first; 9];
+        self.io.read_exact(&mut head[1..]).await.ok()?;
         let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         self.io.read_exact(&mut payload).await.expect("a whole frame");
@@ -139,6 +145,22 @@ impl Peer {
             stream: u32::from_be_bytes([s0, s1, s2, s3]),
             payload,
         })
+    }
+
+    /// The next frame if there is one already: `Some(None)` at the end.
+    pub(crate) async fn try_next(&mut self) -> Option<Option<Seen>> {
+        let mut first = [0; 1];
+        let at_once = tokio::time::timeout(Duration::ZERO, self.io.read(&mut first));
+        match at_once.await {
+            Err(_) => None,
+            Ok(Ok(0) | Err(_)) => Some(None),
+            Ok(Ok(_)) => Some(self.rest_of(first[0]).await),
+        }
+    }
+
+    /// Waits until the engine has ended, without reading.
+    pub(crate) async fn ended(&mut self) {
+        (&mut self.engine).await.unwrap();
     }
 
     /// All frames up to the first that `last` picks; `None` where the connection ends before.
