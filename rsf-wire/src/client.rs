@@ -1,6 +1,7 @@
 //! The client's role: calls in a slab, polled in place, over one connection.
 //!
 //! - `state`: what callers and the connection share, under one mutex.
+//! - `streaming`: calls whose bodies are streams, beside the unary ones.
 //! - [`ClientConnection`]: the future that reads and writes; spawn it.
 
 use std::sync::Arc;
@@ -10,12 +11,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::frame;
 use crate::hpack::{Headers, Literals};
+use crate::keepalive::{Keepalive, PROBE, Probed, probe};
 use crate::limits::Limits;
 use crate::message::MessageError;
 
 mod connection;
 mod state;
+mod streaming;
+
+pub use streaming::{Head, Opened};
 
 pub use connection::{ClientConnection, Ended};
 use state::State;
@@ -85,6 +91,8 @@ pub enum Fate {
 pub enum Life {
     /// Takes calls.
     Ready,
+    /// Takes calls, but not for much longer: the numbers of streams run out. Time to open another connection.
+    Aging,
     /// Finishes what it has.
     Draining,
     /// Gone.
@@ -159,6 +167,11 @@ impl Client {
         self.shared.state.lock().pending()
     }
 
+    /// Probes the connection by PING whenever it is silent; to be spawned, ends with the connection.
+    pub fn keep_alive(&self, keepalive: Keepalive) -> impl Future<Output = ()> + Send + use<> {
+        probe(Arc::downgrade(&self.shared), keepalive)
+    }
+
     /// Takes no new calls, lets the running ones finish, then closes.
     pub fn close(&self) {
         self.shared.with(State::close);
@@ -190,6 +203,21 @@ impl Shared {
             waker.wake();
         }
         result
+    }
+}
+
+impl Probed for Shared {
+    fn heard(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (state.life() < Life::Closed).then_some(state.heard)
+    }
+
+    fn ping(&self) {
+        self.with(|state| frame::write_ping(state.out.control(), false, PROBE));
+    }
+
+    fn give_up(&self) {
+        self.with(State::fall_silent);
     }
 }
 

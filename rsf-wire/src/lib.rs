@@ -1,4 +1,4 @@
-//! A spike of RSF's own gRPC engine: unary calls over HTTP/2, in both roles, over any byte stream.
+//! RSF's own gRPC engine: calls over HTTP/2, in both roles, over any byte stream.
 //!
 //! **One call's path.** [`Client::send`] writes HEADERS and DATA into the connection's one output buffer and leaves a
 //! [`Slot`] behind → the connection's future ([`ClientConnection`]) writes what has gathered → the peer's
@@ -12,12 +12,14 @@
 //!   as unindexed literals.
 //! - [`message`]: gRPC's length-prefixed message.
 //! - [`client`], [`server`]: the two roles.
+//! - [`stream`]: bodies that are read and written while they last, for calls that are not unary.
+//! - [`bridge`]: `http` and `tower` over them, for tonic's clients and services and for any other of HTTP.
 //!
 //! It knows nothing of governance: no retries, deadlines, routes or names. A caller that loses interest cancels; a
 //! timeout is a header like others.
 //!
-//! What it does not do yet: streaming (one message each way), TLS, keepalive PINGs of its own, compression,
-//! a time budget for handlers that are polled in place, and writing large bodies without copying them once.
+//! What it does not do yet: TLS, compression, and a time budget for handlers that are polled in
+//! place.
 //! It also rests where a peer keeps a body half sent: how long is for the caller to bound.
 
 pub mod limits;
@@ -29,16 +31,23 @@ pub mod message;
 
 mod closed;
 mod inbound;
+mod keepalive;
 mod noise;
 mod outbound;
 mod streams;
 
+pub mod stream;
+
 pub mod client;
 pub mod server;
 
-pub use client::{CallError, Client, ClientConnection, Fate, Life, Reply, Request, Slot};
+pub mod bridge;
+
+pub use client::{CallError, Client, ClientConnection, Fate, Head, Life, Opened, Reply, Request, Slot};
 pub use frame::{ConnectionError, ErrorCode};
 pub use hpack::{Beginning, Headers, Literals};
+pub use keepalive::Keepalive;
 pub use limits::Limits;
 pub use refusals::Refusal;
-pub use server::{Call, Handler, Response, serve};
+pub use server::{Answer, Call, Handler, Response, Route, StreamingCall, serve};
+pub use stream::{Incoming, Outgoing, StreamError};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::keepalive::Keepalive;
+
 /// The limits of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -24,6 +26,18 @@ pub struct Limits {
     pub buffered_bytes: usize,
     /// Bytes of output that wait for the socket before bodies wait too; at twice that reading rests. Default 256 KiB.
     pub unwritten_bytes: usize,
+    /// Bytes that the writer of a stream may have waiting for windows and socket before it is told to wait. A piece that is
+    /// handed over is taken whole. Default 64 KiB.
+    pub stream_buffer: usize,
+    /// Bytes of a unary request that a server gathers by itself; longer ones, and those that take their time, go to
+    /// [`Handler::slow`](crate::Handler::slow), where a handler takes such. Default 64 KiB.
+    pub gathered_bytes: usize,
+    /// How a server probes silent connections. Default: not at all. For clients see
+    /// [`Client::keep_alive`](crate::Client::keep_alive).
+    pub keepalive: Option<Keepalive>,
+    /// The greatest number of a stream that a client opens: 1 to 2³¹ - 1, which is the protocol's and the default. When seven
+    /// eighths are used the connection is [`Life::Aging`](crate::Life::Aging).
+    pub last_stream: u32,
     /// Streams that the peer may reset before their reply beyond those that it lets finish, before the connection is
     /// ended (the "rapid reset" attack). Default 8 192: all that may be open can be given up at once, twice, as an
     /// overloaded server sees it happen.
@@ -63,6 +77,10 @@ impl Default for Limits {
             connection_window: 4 << 20,
             buffered_bytes: 64 << 20,
             unwritten_bytes: 256 * 1024,
+            stream_buffer: 64 * 1024,
+            gathered_bytes: 64 * 1024,
+            keepalive: None,
+            last_stream: crate::frame::MAX_31_BITS,
             early_resets: 8192,
             control_frames: 10_000,
             preface_time: Duration::from_secs(10),

@@ -123,6 +123,11 @@ impl Gathered {
         self.first.len() + self.more.len()
     }
 
+    /// What content-length announced.
+    pub(crate) fn announced(&self) -> Option<u64> {
+        self.announced
+    }
+
     pub(crate) fn finish(self) -> Bytes {
         if self.more.is_empty() {
             self.first

@@ -1,11 +1,9 @@
 //! What goes out: one buffer that gathers frames, and bodies that wait for windows, taking turns.
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::Waker;
 
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
 
 use crate::closed::Closed;
 use crate::frame::{self, ConnectionError, END_STREAM, ErrorCode, MAX_31_BITS, Settings, kind};
@@ -13,14 +11,26 @@ use crate::hpack::{Constants, Encoder, Literals, Pair};
 use crate::inbound::{DEFAULT_TABLE, DEFAULT_WINDOW};
 use crate::limits::Limits;
 
+mod streaming;
+mod writing;
+
+use streaming::More;
+pub(crate) use writing::{Large, Writing};
+
+/// Bytes of a DATA frame at most: what any peer takes, and little enough that streams in turn do not wait for long.
 const SMALLEST_MAX_FRAME: usize = 16_384;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEPT_BYTES: usize = 64 * 1024;
+/// Bytes of a piece from which on it is handed to the socket where it lies, and not copied.
+const LARGE_BYTES: usize = 4 * 1024;
 
 /// The writing side of a connection.
 pub(crate) struct Outbound {
     /// Frames that wait to be taken by the connection's future.
     gathered: Vec<u8>,
+    /// What stands between them without having been copied, and its bytes.
+    large: Large,
+    large_bytes: usize,
     /// Bytes that were taken, all told.
     taken: u64,
     encoder: Encoder,
@@ -29,10 +39,14 @@ pub(crate) struct Outbound {
     initial_window: i64,
     window: i64,
     waiting: HashMap<u32, Waiting>,
+    /// Those of them that are streams.
+    open: usize,
     closed: Closed,
     /// Waiting streams whose own window is open, in the order of their turns.
     turns: VecDeque<u32>,
     limit: usize,
+    /// Who is to be woken: outside the lock, where there is one.
+    pub(crate) wakers: Vec<Waker>,
 }
 
 /// A body that is not out yet.
@@ -42,6 +56,8 @@ struct Waiting {
     in_turn: bool,
     /// The trailers that follow; without them the body ends the stream.
     trailers: Option<Trailers>,
+    /// What a stream has that may get more than `rest`.
+    more: Option<Box<More>>,
 }
 
 /// Trailers that wait for their body: constants are few and known to the server.
@@ -64,6 +80,8 @@ impl Outbound {
         }
         Outbound {
             gathered,
+            large: Large::new(),
+            large_bytes: 0,
             taken: 0,
             encoder: Encoder::new(DEFAULT_TABLE),
             block: Vec::new(),
@@ -71,29 +89,35 @@ impl Outbound {
             initial_window: i64::from(DEFAULT_WINDOW),
             window: i64::from(DEFAULT_WINDOW),
             waiting: HashMap::new(),
+            open: 0,
             closed: Closed::default(),
             turns: VecDeque::new(),
             limit: limits.unwritten_bytes,
+            wakers: Vec::new(),
         }
     }
 
     /// Where the next frame will stand in all that goes out.
     pub(crate) fn position(&self) -> u64 {
-        self.taken + self.gathered.len() as u64
+        self.taken + self.unwritten() as u64
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.gathered.is_empty()
     }
 
+    fn unwritten(&self) -> usize {
+        self.gathered.len() + self.large_bytes
+    }
+
     /// Whether so much waits for the socket that bodies and new calls wait too.
     pub(crate) fn is_full(&self) -> bool {
-        self.gathered.len() >= self.limit
+        self.unwritten() >= self.limit
     }
 
     /// Whether so much waits that the peer is read no more until it reads us.
     pub(crate) fn is_flooded(&self) -> bool {
-        self.gathered.len() >= 2 * self.limit
+        self.unwritten() >= 2 * self.limit
     }
 
     /// Frames to be appended to directly: control frames, which no window holds back.
@@ -102,16 +126,18 @@ impl Outbound {
     }
 
     /// Moves what has gathered into `into`, which is empty.
-    pub(crate) fn take(&mut self, into: &mut Vec<u8>) {
-        into.clear();
-        if into.capacity() > KEPT_BYTES {
-            *into = Vec::new();
+    pub(crate) fn take(&mut self, into: &mut Writing) {
+        into.bytes.clear();
+        if into.bytes.capacity() > KEPT_BYTES {
+            into.bytes = Vec::new();
         }
-        self.taken += self.gathered.len() as u64;
-        std::mem::swap(&mut self.gathered, into);
+        self.taken += self.unwritten() as u64;
+        self.large_bytes = 0;
+        std::mem::swap(&mut self.gathered, &mut into.bytes);
+        std::mem::swap(&mut self.large, &mut into.large);
     }
 
-    /// A reply's HEADERS, or trailers.
+    /// A reply's HEADERS, trailers, or those of a request that is not gRPC's.
     pub(crate) fn headers(&mut self, stream: u32, own: &[Pair<'_>], varying: &Literals, end: bool) {
         let constants = Constants {
             own,
@@ -131,10 +157,10 @@ impl Outbound {
     pub(crate) fn body(&mut self, stream: u32, body: Bytes, credit: i64, trailers: Option<Trailers>) {
         let window = self.initial_window + credit;
         let length = body.len() as i64;
-        let fits = body.len() <= self.max_frame && length <= window && length <= self.window;
+        let fits = body.len() <= SMALLEST_MAX_FRAME && length <= window && length <= self.window;
         if fits && self.turns.is_empty() && !self.is_full() {
             self.window -= length;
-            self.data(stream, &body, trailers.is_none());
+            self.data(stream, body, trailers.is_none());
             if let Some(trailers) = trailers {
                 self.headers(stream, trailers.constant, &trailers.varying, true);
             }
@@ -148,6 +174,7 @@ impl Outbound {
                 window,
                 in_turn,
                 trailers,
+                more: None,
             },
         );
         if in_turn {
@@ -165,28 +192,45 @@ impl Outbound {
                 self.turns.pop_front();
                 continue;
             };
-            let allowed = self
-                .max_frame
-                .min(waiting.window.min(self.window).max(0) as usize);
+            let allowed = waiting.window.min(self.window).max(0) as usize;
             if allowed == 0 && self.window <= 0 && !waiting.rest.is_empty() {
                 return;
             }
             self.turns.pop_front();
-            let part = waiting.rest.split_to(allowed.min(waiting.rest.len()));
+            let part = waiting
+                .rest
+                .split_to(allowed.min(SMALLEST_MAX_FRAME).min(waiting.rest.len()));
             waiting.window -= part.len() as i64;
             self.window -= part.len() as i64;
-            let finished = waiting.rest.is_empty();
-            waiting.in_turn = !finished && waiting.window > 0;
+            let finished = waiting.is_over(part.len(), &mut self.wakers);
+            waiting.in_turn = !finished && waiting.window > 0 && !waiting.rest.is_empty();
             if waiting.in_turn {
                 self.turns.push_back(stream);
             }
-            let trailers = finished.then(|| self.waiting.remove(&stream)).flatten();
-            let trailers = trailers.and_then(|waiting| waiting.trailers);
-            if finished || part.has_remaining() {
-                self.data(stream, &part, finished && trailers.is_none());
+            if !finished {
+                if part.has_remaining() {
+                    self.data(stream, part, false);
+                }
+                continue;
             }
-            if let Some(trailers) = trailers {
-                self.headers(stream, trailers.constant, &trailers.varying, true);
+            if let Some(waiting) = self.waiting.remove(&stream) {
+                self.last(stream, part, waiting);
+            }
+        }
+    }
+
+    /// Sends a body's last part and what stands behind it.
+    fn last(&mut self, stream: u32, part: Bytes, waiting: Waiting) {
+        if waiting.trailers.is_none() || part.has_remaining() {
+            self.data(stream, part, waiting.trailers.is_none());
+        }
+        if let Some(trailers) = waiting.trailers {
+            self.headers(stream, trailers.constant, &trailers.varying, true);
+        }
+        if let Some(more) = waiting.more {
+            self.open -= 1;
+            if more.then_reset {
+                frame::write_reset(&mut self.gathered, stream, ErrorCode::NO_ERROR);
             }
         }
     }
@@ -196,6 +240,11 @@ impl Outbound {
         self.waiting.len()
     }
 
+    /// Those of them that are whole, and wait for the peer alone.
+    pub(crate) fn owed(&self) -> usize {
+        self.waiting.len() - self.open
+    }
+
     /// Whether the stream's body is not all out yet.
     pub(crate) fn owes(&self, stream: u32) -> bool {
         self.waiting.contains_key(&stream)
@@ -203,8 +252,10 @@ impl Outbound {
 
     /// Gives a stream up without telling the peer. Its turn, if any, is passed over later.
     pub(crate) fn forget(&mut self, stream: u32) {
-        if !self.waiting.is_empty() {
-            self.waiting.remove(&stream);
+        if !self.waiting.is_empty()
+            && let Some(waiting) = self.waiting.remove(&stream)
+        {
+            self.open -= usize::from(waiting.more.is_some());
         }
     }
 
@@ -247,8 +298,7 @@ impl Outbound {
         if waiting.window > i64::from(MAX_31_BITS) {
             return Err(ErrorCode::FLOW_CONTROL_ERROR);
         }
-        if !waiting.in_turn && waiting.window > 0 {
-            waiting.in_turn = true;
+        if waiting.gets_turn() {
             self.turns.push_back(stream);
         }
         self.pump();
@@ -273,8 +323,7 @@ impl Outbound {
                     let reason = "a stream's window is raised above 2^31 - 1";
                     return Err(ConnectionError::new(ErrorCode::FLOW_CONTROL_ERROR, reason));
                 }
-                if !waiting.in_turn && waiting.window > 0 {
-                    waiting.in_turn = true;
+                if waiting.gets_turn() {
                     self.turns.push_back(*stream);
                 }
             }
@@ -283,47 +332,14 @@ impl Outbound {
         Ok(())
     }
 
-    fn data(&mut self, stream: u32, data: &[u8], end: bool) {
+    fn data(&mut self, stream: u32, data: Bytes, end: bool) {
         let flags = if end { END_STREAM } else { 0 };
         frame::write_head(&mut self.gathered, data.len(), kind::DATA, flags, stream);
-        self.gathered.extend_from_slice(data);
-    }
-}
-
-/// Bytes on their way into the socket.
-#[derive(Default)]
-pub(crate) struct Writing {
-    pub(crate) bytes: Vec<u8>,
-    written: usize,
-    unflushed: bool,
-    /// Bytes that went into the socket, all told.
-    pub(crate) total: u64,
-}
-
-impl Writing {
-    pub(crate) fn is_done(&self) -> bool {
-        self.written == self.bytes.len() && !self.unflushed
-    }
-
-    /// Writes all; `Ready` when it is flushed.
-    pub(crate) fn poll(
-        &mut self,
-        io: &mut (impl AsyncWrite + Unpin),
-        cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        while self.written < self.bytes.len() {
-            let bytes = ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes[self.written..]))?;
-            if bytes == 0 {
-                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-            }
-            self.unflushed = true;
-            self.written += bytes;
-            self.total += bytes as u64;
+        if data.len() < LARGE_BYTES {
+            self.gathered.extend_from_slice(&data);
+        } else {
+            self.large_bytes += data.len();
+            self.large.push_back((self.gathered.len(), data));
         }
-        self.bytes.clear();
-        self.written = 0;
-        ready!(Pin::new(io).poll_flush(cx))?;
-        self.unflushed = false;
-        Poll::Ready(Ok(()))
     }
 }

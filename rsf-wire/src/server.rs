@@ -1,6 +1,8 @@
-//! The server's role: unary requests go to a [`Handler`], polled in place, spawned when pending.
+//! The server's role: unary requests go to a [`Handler`], polled in place, spawned when pending; streaming ones become
+//! tasks at once.
 //!
 //! - `connection`: the future that reads, handles and writes.
+//! - `streaming`: requests whose bodies are streams.
 //! - `running`: handlers that became tasks, and their replies.
 
 use std::pin::Pin;
@@ -8,16 +10,25 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
 
 use crate::client::Ended;
 use crate::hpack::{Headers, Literals};
+use crate::keepalive::{Keepalive, probe};
 use crate::limits::Limits;
 use crate::message::MessageError;
 
 mod connection;
 mod running;
+mod streaming;
 
 use connection::ServerConnection;
+use running::Replies;
+pub use streaming::{Answer, Serving, StreamingCall};
+
+const GRPC: (&str, &[u8]) = ("content-type", b"application/grpc");
+/// What every gRPC response begins with.
+const HEADERS: &[(&str, &[u8])] = &[(":status", b"200"), GRPC];
 
 /// A unary request as it arrived.
 #[derive(Debug)]
@@ -27,6 +38,17 @@ pub struct Call {
     /// The body: a message with its prefix, or nothing ([`crate::message::unframe`]); an error where it is over the
     /// handler's limit.
     pub body: Result<Bytes, MessageError>,
+    /// What [`Handler::route`] said of it.
+    pub route: usize,
+}
+
+/// How a request is taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Gathered whole, then handed to [`Handler::call`] with this number.
+    Unary(usize),
+    /// Handed to [`Handler::stream`] at once. It may be any request of HTTP, gRPC or not.
+    Streaming,
 }
 
 impl Call {
@@ -82,10 +104,33 @@ pub type Handling = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// Handles the requests of connections.
 pub trait Handler: Send + Sync + 'static {
+    /// Decides by a request's headers how it is taken in. Default: `Unary(0)`, all of them.
+    fn route(&self, _headers: &Headers) -> Route {
+        Route::Unary(0)
+    }
+
+    /// Handles one streaming request. The future becomes a task; when the peer resets the request, or the connection
+    /// ends, it is dropped. Default: UNIMPLEMENTED.
+    fn stream(&self, call: StreamingCall) -> Serving {
+        Box::pin(async move { call.answer.status(12, "this server has no such method") })
+    }
+
     /// Handles one request; `None` where the path is unknown, which is answered UNIMPLEMENTED. The future is polled
     /// first in the connection's own task: it must not block. Dropped, it was cancelled by the peer. A panic is
     /// answered INTERNAL.
     fn call(&self, call: Call) -> Option<Handling>;
+
+    /// Whether unary requests that are long or slow to come go to [`Handler::slow`]. Default: no, they are gathered like
+    /// all others, for as long as they take.
+    fn takes_slow(&self) -> bool {
+        false
+    }
+
+    /// Handles one unary request of which not all has come, or not all of it soon: how much and how long to gather is the
+    /// handler's to decide. `route` is what [`Handler::route`] said of it. Default: UNIMPLEMENTED.
+    fn slow(&self, _route: usize, call: StreamingCall) -> Serving {
+        self.stream(call)
+    }
 
     /// Bytes of a request's message at most. Default 4 MiB.
     fn max_message_bytes(&self) -> usize {
@@ -106,7 +151,26 @@ where
     H: Handler + ?Sized,
 {
     let drain = std::pin::pin!(drain);
-    ServerConnection::new(io, handler, limits, drain).await
+    let keepalive = limits.keepalive;
+    let connection = ServerConnection::new(io, handler, limits, drain);
+    let _probing = keepalive.map(|keepalive| Probing::of(connection.replies(), keepalive));
+    connection.await
+}
+
+/// Probes a connection until it is dropped.
+struct Probing(AbortHandle);
+
+impl Probing {
+    fn of(connection: &Arc<Replies>, keepalive: Keepalive) -> Probing {
+        let probing = probe(Arc::downgrade(connection), keepalive);
+        Probing(tokio::spawn(probing).abort_handle())
+    }
+}
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 fn percent_encoded(text: &str) -> String {

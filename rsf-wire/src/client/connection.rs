@@ -21,6 +21,9 @@ pub enum Ended {
     /// The peer broke the protocol.
     #[error("the peer broke HTTP/2: {0}")]
     Protocol(#[from] ConnectionError),
+    /// It did not answer a PING.
+    #[error("the peer has fallen silent: it did not answer a PING in time")]
+    Silent,
     /// The peer closed it with calls under way.
     #[error("the peer closed the connection")]
     Closed,
@@ -54,7 +57,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         loop {
             let mut progress = false;
-            let flooded = self.shared.state.lock().out.is_flooded();
+            let state = self.shared.state.lock();
+            let (flooded, silent) = (state.out.is_flooded(), state.is_silent());
+            drop(state);
+            if silent {
+                return Poll::Ready(Err(Ended::Silent));
+            }
             if !flooded {
                 match self.inbound.poll_read(&mut self.io, cx) {
                     Poll::Ready(Ok(true)) => {
@@ -77,7 +85,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
             match self.writing.poll(&mut self.io, cx) {
                 Poll::Ready(written) => written?,
                 Poll::Pending if progress => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // A peer that does not read may be given up.
+                    self.shared.state.lock().sleep(cx.waker());
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -94,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
         let increment = self.inbound.window_increment();
         let events = &mut self.events;
         self.shared.with(|state| {
+            state.heard += 1;
             if increment > 0 {
                 frame::write_window_update(state.out.control(), 0, increment);
             }
@@ -124,8 +137,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
             return Next::Sleep;
         }
         self.yielded = false;
-        state.out.take(&mut self.writing.bytes);
+        state.out.take(&mut self.writing);
         state.output_taken();
+        let wakers = state.take_wakers();
+        drop(state);
+        // Those whose streams have room again.
+        wakers.into_iter().for_each(std::task::Waker::wake);
         Next::Write
     }
 

@@ -6,8 +6,9 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
+use super::streaming::{STREAMING, Streaming};
 use super::{CallError, Fate, Life, Reply, Request};
-use crate::frame::{ConnectionError, ErrorCode, MAX_31_BITS};
+use crate::frame::{ConnectionError, ErrorCode};
 use crate::hpack::{Constants, Headers, Literals};
 use crate::limits::Limits;
 use crate::message::Gathered;
@@ -21,22 +22,26 @@ const STREAMS_BEFORE_SETTINGS: u32 = 100;
 
 pub(super) struct State {
     pub(super) out: Outbound,
-    authority: Box<str>,
-    limits: Limits,
+    pub(super) authority: Box<str>,
+    pub(super) limits: Limits,
     calls: Slab<Call>,
+    pub(super) streamings: Slab<Streaming>,
     /// The slot of each open stream.
-    streams: Streams<usize>,
+    pub(super) streams: Streams<usize>,
     /// Calls that wait for a stream: slot, and the call's number, for the slot may be another's by then.
-    queue: VecDeque<(usize, u64)>,
-    next_call: u64,
+    pub(super) queue: VecDeque<(usize, u64)>,
+    pub(super) next_call: u64,
     next_stream: u32,
+    /// The stream from which on the connection is aging.
+    ages_at: u32,
     admitted: u32,
     life: Life,
     abandoned: bool,
+    /// How often something came, and whether the peer was given up because nothing did.
+    pub(super) heard: u64,
+    silent: bool,
     /// The connection's future, where it sleeps.
     sleeper: Option<Waker>,
-    /// Callers whose calls finished.
-    wakers: Vec<Waker>,
 }
 
 struct Call {
@@ -67,8 +72,10 @@ impl State {
         State {
             out: Outbound::new(&limits, false),
             authority: authority.into(),
+            ages_at: limits.last_stream / 8 * 7,
             limits,
             calls: Slab::new(),
+            streamings: Slab::new(),
             streams: Streams::default(),
             queue: VecDeque::new(),
             next_call: 0,
@@ -76,8 +83,9 @@ impl State {
             admitted: STREAMS_BEFORE_SETTINGS,
             life: Life::Ready,
             abandoned: false,
+            heard: 0,
+            silent: false,
             sleeper: None,
-            wakers: Vec::new(),
         }
     }
 
@@ -94,10 +102,8 @@ impl State {
             unacknowledged: 0,
             outcome: None,
         });
-        if self.next_stream > MAX_31_BITS {
-            self.life = self.life.max(Life::Draining);
-        }
-        if self.life > Life::Ready {
+        self.count_streams();
+        if self.life >= Life::Draining {
             self.finish(slot, Err(not_written("the connection is closing")));
         } else if self.queue.is_empty() && self.may_open() {
             self.open(slot, request);
@@ -169,7 +175,7 @@ impl State {
     }
 
     pub(super) fn pending(&self) -> usize {
-        self.calls.len()
+        self.calls.len() + self.streamings.len()
     }
 
     pub(super) fn open_streams(&self) -> usize {
@@ -179,16 +185,16 @@ impl State {
     /// Whether the connection has nothing left to do.
     pub(super) fn is_finished(&self) -> bool {
         let idle = self.streams.len() == 0 && self.calls.iter().all(|(_, call)| call.outcome.is_some());
-        self.life > Life::Ready && (self.abandoned || idle)
+        self.life >= Life::Draining && (self.abandoned || idle && self.streamings_are_over())
     }
 
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
-        std::mem::take(&mut self.wakers)
+        std::mem::take(&mut self.out.wakers)
     }
 
     /// The connection's waker, where it sleeps and has something to do.
     pub(super) fn wake_connection(&mut self) -> Option<Waker> {
-        if self.out.is_empty() && self.life == Life::Ready {
+        if self.out.is_empty() && self.life < Life::Draining {
             return None;
         }
         self.sleeper.take()
@@ -200,8 +206,9 @@ impl State {
 
     /// The output was taken: there is room again.
     pub(super) fn output_taken(&mut self) {
-        self.out.pump();
+        // Calls that wait before bodies that do: a large one would take all the room each time.
         self.open_queued();
+        self.out.pump();
     }
 
     /// The connection is gone: all that is pending fails. `written` says how far the output got.
@@ -209,6 +216,7 @@ impl State {
         self.life = Life::Closed;
         self.queue.clear();
         self.streams = Streams::default();
+        self.end_streamings(reason, written);
         for (_, call) in &mut self.calls {
             if call.outcome.is_none() {
                 let unwritten = call.stream == 0 || call.begins >= written.total;
@@ -221,18 +229,52 @@ impl State {
                     fate,
                     reason: reason.clone(),
                 }));
-                self.wakers.extend(call.waker.take());
+                self.out.wakers.extend(call.waker.take());
             }
         }
     }
 
-    fn may_open(&self) -> bool {
-        self.streams.len() < self.admitted as usize && !self.out.is_full() && self.next_stream <= MAX_31_BITS
+    /// Takes no more calls once the ids of streams are used up.
+    pub(super) fn count_streams(&mut self) {
+        if self.next_stream > self.ages_at {
+            self.age();
+        }
+    }
+
+    #[cold]
+    fn age(&mut self) {
+        let life = match self.next_stream > self.limits.last_stream {
+            true => Life::Draining,
+            false => Life::Aging,
+        };
+        self.life = self.life.max(life);
+    }
+
+    /// The peer has not answered a PING.
+    pub(super) fn fall_silent(&mut self) {
+        self.silent = true;
+        self.close();
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// The id of a stream that is opened now.
+    pub(super) fn next_stream(&mut self) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        stream
+    }
+
+    pub(super) fn may_open(&self) -> bool {
+        self.streams.len() < self.admitted as usize
+            && !self.out.is_full()
+            && self.next_stream <= self.limits.last_stream
     }
 
     fn open(&mut self, slot: usize, request: Request<'_>) {
-        let stream = self.next_stream;
-        self.next_stream += 2;
+        let stream = self.next_stream();
         let Some(call) = self.calls.get_mut(slot) else {
             return;
         };
@@ -254,10 +296,14 @@ impl State {
     }
 
     /// Opens streams for calls that wait, as far as peer and buffer allow.
-    fn open_queued(&mut self) {
+    pub(super) fn open_queued(&mut self) {
         while self.may_open()
             && let Some((slot, number)) = self.queue.pop_front()
         {
+            if slot & STREAMING != 0 {
+                self.begin_queued(slot, number);
+                continue;
+            }
             let waiting = self.calls.get_mut(slot).filter(|call| call.number == number);
             let Some(queued) = waiting.and_then(|call| call.queued.take()) else {
                 continue;
@@ -271,15 +317,35 @@ impl State {
             };
             self.open(slot, request);
         }
+        if !self.queue.is_empty() && self.next_stream > self.limits.last_stream {
+            self.turn_away_queued("the connection has used up its streams");
+        }
+    }
+
+    /// Calls that wait for a stream will get none.
+    fn turn_away_queued(&mut self, reason: &str) {
+        self.close();
+        for (slot, number) in std::mem::take(&mut self.queue) {
+            if slot & STREAMING != 0 {
+                self.turn_away(slot, number, reason);
+                continue;
+            }
+            let waits = |call: &Call| call.number == number && call.stream == 0;
+            if self.calls.get(slot).is_some_and(waits) {
+                self.finish(slot, Err(not_written(reason)));
+            }
+        }
     }
 
     fn finish(&mut self, slot: usize, outcome: Result<Reply, CallError>) {
         if let Some(call) = self.calls.get_mut(slot) {
             call.outcome = Some(outcome);
-            self.wakers.extend(call.waker.take());
+            self.out.wakers.extend(call.waker.take());
             if call.stream != 0 {
                 self.streams.remove(call.stream);
             }
+        } else if let Err(error) = outcome {
+            self.finish_streaming(slot, error.into());
         }
     }
 

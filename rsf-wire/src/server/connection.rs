@@ -2,19 +2,22 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::running::{Replies, Running};
+use super::running::{Probe, Replies, Running};
+use super::streaming::Open;
 use super::{Handler, Response};
 use crate::client::Ended;
 use crate::frame::{self, ConnectionError, ErrorCode, MAX_31_BITS};
 use crate::hpack::Headers;
 use crate::inbound::{Event, Inbound};
+use crate::keepalive::PROBE;
 use crate::limits::Limits;
 use crate::message::Gathered;
 use crate::outbound::{Outbound, Writing};
+use crate::stream::Order;
 use crate::streams::Streams;
 
 mod patience;
@@ -26,21 +29,28 @@ use patience::Patience;
 const DRAIN_PING: [u8; 8] = *b"rsfdrain";
 pub(super) struct ServerConnection<S, H: ?Sized, D> {
     io: S,
-    handler: Arc<H>,
-    limits: Limits,
+    pub(super) handler: Arc<H>,
+    pub(super) limits: Limits,
     drain: D,
     draining: Draining,
     inbound: Inbound,
-    out: Outbound,
+    pub(super) out: Outbound,
     writing: Writing,
-    streams: Streams<Stream>,
+    pub(super) streams: Streams<Stream>,
+    /// Those of them that are streaming requests.
+    pub(super) serving: usize,
+    /// Those of them that are unary requests of which not all has come.
+    receiving: usize,
+    /// How often something came.
+    heard: u64,
     /// The greatest stream that the peer opened.
     last: u32,
-    replies: Arc<Replies>,
+    pub(super) replies: Arc<Replies>,
     finished: Vec<(u32, Response)>,
+    orders: Vec<(u32, Order)>,
     /// Bytes of unfinished bodies.
     buffered: usize,
-    early_resets: u32,
+    pub(super) early_resets: u32,
     patience: Patience,
 }
 
@@ -54,23 +64,26 @@ enum Draining {
 }
 
 /// A request under way.
-struct Stream {
-    stage: Stage,
+pub(super) struct Stream {
+    pub(super) stage: Stage,
     /// What the peer added to the stream's window before there was anything to send.
-    credit: i64,
+    pub(super) credit: i64,
     /// Whether the request has ended.
-    ended: bool,
+    pub(super) ended: bool,
 }
 
-enum Stage {
+pub(super) enum Stage {
     Receiving {
+        route: usize,
         headers: Headers,
         body: Gathered,
         unacknowledged: u32,
     },
     Running {
-        _task: Running,
+        /// `None` for a moment, while it becomes something else.
+        _task: Option<Running>,
     },
+    Streaming(Box<Open>),
 }
 
 impl<S, H, D> ServerConnection<S, H, D>
@@ -89,9 +102,13 @@ where
             out: Outbound::new(&limits, true),
             writing: Writing::default(),
             streams: Streams::default(),
+            serving: 0,
+            receiving: 0,
+            heard: 0,
             last: 0,
             replies: Arc::default(),
             finished: Vec::new(),
+            orders: Vec::new(),
             buffered: 0,
             early_resets: 0,
             patience: Patience::new(&limits),
@@ -99,18 +116,25 @@ where
         }
     }
 
+    /// What its probe holds on to.
+    pub(super) fn replies(&self) -> &Arc<Replies> {
+        &self.replies
+    }
+
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         loop {
             self.poll_drain(cx);
-            let mut progress = self.take_replies(cx);
+            let mut progress = self.take_replies(cx)?;
             if !self.out.is_flooded() {
                 match self.inbound.poll_read(&mut self.io, cx) {
                     Poll::Ready(Ok(true)) => {
+                        self.heard += 1;
                         self.take_in(cx)?;
                         progress = true;
                     }
                     Poll::Ready(Ok(false)) => return Poll::Ready(self.at_end()),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending if self.receiving > 0 => self.hand_over_unfinished(),
                     Poll::Pending => {}
                 }
             }
@@ -119,14 +143,16 @@ where
                     if self.is_drained() {
                         return Pin::new(&mut self.io).poll_shutdown(cx).map_err(Ended::from);
                     }
+                    self.wake();
                     if progress {
                         continue;
                     }
                     return Poll::Pending;
                 }
-                self.out.take(&mut self.writing.bytes);
+                self.out.take(&mut self.writing);
                 self.out.pump();
             }
+            self.wake();
             match self.writing.poll(&mut self.io, cx) {
                 Poll::Ready(written) => written?,
                 Poll::Pending if progress => {}
@@ -148,15 +174,30 @@ where
         matches!(self.draining, Draining::Above(_)) && self.streams.len() == 0 && self.out.waiting() == 0
     }
 
-    fn take_replies(&mut self, cx: &Context<'_>) -> bool {
-        let mut finished = std::mem::take(&mut self.finished);
-        self.replies.take(&mut finished, cx);
-        let some = !finished.is_empty();
+    fn take_replies(&mut self, cx: &Context<'_>) -> Result<bool, Ended> {
+        let (mut finished, mut orders) = (
+            std::mem::take(&mut self.finished),
+            std::mem::take(&mut self.orders),
+        );
+        match self.replies.take(&mut finished, &mut orders, self.heard, cx) {
+            Probe::Nothing => {}
+            Probe::Ping => frame::write_ping(self.out.control(), false, PROBE),
+            Probe::GiveUp => return Err(Ended::Silent),
+        }
+        let some = !finished.is_empty() || !orders.is_empty();
         for (stream, response) in finished.drain(..) {
             self.reply(stream, response);
         }
-        self.finished = finished;
-        some
+        for (stream, order) in orders.drain(..) {
+            self.order(stream, order);
+        }
+        (self.finished, self.orders) = (finished, orders);
+        Ok(some)
+    }
+
+    /// Wakes the tasks of streaming requests that have something to read or room to write.
+    fn wake(&mut self) {
+        self.out.wakers.drain(..).for_each(Waker::wake);
     }
 
     fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
@@ -218,7 +259,7 @@ where
         // In the middle of a frame there is no room for another.
         if self.writing.is_done() {
             frame::write_go_away(self.out.control(), self.last, error.code, error.reason);
-            self.out.take(&mut self.writing.bytes);
+            self.out.take(&mut self.writing);
         }
         let _ = self.writing.poll(&mut self.io, cx);
     }

@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::{Call, Handler, Handling, Response};
+use crate::keepalive::Probed;
+use crate::stream::Order;
 
 const UNIMPLEMENTED: u32 = 12;
 const INTERNAL: u32 = 13;
@@ -28,28 +30,74 @@ pub(super) struct Replies(Mutex<Finished>);
 #[derive(Default)]
 struct Finished {
     replies: Vec<(u32, Response)>,
+    /// What streaming requests' tasks want.
+    orders: Vec<(u32, Order)>,
     sleeper: Option<Waker>,
+    /// How often something came, and what the probe of a silent connection wants.
+    heard: u64,
+    probe: Probe,
+}
+
+/// What a silent connection's probe wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Probe {
+    #[default]
+    Nothing,
+    Ping,
+    GiveUp,
 }
 
 impl Replies {
-    /// Takes all replies into `into`; where there are none the connection is woken when one comes.
-    pub(super) fn take(&self, into: &mut Vec<(u32, Response)>, cx: &Context<'_>) {
+    /// Takes all replies and orders; where there are none the connection is woken when one comes.
+    pub(super) fn take(
+        &self,
+        replies: &mut Vec<(u32, Response)>,
+        orders: &mut Vec<(u32, Order)>,
+        heard: u64,
+        cx: &Context<'_>,
+    ) -> Probe {
         let mut finished = self.0.lock();
-        into.append(&mut finished.replies);
+        finished.heard = heard;
+        replies.append(&mut finished.replies);
+        orders.append(&mut finished.orders);
         match &mut finished.sleeper {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
+        std::mem::take(&mut finished.probe)
+    }
+
+    /// Leaves what a streaming request's task wants.
+    pub(super) fn order(&self, stream: u32, order: Order) {
+        self.leave(|finished| finished.orders.push((stream, order)));
     }
 
     fn push(&self, stream: u32, response: Response) {
+        self.leave(|finished| finished.replies.push((stream, response)));
+    }
+
+    fn leave(&self, leave: impl FnOnce(&mut Finished)) {
         let mut finished = self.0.lock();
-        finished.replies.push((stream, response));
+        leave(&mut finished);
         let sleeper = finished.sleeper.take();
         drop(finished);
         if let Some(waker) = sleeper {
             waker.wake();
         }
+    }
+}
+
+impl Probed for Replies {
+    fn heard(&self) -> Option<u64> {
+        Some(self.0.lock().heard)
+    }
+
+    fn ping(&self) {
+        self.leave(|finished| finished.probe = Probe::Ping);
+    }
+
+    fn give_up(&self) {
+        self.leave(|finished| finished.probe = Probe::GiveUp);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{CallError, Fate, Life, Reply, State, not_written};
+use super::{CallError, Fate, Life, Reply, STREAMING, State};
 use crate::frame::{self, ConnectionError, ErrorCode, Settings};
 use crate::hpack::{Fault, Headers};
 use crate::inbound::Event;
@@ -59,6 +59,7 @@ impl State {
             None => {}
         }
         let Some(call) = self.calls.get_mut(slot) else {
+            self.streaming_headers(stream, slot, headers, end);
             return Ok(());
         };
         if call.headers.is_some() {
@@ -92,6 +93,7 @@ impl State {
             return self.check_may_speak(stream);
         };
         let Some(call) = self.calls.get_mut(slot) else {
+            self.streaming_data(stream, slot, data, flow, end);
             return Ok(());
         };
         if call.headers.is_none() {
@@ -149,7 +151,13 @@ impl State {
             return self.check_was_open(stream);
         };
         self.out.forget(stream);
-        let refused = code == ErrorCode::REFUSED_STREAM;
+        if slot & STREAMING != 0 {
+            self.streaming_was_reset(slot, code);
+            return Ok(());
+        }
+        let headed = self.calls.get(slot).is_some_and(|call| call.headers.is_some());
+        // Headers came: the peer has looked at it, whatever it says.
+        let refused = code == ErrorCode::REFUSED_STREAM && !headed;
         let fate = if refused { Fate::Refused } else { Fate::Written };
         let reason = format!("the peer reset the call: {code}").into();
         self.finish(slot, Err(CallError { fate, reason }));
@@ -191,15 +199,7 @@ impl State {
                 }),
             );
         }
-        for (slot, number) in std::mem::take(&mut self.queue) {
-            if self
-                .calls
-                .get(slot)
-                .is_some_and(|call| call.number == number && call.stream == 0)
-            {
-                self.finish(slot, Err(not_written("the peer is going away")));
-            }
-        }
+        self.turn_away_queued("the peer is going away");
     }
 
     fn window(&mut self, stream: u32, increment: u32) -> Result<(), ConnectionError> {

@@ -108,7 +108,7 @@ where
     }
 
     fn check_output(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        if self.writing.is_done() && self.out.waiting() == 0 {
+        if self.writing.is_done() && self.out.owed() == 0 {
             self.patience.output = None;
             return Ok(());
         }

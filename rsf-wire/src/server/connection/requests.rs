@@ -11,10 +11,8 @@ use crate::message::{Gathered, MessageError, PREFIX_BYTES};
 use crate::outbound::Trailers;
 use crate::refusals::Refusal;
 use crate::server::running::start;
-use crate::server::{Call, Handler, Response};
+use crate::server::{Call, GRPC, HEADERS, Handler, Response, Route};
 
-const GRPC: (&str, &[u8]) = ("content-type", b"application/grpc");
-const HEADERS: &[(&str, &[u8])] = &[(":status", b"200"), GRPC];
 const OK: &[(&str, &[u8])] = &[("grpc-status", b"0")];
 
 impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
@@ -49,13 +47,16 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             Some(Fault::Malformed) => return self.fail(stream, ErrorCode::PROTOCOL_ERROR),
             None => {}
         }
-        if self.streams.len() + self.out.waiting() >= self.limits.concurrent_streams as usize {
+        if self.open_streams() >= self.limits.concurrent_streams as usize {
             Refusal::ConcurrentStreams.note();
             return self.fail(stream, ErrorCode::REFUSED_STREAM);
         }
         if !headers.pseudo().are_a_requests() {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
+        let Route::Unary(route) = self.handler.route(&headers) else {
+            return self.open_streaming(stream, headers, end);
+        };
         if headers.get(":method") != Some(b"POST") {
             return self.refuse(stream, 405, end);
         }
@@ -68,10 +69,12 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         };
         let stage = Stage::Receiving {
+            route,
             headers,
             body,
             unacknowledged: 0,
         };
+        self.receiving += 1;
         self.streams.insert(
             stream,
             Stream {
@@ -97,8 +100,14 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let Some(open) = self.streams.get_mut(stream) else {
             return self.late_headers(stream);
         };
-        let sound = end && headers.fault().is_none() && headers.pseudo().are_none();
-        if !sound && !open.ended {
+        let (sound, open) = (
+            end && headers.fault().is_none() && headers.pseudo().are_none(),
+            !open.ended,
+        );
+        if sound && open && self.streaming_trailers(stream, headers) {
+            return Ok(());
+        }
+        if !sound && open {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
         self.data(stream, Bytes::new(), 0, end, cx)
@@ -123,8 +132,8 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             body, unacknowledged, ..
         } = &mut open.stage
         else {
-            // Answered early, for its size: the rest passes by.
-            return Ok(());
+            // Where it is no stream, it was answered early, for its size: the rest passes by.
+            return self.streaming_data(stream, data, flow, end);
         };
         *unacknowledged += flow;
         if *unacknowledged > self.limits.tolerated_window() {
@@ -140,13 +149,15 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             self.dispatch(stream, Some(MessageError::TooLarge { limit }), cx);
             return Ok(());
         }
-        let agrees = body.agrees(end);
+        let (agrees, gathered) = (body.agrees(end), body.len());
         self.buffered += length;
         if !agrees {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
         if end {
             self.dispatch(stream, None, cx);
+        } else if gathered > self.limits.gathered_bytes && self.handler.takes_slow() {
+            self.hand_over_slow(stream);
         } else if self.buffered > self.limits.buffered_bytes {
             Refusal::Buffered.note();
             return self.fail(stream, ErrorCode::REFUSED_STREAM);
@@ -159,16 +170,20 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let Some(open) = self.remove(stream) else {
             return;
         };
-        let Stage::Receiving { headers, body, .. } = open.stage else {
+        let Stage::Receiving {
+            route, headers, body, ..
+        } = open.stage
+        else {
             return;
         };
         let body = problem.map_or_else(|| Ok(body.finish()), Err);
-        match start(&*self.handler, Call { headers, body }, stream, &self.replies, cx) {
+        let call = Call { headers, body, route };
+        match start(&*self.handler, call, stream, &self.replies, cx) {
             Ok(response) => self.send(stream, response, open.credit, open.ended),
             Err(task) => self.streams.insert(
                 stream,
                 Stream {
-                    stage: Stage::Running { _task: task },
+                    stage: Stage::Running { _task: Some(task) },
                     ..open
                 },
             ),
@@ -182,7 +197,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         }
     }
 
-    fn send(&mut self, stream: u32, response: Response, credit: i64, ended: bool) {
+    pub(in crate::server) fn send(&mut self, stream: u32, response: Response, credit: i64, ended: bool) {
         let none = Literals::new();
         match response {
             Response::Message {
@@ -226,7 +241,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
 
     /// Ends a stream that is broken or too much. Peers that make us do so all the time are as bad as those that reset
     /// streams themselves.
-    pub(super) fn fail(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
+    pub(in crate::server) fn fail(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
         self.remove(stream);
         self.out.reset(stream, code);
         self.count_early_reset()
@@ -261,12 +276,22 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         }
     }
 
-    pub(super) fn remove(&mut self, stream: u32) -> Option<Stream> {
+    pub(in crate::server) fn remove(&mut self, stream: u32) -> Option<Stream> {
         let removed = self.streams.remove(stream)?;
-        if let Stage::Receiving { body, .. } = &removed.stage {
-            self.buffered = self.buffered.saturating_sub(body.len());
+        match &removed.stage {
+            Stage::Receiving { body, .. } => {
+                self.receiving -= 1;
+                self.buffered = self.buffered.saturating_sub(body.len());
+            }
+            Stage::Streaming(_) => self.serving -= 1,
+            Stage::Running { .. } => {}
         }
         Some(removed)
+    }
+
+    /// Streams that the peer has open. A streaming request's answer waits from its beginning on.
+    fn open_streams(&self) -> usize {
+        self.streams.len() + self.out.waiting() - self.serving
     }
 
     /// DATA of a stream that is not open. Where it was on its way while we ended the stream it is ignored.

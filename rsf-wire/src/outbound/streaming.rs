@@ -1,0 +1,119 @@
+//! Bodies that get more while they are sent: pieces that wait for windows, and writers that wait for room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use super::{Outbound, Trailers, Waiting};
+use crate::frame::ErrorCode;
+use crate::stream::Pipe;
+
+/// What follows on the piece that is being sent.
+pub(super) struct More {
+    pieces: VecDeque<Bytes>,
+    ended: bool,
+    /// Whether the peer is told at the end that the rest of its own body interests nobody.
+    pub(super) then_reset: bool,
+    pipe: Arc<Pipe>,
+}
+
+impl Outbound {
+    /// A stream whose HEADERS are out or will be before any of its DATA. `credit` is what the peer added to its window so
+    /// far.
+    pub(crate) fn open(&mut self, stream: u32, credit: i64, pipe: Arc<Pipe>) {
+        let more = More {
+            pieces: VecDeque::new(),
+            ended: false,
+            then_reset: false,
+            pipe,
+        };
+        let waiting = Waiting {
+            rest: Bytes::new(),
+            window: self.initial_window + credit,
+            in_turn: false,
+            trailers: None,
+            more: Some(Box::new(more)),
+        };
+        self.open += 1;
+        self.waiting.insert(stream, waiting);
+    }
+
+    /// Adds a piece to an open stream, the last one with `end`.
+    pub(crate) fn push(&mut self, stream: u32, data: Bytes, end: bool) {
+        let Some(waiting) = self.waiting.get_mut(&stream) else {
+            return;
+        };
+        let Some(more) = &mut waiting.more else {
+            return;
+        };
+        more.ended |= end;
+        if waiting.rest.is_empty() {
+            waiting.rest = data;
+        } else if !data.is_empty() {
+            more.pieces.push_back(data);
+        }
+        if waiting.gets_turn() {
+            self.turns.push_back(stream);
+            self.pump();
+        } else if end {
+            self.end(stream, None);
+        }
+    }
+
+    /// Ends an open stream, with or without trailers, when all its pieces are out.
+    pub(crate) fn end(&mut self, stream: u32, trailers: Option<Trailers>) {
+        let Some(waiting) = self.waiting.get_mut(&stream) else {
+            return;
+        };
+        waiting.trailers = trailers;
+        if let Some(more) = &mut waiting.more {
+            more.ended = true;
+        }
+        // What holds bodies back does not hold back their end.
+        if waiting.rest.is_empty()
+            && let Some(waiting) = self.waiting.remove(&stream)
+        {
+            self.last(stream, Bytes::new(), waiting);
+        }
+    }
+
+    /// Says RST_STREAM with NO_ERROR behind the stream's end: what the peer has still to say interests nobody.
+    pub(crate) fn reset_after(&mut self, stream: u32) {
+        let more = self
+            .waiting
+            .get_mut(&stream)
+            .and_then(|waiting| waiting.more.as_mut());
+        match more {
+            Some(more) => {
+                more.then_reset = true;
+                self.closed.give_up(stream);
+            }
+            None => self.reset(stream, ErrorCode::NO_ERROR),
+        }
+    }
+}
+
+impl Waiting {
+    /// `sent` bytes have gone: takes up the next piece where there is one. Whether nothing is left, and nothing follows.
+    pub(super) fn is_over(&mut self, sent: usize, wakers: &mut Vec<Waker>) -> bool {
+        let Some(more) = &mut self.more else {
+            return self.rest.is_empty();
+        };
+        wakers.extend(more.pipe.written(sent));
+        if self.rest.is_empty()
+            && let Some(piece) = more.pieces.pop_front()
+        {
+            self.rest = piece;
+        }
+        self.rest.is_empty() && more.ended
+    }
+
+    /// Whether it is to stand in line from now on: it has something to send, and may.
+    pub(super) fn gets_turn(&mut self) -> bool {
+        let gets = !self.in_turn && self.window > 0 && !self.rest.is_empty();
+        self.in_turn |= gets;
+        gets
+    }
+}

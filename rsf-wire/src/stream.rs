@@ -1,0 +1,486 @@
+//! Streams that are read and written while they last: what their user and their connection share.
+//!
+//! The connection's window is raised as bytes come, a stream's as its reader takes them: a slow reader stops its own
+//! sender and nobody else. The other way a writer is told when there is room: bytes that wait for windows and socket are
+//! bounded a stream.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use crate::client::{CallError, Fate};
+use crate::frame::ErrorCode;
+use crate::hpack::{Headers, Literals};
+use crate::limits::Limits;
+
+/// Pieces below this many bytes are put together: a peer may send a window's worth of single bytes.
+const SMALL: usize = 512;
+
+/// Why a stream ended before its time, and how far its request got.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct StreamError {
+    /// How far.
+    pub fate: Fate,
+    /// What the RST_STREAM said, where there was one.
+    pub code: Option<ErrorCode>,
+    /// For people.
+    pub reason: Arc<str>,
+}
+
+impl From<CallError> for StreamError {
+    fn from(error: CallError) -> Self {
+        StreamError {
+            fate: error.fate,
+            code: None,
+            reason: error.reason,
+        }
+    }
+}
+
+impl From<StreamError> for CallError {
+    fn from(error: StreamError) -> Self {
+        CallError {
+            fate: error.fate,
+            reason: error.reason,
+        }
+    }
+}
+
+/// What a stream's user wants of the connection.
+pub(crate) enum Order {
+    /// A response's headers (a server's): those that every gRPC response has stand before `fields` where `grpc` says so.
+    Head {
+        grpc: bool,
+        fields: Literals,
+        end: bool,
+    },
+    Data {
+        data: Bytes,
+        end: bool,
+    },
+    /// The end, behind trailers.
+    Trailers(Literals),
+    /// So many bytes were taken: the peer may send as many more.
+    Release(u32),
+    /// Nobody reads any more.
+    Unread,
+    /// Nobody writes any more, and the end was not said.
+    Unfinished,
+    Reset(ErrorCode),
+    /// Nobody holds the stream any more.
+    Gone,
+}
+
+/// Where orders go.
+pub(crate) trait Link: Send + Sync + 'static {
+    fn order(&self, order: Order);
+}
+
+/// Both of a user's halves hold it.
+struct Hold {
+    pipe: Arc<Pipe>,
+    link: Box<dyn Link>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.link.order(Order::Gone);
+    }
+}
+
+/// The user's halves of a stream; `finished` where nothing will be written.
+pub(crate) fn halves(pipe: Arc<Pipe>, link: impl Link, finished: bool) -> (Outgoing, Incoming) {
+    let link = Box::new(link);
+    let hold = Arc::new(Hold { pipe, link });
+    let incoming = Incoming { hold: hold.clone() };
+    (Outgoing { hold, finished }, incoming)
+}
+
+/// The half that is written. Dropped before its end was said, it resets the stream.
+pub struct Outgoing {
+    hold: Arc<Hold>,
+    finished: bool,
+}
+
+impl Outgoing {
+    /// Waits for room. The caller is woken too when the stream is over, so that whatever it writes can be dropped.
+    ///
+    /// # Errors
+    /// The stream is over: by a reset, with its connection, or because the peer has answered and wants no more.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        self.hold.pipe.poll_room(cx)
+    }
+
+    /// Sends a piece, `end` with the last one. Meant for where there is room; without it the piece waits all the same.
+    pub fn send(&mut self, data: Bytes, end: bool) {
+        if data.is_empty() && !end {
+            return;
+        }
+        self.finished |= end;
+        self.hold.pipe.inner.lock().waiting += data.len();
+        self.hold.link.order(Order::Data { data, end });
+    }
+
+    /// Ends with trailers.
+    pub fn finish(mut self, trailers: Literals) {
+        self.finished = true;
+        self.hold.link.order(Order::Trailers(trailers));
+    }
+
+    /// Ends the stream as broken, in both directions.
+    pub fn reset(mut self, code: ErrorCode) {
+        self.finished = true;
+        self.hold.link.order(Order::Reset(code));
+    }
+
+    pub(crate) fn head(&mut self, grpc: bool, fields: Literals, end: bool) {
+        self.finished |= end;
+        self.hold.link.order(Order::Head { grpc, fields, end });
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.hold.link.order(Order::Unfinished);
+        }
+    }
+}
+
+/// The half that is read. Dropped before its end, it cancels a client's call; at a server the rest of the request is
+/// thrown away as it comes, as far as its window reaches.
+pub struct Incoming {
+    hold: Arc<Hold>,
+}
+
+impl Incoming {
+    /// A response's headers, once.
+    ///
+    /// # Errors
+    /// There will be none.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Headers, StreamError>> {
+        let mut inner = self.hold.pipe.inner.lock();
+        match (inner.head.take(), &inner.end) {
+            (Some(head), _) => Poll::Ready(Ok(head)),
+            (None, End::Broken(error)) => Poll::Ready(Err(error.clone())),
+            (None, _) => inner.read_later(cx),
+        }
+    }
+
+    /// The next piece of the body; `None` behind the last.
+    ///
+    /// # Errors
+    /// The stream broke; all that came before was handed out.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+        let mut inner = self.hold.pipe.inner.lock();
+        let Some(piece) = inner.next_piece() else {
+            return match &inner.end {
+                End::Open => inner.read_later(cx),
+                End::Done => Poll::Ready(None),
+                End::Broken(error) => Poll::Ready(Some(Err(error.clone()))),
+            };
+        };
+        let release = inner.taken(piece.len() as u32, self.hold.pipe.window / 2);
+        drop(inner);
+        if release > 0 {
+            self.hold.link.order(Order::Release(release));
+        }
+        Poll::Ready(Some(Ok(piece)))
+    }
+
+    /// The trailers, once; there are none before the body's end.
+    pub fn take_trailers(&mut self) -> Option<Headers> {
+        self.hold.pipe.inner.lock().trailers.take()
+    }
+
+    /// Whether all was read, trailers included.
+    pub fn is_ended(&self) -> bool {
+        let inner = self.hold.pipe.inner.lock();
+        matches!(inner.end, End::Done) && inner.is_drained() && inner.trailers.is_none()
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let open = matches!(self.hold.pipe.inner.lock().end, End::Open);
+        if open {
+            self.hold.link.order(Order::Unread);
+        }
+    }
+}
+
+/// What user and connection share. Held by the connection for as long as the stream is open.
+pub(crate) struct Pipe {
+    inner: Mutex<Inner>,
+    window: u32,
+    /// Bytes over which the stream breaks: a peer's that goes by no window.
+    tolerated: u32,
+    /// Bytes that may wait to be written.
+    room: usize,
+}
+
+struct Inner {
+    head: Option<Headers>,
+    pieces: VecDeque<Bytes>,
+    /// Small pieces, behind the others.
+    small: BytesMut,
+    trailers: Option<Headers>,
+    end: End,
+    unread: bool,
+    /// Bytes that came and were not given back to the window, and those of them that were taken.
+    outstanding: u32,
+    taken: u32,
+    /// Bytes that were given back before they are taken.
+    free: u32,
+    reader: Option<Waker>,
+    /// Whether the stream is open: one that waits for a place among the streams has no room.
+    opened: bool,
+    /// Bytes that wait to be written.
+    waiting: usize,
+    /// Whether more of them would interest nobody.
+    closed: bool,
+    writer: Option<Waker>,
+}
+
+enum End {
+    Open,
+    Done,
+    Broken(StreamError),
+}
+
+impl Pipe {
+    pub(crate) fn new(limits: &Limits, opened: bool) -> Arc<Pipe> {
+        Arc::new(Pipe {
+            inner: Mutex::new(Inner {
+                head: None,
+                pieces: VecDeque::new(),
+                small: BytesMut::new(),
+                trailers: None,
+                end: End::Open,
+                unread: false,
+                outstanding: 0,
+                taken: 0,
+                free: 0,
+                reader: None,
+                opened,
+                waiting: 0,
+                closed: false,
+                writer: None,
+            }),
+            window: limits.stream_window,
+            tolerated: limits.tolerated_window(),
+            room: limits.stream_buffer,
+        })
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut inner = self.inner.lock();
+        if let End::Broken(error) = &inner.end {
+            return Poll::Ready(Err(error.clone()));
+        }
+        if inner.closed {
+            return Poll::Ready(Err(StreamError {
+                fate: Fate::Written,
+                code: None,
+                reason: "the stream is over".into(),
+            }));
+        }
+        set(&mut inner.writer, cx);
+        match inner.opened && inner.waiting < self.room {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    }
+
+    /// The stream has got its place.
+    pub(crate) fn open(&self) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.opened = true;
+        inner.writer.take()
+    }
+
+    /// So many bytes were written. The writer, where that gave it room.
+    pub(crate) fn written(&self, bytes: usize) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        let full = inner.waiting >= self.room;
+        inner.waiting = inner.waiting.saturating_sub(bytes);
+        (full && inner.waiting < self.room).then(|| inner.writer.take())?
+    }
+
+    pub(crate) fn head(&self, head: Headers) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.head = Some(head);
+        inner.reader.take()
+    }
+
+    /// A piece came that counts as `flow` bytes. `Err` where it passes the window.
+    pub(crate) fn push(&self, data: Bytes, flow: u32) -> Result<Option<Waker>, ()> {
+        let mut inner = self.inner.lock();
+        inner.outstanding = inner.outstanding.saturating_add(flow);
+        if inner.outstanding > self.tolerated {
+            return Err(());
+        }
+        if inner.unread {
+            return Ok(None);
+        }
+        inner.taken += flow - data.len() as u32;
+        if data.is_empty() {
+            return Ok(None);
+        }
+        if data.len() < SMALL {
+            inner.small.extend_from_slice(&data);
+        } else {
+            if !inner.small.is_empty() {
+                let small = inner.small.split().freeze();
+                inner.pieces.push_back(small);
+            }
+            inner.pieces.push_back(data);
+        }
+        Ok(inner.reader.take())
+    }
+
+    /// What came before there was a stream to read it from, and was given back to the window.
+    pub(crate) fn begin(&self, gathered: Bytes) {
+        let mut inner = self.inner.lock();
+        if !gathered.is_empty() {
+            inner.free = gathered.len() as u32;
+            inner.pieces.push_back(gathered);
+        }
+    }
+
+    /// What is read has its end, perhaps with trailers.
+    pub(crate) fn end(&self, trailers: Option<Headers>) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.trailers = trailers;
+        if matches!(inner.end, End::Open) {
+            inner.end = End::Done;
+        }
+        inner.reader.take()
+    }
+
+    /// What is written interests nobody any more.
+    pub(crate) fn close(&self) -> Option<Waker> {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        inner.writer.take()
+    }
+
+    /// Both halves end here; what was read to its end stays so.
+    pub(crate) fn fail(&self, error: StreamError) -> [Option<Waker>; 2] {
+        let mut inner = self.inner.lock();
+        if matches!(inner.end, End::Open) {
+            inner.end = End::Broken(error);
+        }
+        inner.closed = true;
+        [inner.reader.take(), inner.writer.take()]
+    }
+
+    /// Nobody reads any more.
+    pub(crate) fn discard(&self) {
+        let mut inner = self.inner.lock();
+        inner.unread = true;
+        inner.pieces = VecDeque::new();
+        inner.small = BytesMut::new();
+    }
+}
+
+impl Inner {
+    fn read_later<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        set(&mut self.reader, cx);
+        Poll::Pending
+    }
+
+    fn next_piece(&mut self) -> Option<Bytes> {
+        match self.pieces.pop_front() {
+            None if self.small.is_empty() => None,
+            None => Some(self.small.split().freeze()),
+            piece => piece,
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.pieces.is_empty() && self.small.is_empty()
+    }
+
+    /// Counts bytes that were taken; those that are to be given back to the window, from `worth` on.
+    fn taken(&mut self, bytes: u32, worth: u32) -> u32 {
+        let free = bytes.min(self.free);
+        self.free -= free;
+        self.taken += bytes - free;
+        if self.taken < worth || !matches!(self.end, End::Open) {
+            return 0;
+        }
+        self.outstanding -= self.taken;
+        std::mem::take(&mut self.taken)
+    }
+}
+
+fn set(waker: &mut Option<Waker>, cx: &mut Context<'_>) {
+    match waker {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> Arc<Pipe> {
+        let limits = Limits {
+            stream_window: 100_000,
+            stream_buffer: 1000,
+            ..Limits::default()
+        };
+        Pipe::new(&limits, true)
+    }
+
+    struct Orders(Arc<Mutex<Vec<u32>>>);
+
+    impl Link for Orders {
+        fn order(&self, order: Order) {
+            if let Order::Release(bytes) = order {
+                self.0.lock().push(bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn small_pieces_come_out_together_and_in_order() {
+        let pipe = pipe();
+        let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::default()), false);
+        for piece in [vec![1; 3], vec![2; 3], vec![3; 600], vec![4; 1]] {
+            let length = piece.len() as u32;
+            assert!(pipe.push(piece.into(), length).is_ok());
+        }
+        pipe.end(None);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut lengths = Vec::new();
+        while let Poll::Ready(Some(Ok(piece))) = incoming.poll_data(&mut cx) {
+            lengths.push((piece[0], piece.len()));
+        }
+        assert_eq!(lengths, [(1, 6), (3, 600), (4, 1)]);
+        assert!(incoming.is_ended());
+    }
+
+    #[test]
+    fn the_window_is_given_back_as_bytes_are_taken_and_padding_counts() {
+        let (pipe, orders) = (pipe(), Arc::default());
+        let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::clone(&orders)), false);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..9 {
+            assert!(pipe.push(Bytes::from(vec![0; 9_000]), 10_000).is_ok());
+        }
+        assert!(pipe.push(Bytes::from(vec![0; 10_001]), 10_001).is_err());
+        assert!(orders.lock().is_empty(), "nothing was taken");
+        for _ in 0..9 {
+            assert!(incoming.poll_data(&mut cx).is_ready());
+        }
+        assert_eq!(*orders.lock(), [54_000], "five pieces and the padding of nine");
+        assert!(pipe.push(Bytes::from(vec![0; 50_000]), 50_000).is_ok());
+    }
+}
