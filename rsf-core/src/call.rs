@@ -17,11 +17,10 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::Channel;
+use crate::client::{Channel, Running};
 use crate::context::Context;
 use crate::error::{AttemptLog, RpcError};
 use crate::identity::OnBehalf;
@@ -262,6 +261,7 @@ impl<R: Reply> IntoFuture for Call<R> {
     type Output = Result<Response<R>, RpcError>;
     type IntoFuture = CallFuture<R>;
 
+    #[inline(always)]
     fn into_future(self) -> CallFuture<R> {
         CallFuture {
             run: self.unsent.launch(),
@@ -273,19 +273,21 @@ impl<R: Reply> IntoFuture for Call<R> {
 /// The future of an awaited call. Dropping it cancels the call at the provider.
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<R> {
-    run: BoxFuture<'static, Result<UnaryReply, RpcError>>,
+    run: Running,
     reply: PhantomData<fn() -> R>,
 }
 
 impl<R: Reply> Future for CallFuture<R> {
     type Output = Result<Response<R>, RpcError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let reply = std::task::ready!(self.run.as_mut().poll(cx))?;
+        let reply = std::task::ready!(Pin::new(&mut self.run).poll(cx))?;
         Poll::Ready(decode(reply))
     }
 }
 
+#[inline]
 fn decode<R: Reply>(reply: UnaryReply) -> Result<Response<R>, RpcError> {
     let bytes = reply.result.map_err(RpcError::handler)?;
     let message = R::read(bytes).map_err(|error| {

@@ -77,6 +77,7 @@ use crate::wire::{OwnHeaders, Wire};
 pub use balance::{Balancer, Balancers, CandidateView, Candidates, FirstPick};
 pub use channel::{Channel, ChannelView, InstanceView};
 pub use explain::{Explanation, GoverningValue, Stop};
+pub(crate) use governed::Running;
 pub use intercept::{ClientCall, ClientInterceptor, ClientInterceptors, ClientNext};
 pub use limit::LimitView;
 pub use route::{RemovedInstance, RouteExplanation, RuleExplanation};
@@ -263,9 +264,10 @@ impl Shared {
         if parent.is_some_and(Context::is_retried) {
             own.push((RETRIED, YES));
         }
-        match on_behalf {
-            Some(other) => own.extend([(CALLER, other.application.clone()), (TOKEN, other.token.clone())]),
-            None => own.extend(self.token.header().map(|token| (TOKEN, token))),
+        if let Some(other) = on_behalf {
+            own.extend([(CALLER, other.application.clone()), (TOKEN, other.token.clone())]);
+        } else if let Some(token) = self.token.header() {
+            own.push((TOKEN, token));
         }
         own
     }

@@ -9,7 +9,6 @@ mod limits;
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -332,11 +331,42 @@ impl MethodMetrics {
     /// A call begins; `this` is held until it ends.
     #[inline(always)]
     pub(crate) fn begin<M: Deref<Target = MethodMetrics>>(this: M) -> Underway<M> {
-        this.underway.inc();
+        this.begun();
         Underway {
             metrics: this,
             ended: false,
         }
+    }
+
+    /// A call begins, and whoever says so says how it ends: with [`MethodMetrics::ended`] or with
+    /// [`MethodMetrics::cancelled`].
+    #[inline(always)]
+    pub(crate) fn begun(&self) {
+        self.underway.inc();
+    }
+
+    /// A call has ended after so many nanoseconds.
+    #[inline(always)]
+    pub(crate) fn ended(&self, nanos: u64, error: Option<(Code, Reason)>) {
+        self.underway.dec();
+        match error {
+            None => self.succeeded.observe(nanos),
+            Some((code, reason)) => self.failed(nanos, code, reason),
+        }
+    }
+
+    /// Nobody waits for a call any more.
+    #[cold]
+    pub(crate) fn cancelled(&self) {
+        self.underway.dec();
+        let reason = Reason::Cancelled.name();
+        self.errors.with_label_values(&[self.side, reason]).inc();
+    }
+
+    #[cold]
+    fn failed(&self, nanos: u64, code: Code, reason: Reason) {
+        self.family.of(&self.name, code.name()).observe(nanos);
+        self.errors.with_label_values(&[self.side, reason.name()]).inc();
     }
 }
 
@@ -347,36 +377,25 @@ pub(crate) struct Underway<M: Deref<Target = MethodMetrics>> {
 }
 
 impl<M: Deref<Target = MethodMetrics>> Underway<M> {
+    /// It has taken so many nanoseconds.
     #[inline(always)]
-    pub(crate) fn end(mut self, took: Duration, error: Option<(Code, Reason)>) {
+    pub(crate) fn end(mut self, nanos: u64, error: Option<(Code, Reason)>) {
         self.ended = true;
-        let metrics = &*self.metrics;
-        match error {
-            None => metrics.succeeded.observe(took),
-            Some((code, reason)) => {
-                metrics.family.of(&metrics.name, code.name()).observe(took);
-                metrics
-                    .errors
-                    .with_label_values(&[metrics.side, reason.name()])
-                    .inc();
-            }
-        }
+        self.metrics.ended(nanos, error);
     }
 
     /// Goes on elsewhere: neither an outcome nor a cancellation.
     pub(crate) fn leave(mut self) {
         self.ended = true;
+        self.metrics.underway.dec();
     }
 }
 
 impl<M: Deref<Target = MethodMetrics>> Drop for Underway<M> {
+    #[inline(always)]
     fn drop(&mut self) {
-        self.metrics.underway.dec();
         if !self.ended {
-            self.metrics
-                .errors
-                .with_label_values(&[self.metrics.side, Reason::Cancelled.name()])
-                .inc();
+            self.metrics.cancelled();
         }
     }
 }

@@ -22,7 +22,12 @@ pub(crate) struct Moment {
 impl Moment {
     #[inline(always)]
     pub(crate) fn now() -> Moment {
-        Instant::now().into()
+        let since = Instant::now().saturating_duration_since(*EPOCH);
+        // The present fits: no process has run for 584 years.
+        let nanos = since.as_secs().wrapping_mul(1_000_000_000);
+        Moment {
+            nanos: nanos.wrapping_add(u64::from(since.subsec_nanos())),
+        }
     }
 
     /// Where the numbers begin; stands for a moment that is not known yet.
@@ -57,8 +62,20 @@ impl Moment {
     /// The time since `earlier`; nothing where that is later.
     #[inline(always)]
     pub(crate) fn since(self, earlier: Moment) -> Duration {
-        Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
+        Duration::from_nanos(self.nanos_since(earlier))
     }
+
+    /// The same in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn nanos_since(self, earlier: Moment) -> u64 {
+        self.nanos.saturating_sub(earlier.nanos)
+    }
+}
+
+/// A time in nanoseconds; at most 584 years.
+#[inline(always)]
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl From<Instant> for Moment {

@@ -189,10 +189,14 @@ impl Status {
     /// Asks the caller to attempt the call no further (`grpc-retry-pushback-ms: -1`): another instance would fail the same
     /// way.
     pub fn without_retry(mut self) -> Self {
+        self.forbid_retry();
+        self
+    }
+
+    pub(crate) fn forbid_retry(&mut self) {
         self.0
             .metadata
             .set_reserved(PUSHBACK, HeaderValue::from_static("-1"));
-        self
     }
 
     /// What the provider wants of further attempts, where it says so.

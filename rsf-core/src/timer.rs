@@ -1,9 +1,9 @@
 //! Coarse timers: many are set, nearly all are cancelled before their time.
 //!
 //! Each call has a deadline that almost never passes. A timer of the runtime would cost it about a thousand
-//! instructions; here setting and cancelling are a few dozen, since a timer is a place in a wheel (Varghese and Lauck
-//! 1987: hashed, hierarchical) that only a task of its own looks at. Timers fire at most two milliseconds late, never
-//! early, and follow tokio's clock, paused or not.
+//! instructions; here setting and cancelling are a few dozen, since a timer is a place in a list ([`blocks`]) that only a
+//! task of its own looks at, when the first of them can be due. Timers fire at most two milliseconds late, never early, and
+//! follow tokio's clock, paused or not.
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -15,13 +15,14 @@ use tokio::time::Instant;
 
 use crate::moment::Moment;
 
-mod wheel;
+mod blocks;
 
-use wheel::{Place, Wheel};
+use blocks::{Blocks, Place};
 
 /// The timers of one runtime, in shards, so that its threads rarely meet. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Timers {
+    /// As many as a power of two.
     shards: Arc<[Arc<Shard>]>,
 }
 
@@ -33,7 +34,7 @@ struct Shard {
 }
 
 struct State {
-    wheel: Wheel<Option<Waker>>,
+    waiting: Blocks<Waker>,
     /// The tick at which the driver looks next; `u64::MAX` while it only waits to be rung.
     looks_at: u64,
 }
@@ -59,11 +60,11 @@ impl Timers {
     /// Timers whose driver runs on `runtime`, for as long as anybody holds them.
     pub(crate) fn start(runtime: &tokio::runtime::Handle, shards: usize) -> Timers {
         let _timers = runtime.enter();
-        let shards = (0..shards.max(1)).map(|_| {
+        let shards = (0..shards.next_power_of_two()).map(|_| {
             let shard = Arc::new(Shard {
                 begun: Moment::now(),
                 state: Mutex::new(State {
-                    wheel: Wheel::new(),
+                    waiting: Blocks::new(),
                     looks_at: u64::MAX,
                 }),
                 earlier: Arc::default(),
@@ -80,7 +81,7 @@ impl Timers {
     #[inline(always)]
     pub(crate) fn at(&self, at: Moment) -> Timer {
         Timer {
-            shard: self.shards[own_number() % self.shards.len()].clone(),
+            shard: self.shards[own_number() & (self.shards.len() - 1)].clone(),
             at,
             place: None,
         }
@@ -107,44 +108,54 @@ impl Timer {
     }
 
     /// Whether the moment has come. Once it has, the timer stays there until it is reset.
+    #[inline(always)]
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.shard.state.lock();
         match self.place {
-            Some(place) => match state.wheel.get(place) {
-                // The driver has taken it out: its time has come.
-                None => Poll::Ready(()),
-                Some(waker) => {
-                    let same = waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-                    let replaced = if same {
-                        None
-                    } else {
-                        waker.replace(cx.waker().clone())
-                    };
-                    // Outside the lock: the end of a waker may run anything.
-                    drop(state);
-                    drop(replaced);
-                    Poll::Pending
-                }
-            },
+            Some(place) => self.poll_again(place, cx),
             None => {
-                let tick = self.shard.tick_of(self.at);
-                self.place = Some(state.wheel.insert(tick, Some(cx.waker().clone())));
-                let earlier = tick < state.looks_at;
-                if earlier {
-                    state.looks_at = tick;
-                }
-                drop(state);
-                if earlier {
-                    self.shard.earlier.notify_one();
-                }
+                self.set(cx);
                 Poll::Pending
             }
         }
     }
 
+    #[inline(always)]
+    fn set(&mut self, cx: &Context<'_>) {
+        let tick = self.shard.tick_of(self.at);
+        let waker = cx.waker().clone();
+        let mut state = self.shard.state.lock();
+        self.place = Some(state.waiting.insert(tick, waker));
+        let earlier = tick < state.looks_at;
+        if earlier {
+            state.looks_at = tick;
+        }
+        drop(state);
+        if earlier {
+            self.shard.earlier.notify_one();
+        }
+    }
+
+    #[cold]
+    fn poll_again(&self, place: Place, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.shard.state.lock();
+        match state.waiting.get(place) {
+            // The driver has taken it out: its time has come.
+            None => Poll::Ready(()),
+            Some(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
+            Some(waker) => {
+                let replaced = std::mem::replace(waker, cx.waker().clone());
+                // Outside the lock: the end of a waker may run anything.
+                drop(state);
+                drop(replaced);
+                Poll::Pending
+            }
+        }
+    }
+
+    #[inline(always)]
     fn cancel(&mut self) {
         if let Some(place) = self.place.take() {
-            let waker = self.shard.state.lock().wheel.remove(place);
+            let waker = self.shard.state.lock().waiting.remove(place);
             // Outside the lock: a waker may run anything.
             drop(waker);
         }
@@ -172,6 +183,7 @@ pub(crate) async fn until<F: Future>(timers: &Timers, at: Moment, future: F) -> 
 }
 
 impl Drop for Timer {
+    #[inline]
     fn drop(&mut self) {
         self.cancel();
     }
@@ -182,21 +194,21 @@ impl Shard {
     #[inline(always)]
     fn tick_of(&self, at: Moment) -> u64 {
         // One more, because a tick's moment is its beginning.
-        at.since(self.begun).as_millis() as u64 + 1
+        at.nanos_since(self.begun) / 1_000_000 + 1
     }
 
     /// Wakes all whose time has come and returns when to look next.
-    fn fire(&self, due: &mut Vec<Option<Waker>>) -> Option<Moment> {
+    fn fire(&self, due: &mut Vec<(u64, Waker)>) -> Option<Moment> {
         let since = Moment::now().since(self.begun);
         let next = {
             let mut state = self.state.lock();
-            state.wheel.advance(since.as_millis() as u64, due);
-            let next = state.wheel.next_tick();
+            state.waiting.advance(since.as_millis() as u64, due);
+            let next = state.waiting.next_tick();
             state.looks_at = next.unwrap_or(u64::MAX);
             next
         };
         // Outside the lock: a waker may run anything.
-        due.drain(..).flatten().for_each(Waker::wake);
+        due.drain(..).for_each(|(_, waker)| waker.wake());
         next.map(|tick| self.begun + Duration::from_millis(tick))
     }
 }
@@ -308,7 +320,18 @@ mod tests {
             let mut timer = timers.at(Moment::now() + Duration::from_secs(3));
             assert!(futures_util::poll!(std::future::poll_fn(|cx| timer.poll(cx))).is_pending());
         }
-        assert!(shard.upgrade().unwrap().state.lock().wheel.next_tick().is_none());
+        // What was cancelled is looked for once more, at its time, and never again.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(
+            shard
+                .upgrade()
+                .unwrap()
+                .state
+                .lock()
+                .waiting
+                .next_tick()
+                .is_none()
+        );
         drop(timers);
         assert!(
             shard.upgrade().is_none(),

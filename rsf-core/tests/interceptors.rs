@@ -268,3 +268,39 @@ async fn an_interceptor_does_not_pass_on_the_reason_of_another_call() {
     assert!(error.may_have_run());
     drop(busy);
 }
+
+/// Waits for a moment, gives up what it has begun, and answers in its place.
+struct Impatient;
+
+impl ClientInterceptor for Impatient {
+    async fn intercept(
+        &self,
+        call: &mut ClientCall<'_>,
+        next: ClientNext<'_>,
+    ) -> Result<Response<Bytes>, RpcError> {
+        match tokio::time::timeout(Duration::from_millis(30), next.run(call)).await {
+            Ok(result) => result,
+            Err(_) => Ok(Response::new(note("given up").encode_to_vec().into())),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interceptor_that_gives_up_midway_cancels_what_it_has_begun() {
+    let fleet = Fleet::in_test();
+    let echo = Echo::silent();
+    let _node = fleet.provide(echo.clone());
+    let peer = fleet.consumer_as(|parts| parts.interceptors.add(Impatient));
+    for given_up in 1..=2 {
+        let reply = peer.get(note("hello")).await.unwrap();
+        assert_eq!(reply.get_ref().text, "given up");
+        let seen = echo.seen();
+        seen.until("the handler is cancelled", |counts| counts.dropped == given_up)
+            .await;
+        let instances = peer.channel.view().instances;
+        assert_eq!((instances.len(), instances[0].pending), (1, 0));
+    }
+    // The interceptor's answer is the call's.
+    let cancelled = counted(&peer.registry, "rsf_call_errors_total", "cancelled");
+    assert_eq!(cancelled, 0);
+}

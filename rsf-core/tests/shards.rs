@@ -22,7 +22,7 @@ use rsf_core::outcome::Reason;
 use rsf_core::status::Code;
 use rsf_core::wire::{ConnectError, Connection, Target, Wire};
 use serde_json::{Value, json};
-use support::{ECHO, Echo, Fleet, Node, Note, Peer, eventually, note, number};
+use support::{ECHO, Echo, Fleet, Node, Note, Peer, counted, eventually, note, number};
 
 #[path = "support/line.rs"]
 mod line;
@@ -400,4 +400,42 @@ async fn each_further_look_takes_credit_of_the_budget() {
         assert!((5..=15).contains(&took), "one pause, not {took} ms");
         assert_eq!(site.peer.metrics.retry_budget_exhausted.get(), call);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_while_it_waits_for_agreement_gives_back_what_it_has_taken() {
+    let site = Site::new().await;
+    site.tell("east", 1, &shard("west", "west")).await;
+    // Three calls bring the credit of one further request.
+    let document = json!({"call": {
+        "routing": {"rules": [{"shard": shard("east", "west")}]},
+        "retry": {"budget_percent": 34, "budget_per_second": 0},
+        "limit": {"concurrency": 1},
+    }});
+    site.own.service_policy(1, &document.to_string());
+    applied(&site.own, 1).await;
+    for _ in 0..2 {
+        site.peer.put(number(150)).await.unwrap();
+    }
+    for _ in 0..3 {
+        // The first pause takes 5 ms at least.
+        let waiting = tokio::time::timeout(Duration::from_millis(4), site.peer.put(number(1)).into_future());
+        assert!(waiting.await.is_err(), "it waits for the other side");
+    }
+    let gone = counted(&site.peer.registry, "rsf_call_errors_total", "cancelled");
+    assert_eq!(gone, 3, "its place was free for the next one each time");
+    assert_eq!(
+        site.peer.metrics.retry_budget_exhausted.get(),
+        0,
+        "and so was its credit"
+    );
+    assert!(
+        site.peer
+            .channel
+            .view()
+            .instances
+            .iter()
+            .all(|instance| instance.pending == 0)
+    );
+    assert_eq!(site.journal.served.load(Ordering::Relaxed), 2);
 }

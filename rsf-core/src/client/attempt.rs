@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use super::balance::Observed;
 use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked};
@@ -33,6 +35,28 @@ pub(super) struct Attempt {
     time_out: Option<Moment>,
 }
 
+/// Which of a call's attempts one is.
+pub(super) struct Turn<'a> {
+    /// So many went before.
+    pub(super) previous: u32,
+    /// Where they went.
+    pub(super) tried: &'a [Arc<Endpoint>],
+    /// Whether one of them can have reached a handler.
+    pub(super) may_have_run: bool,
+    pub(super) hedge: bool,
+}
+
+impl Turn<'_> {
+    pub(super) fn first() -> Self {
+        Turn {
+            previous: 0,
+            tried: &[],
+            may_have_run: false,
+            hedge: false,
+        }
+    }
+}
+
 /// How an attempt stood when it was put down.
 pub(super) enum End {
     Succeeded,
@@ -59,35 +83,33 @@ pub(super) fn fair_time(policy: Duration) -> Duration {
 const OVERTAKEN_RATIO: u32 = 5;
 
 impl Attempt {
-    /// Chooses an endpoint of `snapshot` that is not in `tried`, and sends. `previous` attempts went before; `may_have_run`
-    /// says whether one of them can have reached a handler.
+    /// Chooses an endpoint of `snapshot`, and sends. The attempt is made in `place`, because what is made elsewhere and moved
+    /// there is written twice.
     #[inline(always)]
-    pub(super) fn start(
+    pub(super) fn start<'a>(
+        place: &'a mut Option<Attempt>,
         call: &OutboundCall,
         snapshot: &ServiceSnapshot,
-        previous: u32,
-        tried: &[Arc<Endpoint>],
-        may_have_run: bool,
-        hedge: bool,
+        turn: Turn<'_>,
         now: Moment,
-    ) -> Result<Attempt, RpcError> {
+    ) -> Result<&'a mut Attempt, RpcError> {
         let pool = &snapshot.pools[call.pool];
-        let Some(endpoint) = pool.pick(call.key, tried, now) else {
+        let Some(endpoint) = pool.pick(call.key, turn.tried, now) else {
             let problem = snapshot.explain_empty(&call.channel.key);
             return Err(RpcError::new(Reason::NoInstance, false, problem));
         };
         endpoint.enter();
         let policy = call.policy();
-        let mut attempt = Attempt {
+        let attempt = place.insert(Attempt {
             admission: endpoint.breaker.admit(now),
             phase: Phase::Over,
-            previous,
-            hedge,
-            repeated: may_have_run && policy.dedup,
+            previous: turn.previous,
+            hedge: turn.hedge,
+            repeated: turn.may_have_run && policy.dedup,
             begun: now,
             time_out: (policy.call.attempt_timeout_ms).map(|limit| now.plus_millis(limit)),
             endpoint,
-        };
+        });
         attempt.phase = match attempt.endpoint.connection() {
             Some(linked) => attempt.send(linked, call, now),
             None => Phase::Connecting(attempt.endpoint.connecting()),
@@ -199,12 +221,15 @@ impl Attempt {
             match &mut self.phase {
                 Phase::Exchanging(linked, slot) => {
                     let outcome = ready!(linked.connection.poll(*slot, cx));
-                    if matches!(&outcome, Ok(reply) if reply.result.is_ok()) {
-                        linked.verify();
-                    }
-                    self.phase = Phase::Over;
                     call.now = Moment::now();
-                    return Poll::Ready(self.conclude(outcome, call));
+                    return Poll::Ready(match outcome {
+                        Ok(reply) if reply.result.is_ok() => {
+                            linked.verify();
+                            self.succeed(&reply, call);
+                            Ok(reply)
+                        }
+                        outcome => Err(self.fail(outcome, call)),
+                    });
                 }
                 Phase::Connecting(connecting) => {
                     let connected = ready!(connecting.as_mut().poll(cx));
@@ -227,36 +252,37 @@ impl Attempt {
         }
     }
 
+    /// Takes in a reply. It stays where it is: what goes from hand to hand is written each time.
     #[inline(always)]
-    fn conclude(&mut self, outcome: Result<UnaryReply, WireError>, call: &OutboundCall) -> Outcome {
+    fn succeed(&mut self, reply: &UnaryReply, call: &OutboundCall) {
+        self.phase = Phase::Over;
         let now = call.now;
-        if let Ok(reply) = &outcome {
-            self.read_load(reply, now);
+        if let Some(headers) = reply.metadata.raw() {
+            self.read_load(headers, now);
         }
-        let error = match outcome {
-            Ok(UnaryReply {
-                result: Ok(message),
-                metadata,
-            }) => {
-                self.endpoint.breaker.succeeded(&mut self.admission);
-                self.endpoint.observe(now, self.elapsed(now), Observed::Answered);
-                return Ok(UnaryReply {
-                    result: Ok(message),
-                    metadata,
-                });
-            }
-            Ok(UnaryReply {
-                result: Err(status),
-                metadata,
-            }) => answered(status, now >= call.deadline).with_headers(&metadata),
-            Err(error) => unanswered(error),
-        };
-        Err(self.fail(error, call))
+        self.endpoint.breaker.succeeded(&mut self.admission);
+        let latency = now.nanos_since(self.begun);
+        self.endpoint
+            .vitals
+            .observe_nanos(now, latency, Observed::Answered);
     }
 
     #[cold]
-    fn fail(&mut self, error: RpcError, call: &OutboundCall) -> RpcError {
+    fn fail(&mut self, outcome: Result<UnaryReply, WireError>, call: &OutboundCall) -> RpcError {
+        self.phase = Phase::Over;
         let now = call.now;
+        let error = match outcome {
+            Ok(UnaryReply { result, metadata }) => {
+                let status = result
+                    .err()
+                    .unwrap_or_else(|| Status::unknown("neither a reply nor a status"));
+                if let Some(headers) = status.metadata().raw() {
+                    self.read_load(headers, now);
+                }
+                answered(status, now >= call.deadline).with_headers(&metadata)
+            }
+            Err(error) => unanswered(error),
+        };
         let took = self.elapsed(now);
         let fair = took >= call.fair_time();
         let observed = settle(&self.endpoint, &mut self.admission, Some(&error), fair, now);
@@ -267,12 +293,8 @@ impl Attempt {
     }
 
     /// Passes the instance's report of its load on, where the reply has one.
-    fn read_load(&self, reply: &UnaryReply, now: Moment) {
-        let headers = match &reply.result {
-            Ok(_) => reply.metadata.raw(),
-            Err(status) => status.metadata().raw(),
-        };
-        if let Some(load) = headers.and_then(reported) {
+    fn read_load(&self, headers: &HeaderMap, now: Moment) {
+        if let Some(load) = reported(headers) {
             self.endpoint.vitals.report_load(now, load);
         }
     }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::moment::Moment;
 use crate::policy::NodeBreakerRules as Rules;
 
-/// One instance's breaker. The word that every call reads stands first.
+/// One instance's breaker. The word that every choice and every call reads stands first.
 #[repr(C)]
 pub(crate) struct NodeBreaker {
     /// Whether the instance is open or has failed since its last success. Calls to a well instance read this word and

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 use serde::Serialize;
@@ -16,7 +15,7 @@ use tokio::time::Instant;
 use super::balance::CandidateView;
 use super::endpoint::Endpoint;
 use super::follow;
-use super::governed::governed;
+use super::governed::Running;
 use super::latency::Latency;
 use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Outcome};
@@ -27,7 +26,7 @@ use crate::message::Request;
 use crate::metadata::Metadata;
 use crate::method::{MethodDescriptor, ServiceDescriptor};
 use crate::metrics::MethodMetrics;
-use crate::moment::Moment;
+use crate::moment::{Moment, nanos};
 use crate::outcome::Reason;
 use crate::policy::MethodPolicy;
 use crate::runtime::IoRuntime;
@@ -242,7 +241,8 @@ impl Channel {
 
 impl Unsent {
     /// The future of the call.
-    pub(crate) fn launch(self) -> BoxFuture<'static, Outcome> {
+    #[inline(always)]
+    pub(crate) fn launch(self) -> Running {
         let Unsent {
             channel: Channel(channel),
             method,
@@ -251,13 +251,13 @@ impl Unsent {
         } = self;
         let frame = match frame {
             Ok(frame) => frame,
-            Err(error) => return Box::pin(std::future::ready(Err(error))),
+            Err(error) => return Running::Boxed(Box::pin(std::future::ready(Err(error)))),
         };
         match channel.snapshot.load_full() {
             Some(snapshot) if method < channel.methods.len() => {
-                governed(outbound(channel, method, snapshot, frame, options))
+                Running::new(outbound(channel, method, snapshot, frame, options))
             }
-            _ => Box::pin(launched_early(channel, method, frame, options)),
+            _ => Running::Boxed(Box::pin(launched_early(channel, method, frame, options))),
         }
     }
 
@@ -302,7 +302,7 @@ async fn launched_early(
     let snapshot = channel.first_snapshot(method, &options).await?;
     let mut call = outbound(channel, method, snapshot, frame, options);
     call.begun = begun;
-    governed(call).await
+    Running::new(call).await
 }
 
 #[inline(always)]
@@ -365,7 +365,7 @@ impl ChannelState {
         let result = self.snapshot(timeout).await;
         match &result {
             Ok(_) => underway.leave(),
-            Err(error) => underway.end(begun.elapsed(), Some((error.code(), error.reason()))),
+            Err(error) => underway.end(nanos(begun.elapsed()), Some((error.code(), error.reason()))),
         }
         result
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Shared;
@@ -24,19 +24,19 @@ pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, Con
 
 /// One instance as this process reaches it. It outlives snapshots as long as the instance stays the same.
 ///
-/// What the balancer looks at stands first, in one pair of cache lines: in long lists each look is a miss.
+/// What a choice looks at stands first, in one cache line: in long lists each look is a miss. What a call takes besides, once
+/// it has chosen, is in the line behind it, which x86 fetches with the first.
 #[repr(C, align(128))]
 pub(crate) struct Endpoint {
     /// Pending calls, and what the balancer goes by.
     pub(crate) vitals: Vitals,
+    /// Its first word is the last one of the first line.
     pub(super) breaker: NodeBreaker,
-    /// One of [`effort`]'s.
-    effort: AtomicU8,
+    /// Locked for as long as it takes to count one holder more: less than what a snapshot's list of readers costs, and every call
+    /// writes to this endpoint's lines anyway.
+    connection: Mutex<Option<Arc<Linked>>>,
     /// A [`Place`].
     place: AtomicU8,
-    /// A call has come since the keeper last looked.
-    used: AtomicBool,
-    connection: ArcSwapOption<Linked>,
     pub(crate) instance: Instance,
     link: watch::Sender<Link>,
     /// Rung by a call that waits for a connection, and when the endpoint's place has changed.
@@ -110,12 +110,10 @@ impl Endpoint {
         Arc::new(Endpoint {
             breaker: NodeBreaker::new(group.breakers.clone()),
             vitals: Vitals::default(),
-            connection: ArcSwapOption::empty(),
+            connection: Mutex::default(),
             link: watch::Sender::new(Link::default()),
             wanted: Arc::default(),
-            effort: AtomicU8::new(effort::NONE),
             place: AtomicU8::new(Place::Member as u8),
-            used: AtomicBool::new(false),
             rules: group.connections.subscribe(),
             target,
             shared: Arc::downgrade(shared),
@@ -134,8 +132,9 @@ impl Endpoint {
     #[inline(always)]
     pub(super) fn enter(&self) {
         // Mostly set already, and a word that nobody writes is cheap to read.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::SeqCst);
+        let used = &self.vitals.used;
+        if !used.load(Ordering::Relaxed) {
+            used.store(true, Ordering::SeqCst);
         }
         self.vitals.enter();
     }
@@ -150,25 +149,18 @@ impl Endpoint {
     }
 
     /// Tells the balancer what an attempt that took `latency` says about the instance.
-    #[inline(always)]
     pub(super) fn observe(&self, now: Moment, latency: Duration, observed: Observed) {
         self.vitals.observe(now, latency, observed);
     }
 
     #[inline(always)]
     pub(super) fn connection(&self) -> Option<Arc<Linked>> {
-        self.connection.load_full()
+        self.connection.lock().clone()
     }
 
     #[inline(always)]
     pub(super) fn is_connected(&self) -> bool {
         self.vitals.is_connected()
-    }
-
-    /// Connected, and without a failure since its last success.
-    #[inline(always)]
-    pub(super) fn is_well(&self) -> bool {
-        self.is_connected() && !self.breaker.is_troubled()
     }
 
     /// Whether there is reason to believe that the instance lives, whatever the registry says: its connection holds, and
@@ -184,7 +176,7 @@ impl Endpoint {
 
     /// Begins to connect, unless that has begun.
     pub(super) fn keep_connected(self: &Arc<Self>) {
-        match self.effort.load(Ordering::Relaxed) {
+        match self.vitals.effort.load(Ordering::Relaxed) {
             effort::ACTIVE => {}
             effort::ASLEEP => self.wanted.notify_one(),
             _ => self.begin(),
@@ -194,6 +186,7 @@ impl Endpoint {
     fn begin(self: &Arc<Self>) {
         let (none, active) = (effort::NONE, effort::ACTIVE);
         let begins = self
+            .vitals
             .effort
             .compare_exchange(none, active, Ordering::Relaxed, Ordering::Relaxed);
         if begins.is_ok()
@@ -206,7 +199,7 @@ impl Endpoint {
     /// Says what the endpoint is worth from now on.
     pub(super) fn set_place(self: &Arc<Self>, place: Place) {
         if self.place.swap(place as u8, Ordering::Relaxed) != place as u8
-            && self.effort.load(Ordering::Relaxed) == effort::ACTIVE
+            && self.vitals.effort.load(Ordering::Relaxed) == effort::ACTIVE
         {
             self.wanted.notify_one();
         }
@@ -265,8 +258,8 @@ impl Endpoint {
 
     pub(super) fn connected(&self, connection: Arc<dyn Connection>) {
         let verified = AtomicBool::new(self.target.is_none());
-        self.connection
-            .store(Some(Arc::new(Linked { connection, verified })));
+        let linked = Arc::new(Linked { connection, verified });
+        self.link_to(Some(linked));
         self.vitals.set_connected(true);
         self.link.send_modify(|link| {
             link.tries += 1;
@@ -276,7 +269,13 @@ impl Endpoint {
 
     fn disconnected(&self) {
         self.vitals.set_connected(false);
-        self.connection.store(None);
+        self.link_to(None);
+    }
+
+    fn link_to(&self, linked: Option<Arc<Linked>>) {
+        let before = std::mem::replace(&mut *self.connection.lock(), linked);
+        // Outside the lock: the end of a connection may run anything.
+        drop(before);
     }
 
     fn failed(&self, error: ConnectError) {
@@ -291,5 +290,21 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         // Its keeper may sleep; it ends now.
         self.wanted.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::{align_of, offset_of};
+
+    use super::*;
+
+    #[test]
+    fn what_a_choice_looks_at_is_in_one_cache_line() {
+        assert_eq!((offset_of!(Endpoint, vitals), align_of::<Endpoint>()), (0, 128));
+        // The breaker's first word is the one that a choice reads.
+        assert!(offset_of!(Endpoint, breaker) < 64);
+        // And what a call takes once it has chosen is in the next.
+        assert!(offset_of!(Endpoint, connection) + size_of::<Mutex<Option<Arc<Linked>>>>() <= 192);
     }
 }

@@ -12,8 +12,44 @@ use super::route::{Agreement, is_disagreement, route};
 use super::stack::{Around, Before, Guard, OutboundCall, Outcome};
 use crate::error::RpcError;
 
+/// The future of a call. What most calls are lies in place: a box would cost each of them its making, its end, and a move of
+/// all that the call is.
+#[allow(clippy::large_enum_variant, reason = "the large one is the rule")]
+pub(crate) enum Running {
+    Bare(Governed),
+    /// With the application's own code around it, before the first snapshot, or refused before it began.
+    Boxed(BoxFuture<'static, Outcome>),
+}
+
+impl Running {
+    /// The future of a call that has its snapshot.
+    #[inline(always)]
+    pub(super) fn new(call: OutboundCall) -> Running {
+        if call.channel.shared.interceptors.is_empty() {
+            Running::Bare(Governed {
+                course: Course::new(call),
+                around: None,
+            })
+        } else {
+            Running::Boxed(Box::pin(intercepted(call)))
+        }
+    }
+}
+
+impl Future for Running {
+    type Output = Outcome;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.get_mut() {
+            Running::Bare(governed) => governed.poll(cx),
+            Running::Boxed(boxed) => boxed.as_mut().poll(cx),
+        }
+    }
+}
+
 /// A call without interceptors: [`Around`] it all, and the [`Course`].
-struct Governed {
+pub(crate) struct Governed {
     // Before what is around it: a call that is dropped is counted as cancelled when its attempts are.
     course: Course<OutboundCall>,
     /// What the guards around it keep once it has begun.
@@ -21,46 +57,23 @@ struct Governed {
 }
 
 impl Governed {
-    #[inline(always)]
-    fn new(call: OutboundCall) -> Self {
-        Governed {
-            course: Course::new(call),
-            around: None,
-        }
-    }
-}
-
-impl Future for Governed {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let this = &mut *self;
-        if let Phase::Guards = this.course.phase {
-            let call = &mut this.course.call;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Phase::Guards = self.course.phase {
+            let call = &mut self.course.call;
             call.begin();
             match Around::enter(call) {
-                Ok(pass) => this.around = Some(pass),
+                Ok(pass) => self.around = Some(pass),
                 Err(outcome) => {
-                    this.course.phase = Phase::Over;
+                    self.course.phase = Phase::Over;
                     return Poll::Ready(outcome);
                 }
             }
         }
-        let mut outcome = ready!(Pin::new(&mut this.course).poll(cx));
-        if let Some(pass) = this.around.take() {
-            Around::leave(pass, &mut this.course.call, &mut outcome);
+        let mut outcome = ready!(Pin::new(&mut self.course).poll(cx));
+        if let Some(pass) = self.around.take() {
+            Around::leave(pass, &mut self.course.call, &mut outcome);
         }
         Poll::Ready(outcome)
-    }
-}
-
-/// The future of a call, with the application's own code around it where there is some.
-#[inline(always)]
-pub(super) fn governed(call: OutboundCall) -> BoxFuture<'static, Outcome> {
-    if call.channel.shared.interceptors.is_empty() {
-        Box::pin(Governed::new(call))
-    } else {
-        Box::pin(intercepted(call))
     }
 }
 
@@ -102,7 +115,11 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
         // Once a call, however often it is routed.
         call.snapshot.budget.deposit(call.now);
         route(call).map_err(Err)?;
-        self.phase = Phase::Attempts(Attempts::start(call));
+        // The place first, and the attempt is made in it instead of being moved there.
+        self.phase = Phase::Attempts(Attempts::new(call));
+        if let Phase::Attempts(attempts) = &mut self.phase {
+            attempts.start(call);
+        }
         Ok(())
     }
 
@@ -136,7 +153,8 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
         loop {
             ready!(agreement.poll(call, cx))?;
             route(call)?;
-            let mut attempts = Attempts::start(call);
+            let mut attempts = Attempts::new(call);
+            attempts.start(call);
             match attempts.poll(call, cx) {
                 Poll::Pending => {
                     self.phase = Phase::Attempts(attempts);

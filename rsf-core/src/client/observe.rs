@@ -48,11 +48,11 @@ pub(super) fn place_in_trace(parent: Option<&Context>, percent: f64, number: u64
     match parent.and_then(Context::trace) {
         Some(parent) => TraceParent { span_id, ..parent },
         None => {
-            let (high, low) = (fastrand::u64(..), fastrand::u64(..).max(1));
+            let trace_id = fastrand::u128(..).max(1);
             TraceParent {
-                trace_id: u128::from(high) << 64 | u128::from(low),
+                trace_id,
                 span_id,
-                sampled: sampled(percent, low),
+                sampled: sampled(percent, trace_id as u64),
             }
         }
     }
@@ -80,7 +80,7 @@ impl Guard for Measure {
     #[inline(always)]
     fn leave(underway: Self::Pass, call: &mut OutboundCall, outcome: &mut Outcome) {
         let error = outcome.as_ref().err().map(|error| (error.code(), error.reason()));
-        underway.end(call.now.since(call.begun), error);
+        underway.end(call.now.nanos_since(call.begun), error);
     }
 }
 

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 pub(super) use self::attempts::Attempts;
 use self::plan::Next;
-use super::attempt::{Attempt, End};
+use super::attempt::{Attempt, End, Turn};
 use super::budget::Credit;
 use super::deadline::over;
 use super::endpoint::Endpoint;
@@ -118,27 +118,32 @@ impl Flight {
         hedge: bool,
         now: Moment,
     ) {
-        let may_have_run = self.may_have_run();
-        match Attempt::start(call, snapshot, self.made, &self.tried, may_have_run, hedge, now) {
-            Ok(attempt) => {
-                self.made += 1;
-                if self.made > 1 {
-                    self.note_tried(attempt.endpoint());
-                    let metrics = &call.channel.shared.metrics;
-                    if hedge { &metrics.hedges } else { &metrics.retries }.inc();
-                }
-                if let Some(credit) = credit {
-                    credit.spend();
-                    self.spent = true;
-                }
-                self.under_way.push(attempt);
-                self.plan_hedge(call, now);
+        let turn = Turn {
+            previous: self.made,
+            tried: &self.tried,
+            may_have_run: self.may_have_run(),
+            hedge,
+        };
+        let mut place = None;
+        let problem = Attempt::start(&mut place, call, snapshot, turn, now).err();
+        if let Some(attempt) = place {
+            self.made += 1;
+            if self.made > 1 {
+                self.note_tried(attempt.endpoint());
+                let metrics = &call.channel.shared.metrics;
+                if hedge { &metrics.hedges } else { &metrics.retries }.inc();
             }
-            Err(error) => {
-                self.closed = true;
-                // What the attempts before ended with tells more.
-                self.failure.get_or_insert(error);
+            if let Some(credit) = credit {
+                credit.spend();
+                self.spent = true;
             }
+            self.under_way.push(attempt);
+            self.plan_hedge(call, now);
+        }
+        if let Some(error) = problem {
+            self.closed = true;
+            // What the attempts before ended with tells more.
+            self.failure.get_or_insert(error);
         }
     }
 

@@ -62,9 +62,11 @@ pub(super) fn current() -> Option<Arc<Context>> {
 }
 
 /// Runs `work` within `context`, which is lent to the thread meanwhile.
+#[inline(always)]
 pub(super) fn within<R>(context: &mut Option<Carried>, work: impl FnOnce() -> R) -> R {
     struct Return<'a>(&'a mut Option<Carried>);
     impl Drop for Return<'_> {
+        #[inline(always)]
         fn drop(&mut self) {
             swap(self.0);
         }
@@ -75,6 +77,7 @@ pub(super) fn within<R>(context: &mut Option<Carried>, work: impl FnOnce() -> R)
     work()
 }
 
+#[inline(always)]
 fn swap(context: &mut Option<Carried>) {
     // Where the thread ends its place is gone, both times.
     let _ = CURRENT.try_with(|current| std::mem::swap(&mut *current.borrow_mut(), context));
@@ -121,6 +124,7 @@ impl<F> Scoped<F> {
 impl<F: Future> Future for Scoped<F> {
     type Output = F::Output;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         within(this.context, || {

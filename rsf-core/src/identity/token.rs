@@ -278,8 +278,13 @@ impl ApplicationToken {
         Ok(())
     }
 
+    #[inline(always)]
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        self.0.as_ref().map(|token| (**token.load()).clone())
+        Some(Self::present(self.0.as_ref()?))
+    }
+
+    fn present(token: &ArcSwap<HeaderValue>) -> HeaderValue {
+        (**token.load()).clone()
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use prometheus::core::{Collector, Desc};
@@ -131,8 +130,7 @@ impl Series {
     }
 
     #[inline(always)]
-    pub(super) fn observe(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    pub(super) fn observe(&self, nanos: u64) {
         self.buckets[bucket(nanos)].fetch_add(1, Relaxed);
         let rounded = nanos.saturating_add(1 << (UNIT_BITS - 1)) >> UNIT_BITS;
         self.sum.fetch_add(rounded, Relaxed);
@@ -198,9 +196,12 @@ impl Collector for Durations {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use prometheus::{Encoder, HistogramOpts, HistogramVec, Registry, TextEncoder};
 
     use super::*;
+    use crate::moment::nanos;
 
     fn exposed(collector: impl Collector + 'static) -> String {
         let registry = Registry::new();
@@ -227,7 +228,7 @@ mod tests {
         let theirs = HistogramVec::new(opts, &["rpc_method", "error_type"]).unwrap();
         for (method, code) in [("a/B", ""), ("a/B", "UNAVAILABLE"), ("a/A", "")] {
             for took in times() {
-                own.of(method, code).observe(took);
+                own.of(method, code).observe(nanos(took));
                 theirs
                     .with_label_values(&[method, code])
                     .observe(took.as_secs_f64());
@@ -261,7 +262,7 @@ mod tests {
     #[test]
     fn the_longest_time_has_its_bucket() {
         let own = Durations::new("took_seconds", "help").unwrap();
-        own.of("a/B", "").observe(Duration::MAX);
+        own.of("a/B", "").observe(nanos(Duration::MAX));
         assert!(
             exposed(own).contains("took_seconds_bucket{error_type=\"\",rpc_method=\"a/B\",le=\"+Inf\"} 1")
         );

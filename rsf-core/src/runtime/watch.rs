@@ -107,6 +107,7 @@ impl Drop for Before<'_> {
     }
 }
 
+#[inline(always)]
 fn stamped<R>(method: u64, since: u64, work: impl FnOnce() -> R) -> R {
     STAMP.with(|stamp| {
         let before = (
@@ -166,6 +167,7 @@ impl Watched {
     }
 
     /// One poll of a handler, watched; or not, where it has a thread of its own.
+    #[inline(always)]
     pub(crate) fn poll<R>(&self, watched: bool, poll: impl FnOnce() -> R) -> R {
         match watched {
             true => stamped(self.number, PASSES.load(Ordering::Relaxed), poll),

@@ -1,23 +1,26 @@
 //! A handler's future and what stands around it, in one allocation: most calls wait for nothing else, and theirs is all
 //! that is left of the path once they are let in.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::admission::{GRACE, outlived};
-use super::limits::Places;
-use super::observe::{Measured, panicked};
+use super::limits::{Groups, threshold};
+use super::observe::{failure, panicked};
 use super::provider::HostedMethod;
 use super::stack::{Shared, own};
 use crate::context::{Carried, Context, Scoped};
 use crate::metadata::Metadata;
-use crate::moment::Moment;
+use crate::moment::{Moment, nanos};
+use crate::outcome::Reason;
+use crate::status::Code;
 use crate::timer::Timer;
 use crate::wire::InboundReply;
 use crate::wire::headers::REPLAYED;
@@ -28,13 +31,26 @@ use crate::wire::headers::REPLAYED;
 /// A [`Service`](super::Service) gets one with each call and hands the handler's future to it.
 pub struct CallScope {
     context: Carried,
-    /// `None` where no provider stands around.
-    around: Option<Around>,
+    around: Around,
+}
+
+/// What is done around a handler, beside its context.
+enum Around {
+    /// No provider stands around it.
+    Nothing,
+    /// Other stages do the rest; where `true`, its polls are watched.
+    Watch(Arc<HostedMethod>, bool),
+    /// All that ends with it.
+    All(Ending),
 }
 
 impl std::fmt::Debug for CallScope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path = self.around.as_ref().map(|around| &around.method.path);
+        let path = match &self.around {
+            Around::Nothing => None,
+            Around::Watch(method, _) => Some(&method.path),
+            Around::All(ending) => Some(&ending.method.path),
+        };
         f.debug_struct("CallScope")
             .field("method", &path)
             .finish_non_exhaustive()
@@ -46,33 +62,24 @@ impl CallScope {
     pub fn alone() -> Self {
         CallScope {
             context: Carried::Own(Context::new(None, Metadata::new())),
-            around: None,
+            around: Around::Nothing,
         }
     }
 
     /// Around a handler to which the call goes straight.
-    pub(super) fn straight(method: Arc<HostedMethod>, context: Carried, ending: Ending) -> Self {
-        let around = Around {
-            method,
-            watched: true,
-            ending: Some(ending),
-        };
+    #[inline(always)]
+    pub(super) fn straight(context: Carried, ending: Ending) -> Self {
         CallScope {
             context,
-            around: Some(around),
+            around: Around::All(ending),
         }
     }
 
     /// Around a handler behind stages that do the rest. `watched`: it is polled where the I/O is done.
     pub(super) fn of_handler(method: Arc<HostedMethod>, context: Carried, watched: bool) -> Self {
-        let around = Around {
-            method,
-            watched,
-            ending: None,
-        };
         CallScope {
             context,
-            around: Some(around),
+            around: Around::Watch(method, watched),
         }
     }
 
@@ -97,7 +104,7 @@ pin_project! {
         // Dropped first: a call's places are free when its handler has gone.
         #[pin]
         handled: Scoped<F>,
-        around: Option<Around>,
+        around: Around,
     }
 }
 
@@ -106,66 +113,100 @@ impl<F: Future<Output = InboundReply>> Future for Handling<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<InboundReply> {
         let mut this = self.project();
-        let Some(around) = this.around else {
-            return this.handled.poll(cx);
-        };
-        let handled = this.handled.as_mut();
-        // Nothing of ours is left half-changed, and nobody looks at what is left of the handler.
-        let poll = AssertUnwindSafe(|| around.method.watched.poll(around.watched, || handled.poll(cx)));
-        let polled = catch_unwind(poll);
-        let returned = matches!(polled, Ok(Poll::Ready(_)));
-        let answer = match (polled, &mut around.ending) {
-            (Ok(Poll::Ready(result)), _) => concluded(this.handled.context(), result),
-            (Ok(Poll::Pending), None) => return Poll::Pending,
-            (Ok(Poll::Pending), Some(ending)) => {
-                let context = this.handled.as_mut().context();
-                if !ending.is_late(context, cx) {
-                    return Poll::Pending;
-                }
-                this.handled.cancel();
-                Err(outlived(&around.method))
+        match this.around {
+            Around::All(ending) => poll_to_the_end(this.handled, ending, cx),
+            Around::Watch(method, watched) => {
+                let mut answer = ready!(method.watched.poll(*watched, || this.handled.as_mut().poll(cx)));
+                conclude(this.handled.context(), &mut answer);
+                Poll::Ready(answer)
             }
-            (Err(panic), None) => resume_unwind(panic),
-            (Err(_), Some(ending)) => {
-                // What is left of it goes before its places do, and may panic as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| this.handled.as_mut().cancel()));
-                Err(panicked(&around.method, &ending.shared.panics))
-            }
-        };
-        if let Some(ending) = &mut around.ending {
-            ending.end(&answer, returned);
+            Around::Nothing => this.handled.poll(cx),
         }
-        Poll::Ready(answer)
     }
 }
 
-struct Around {
-    method: Arc<HostedMethod>,
-    watched: bool,
-    /// `None` where other stages do it.
-    ending: Option<Ending>,
+/// One poll of a handler to which its call went straight.
+#[inline(always)]
+fn poll_to_the_end<F: Future<Output = InboundReply>>(
+    mut handled: Pin<&mut Scoped<F>>,
+    ending: &mut Ending,
+    cx: &mut TaskContext<'_>,
+) -> Poll<InboundReply> {
+    ending.polled = true;
+    // The answer is left in its place: what passes through `catch_unwind` is moved twice.
+    let mut answer = None;
+    let poll = || {
+        ending.method.watched.poll(true, || {
+            if let Poll::Ready(result) = handled.as_mut().poll(cx) {
+                answer = Some(result);
+            }
+        });
+    };
+    // Nothing of ours is left half-changed, and nobody looks at what is left of the handler.
+    let caught = catch_unwind(AssertUnwindSafe(poll));
+    let returned = answer.is_some();
+    let answer = match (caught, answer) {
+        (Ok(()), Some(mut answer)) => {
+            conclude(handled.context(), &mut answer);
+            answer
+        }
+        (Ok(()), None) => {
+            if !ending.is_late(handled.as_mut().context(), cx) {
+                return Poll::Pending;
+            }
+            handled.cancel();
+            Err(outlived(&ending.method))
+        }
+        (Err(_), _) => {
+            // What is left of it goes before its places do, and may panic as well.
+            let _ = catch_unwind(AssertUnwindSafe(|| handled.cancel()));
+            Err(panicked(&ending.method, &ending.shared.panics))
+        }
+    };
+    ending.end(&answer, returned);
+    Poll::Ready(answer)
 }
 
-/// What ends with the handler where no other stage stands between.
+/// What a call has taken that goes straight to its handler, and gives back with it: its places in the limits, and its part of
+/// what is counted. One record with one holder of the method, because each further one would cost each call its making and its
+/// end.
 pub(super) struct Ending {
+    method: Arc<HostedMethod>,
     shared: Arc<Shared>,
-    places: Places,
-    measured: Measured,
+    groups: Groups,
+    arrived: Instant,
+    /// Whether its handler's time is noted.
+    timed: bool,
+    polled: bool,
+    over: bool,
     /// Only where it is needed: most handlers are done when they are first polled.
-    timer: Option<Timer>,
+    timer: Option<Box<Timer>>,
 }
 
 impl Ending {
-    pub(super) fn new(shared: Arc<Shared>, places: Places, measured: Measured) -> Self {
+    /// For a call that has taken its places in the method's threshold and in the pool.
+    #[inline(always)]
+    pub(super) fn begin(
+        method: Arc<HostedMethod>,
+        shared: &Arc<Shared>,
+        groups: Groups,
+        arrived: Instant,
+    ) -> Self {
+        method.metrics.begun();
         Ending {
-            shared,
-            places,
-            measured,
+            timed: shared.pool.is_timed(&method.limits),
+            method,
+            shared: shared.clone(),
+            groups,
+            arrived,
+            polled: false,
+            over: false,
             timer: None,
         }
     }
 
     /// Whether the deadline has passed; wakes the task when it does.
+    #[cold]
     fn is_late(&mut self, context: Option<&Context>, cx: &TaskContext<'_>) -> bool {
         let Some(deadline) = context.and_then(Context::deadline) else {
             return false;
@@ -173,40 +214,69 @@ impl Ending {
         let timers = &self.shared.timers;
         let timer = self
             .timer
-            .get_or_insert_with(|| timers.at(Moment::from(deadline) + GRACE));
+            .get_or_insert_with(|| Box::new(timers.at(Moment::from(deadline) + GRACE)));
         timer.poll(cx).is_ready()
     }
 
     /// One look at the clock for all who want to know how long it took. Where the handler has not `returned`, its time says
     /// only that it would have taken longer: then its places are given back as those of a call that is given up.
-    #[inline]
-    fn end(&mut self, answer: &InboundReply, returned: bool) {
-        let now = Instant::now();
-        if returned {
-            self.places.finished(now);
+    #[inline(always)]
+    pub(super) fn end(&mut self, answer: &InboundReply, returned: bool) {
+        let took = self.arrived.elapsed();
+        self.give_back(took, returned);
+        let error = answer.as_ref().err().map(failure);
+        self.method.metrics.ended(nanos(took), error);
+    }
+
+    #[inline(always)]
+    fn give_back(&mut self, took: Duration, returned: bool) {
+        self.over = true;
+        if self.timed {
+            self.shared.pool.timed(&self.method.limits, took, returned);
         }
-        self.places = Places::default();
-        self.measured.end(now, answer.as_ref().map(drop));
+        self.shared.pool.leave();
+        threshold::leave(&self.method.limits, &self.groups);
+    }
+
+    /// Nobody waits for the handler any more, or the service has panicked before there was one.
+    #[cold]
+    fn abandon(&mut self) {
+        let took = self.arrived.elapsed();
+        self.give_back(took, false);
+        // A handler's own panic is caught where it is polled. One that comes later is somebody else's on the same task.
+        match !self.polled && std::thread::panicking() {
+            true => {
+                let error = Some((Code::Internal, Reason::Panic));
+                self.method.metrics.ended(nanos(took), error);
+            }
+            false => self.method.metrics.cancelled(),
+        }
     }
 }
 
-/// What a handler's outcome says of this call, and not of those that it made itself.
-fn concluded(context: Option<&Context>, result: InboundReply) -> InboundReply {
-    match result {
-        Ok(mut response) => {
-            // A reply that it passes on was a replay perhaps; this handler did run.
-            response.metadata_mut().remove_reserved(REPLAYED);
-            Ok(response)
+impl Drop for Ending {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if !self.over {
+            self.abandon();
         }
+    }
+}
+
+/// Makes of a handler's outcome what is said of this call, and not of those that it made itself.
+#[inline(always)]
+fn conclude(context: Option<&Context>, answer: &mut InboundReply) {
+    match answer {
+        // A reply that it passes on was a replay perhaps; this handler did run.
+        Ok(response) => response.metadata_mut().remove_reserved(REPLAYED),
         Err(status) => {
-            let status = own(status);
+            own(status);
             // What failed below after all its retries is not attempted again above, or each tier would multiply them. A
             // handler that says otherwise knows better.
             let spent = context.is_some_and(Context::retries_spent);
-            Err(match spent && status.pushback().is_none() {
-                true => status.without_retry(),
-                false => status,
-            })
+            if spent && status.pushback().is_none() {
+                status.forbid_retry();
+            }
         }
     }
 }

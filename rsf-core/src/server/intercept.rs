@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
 use tokio::time::Instant;
 
-use super::stack::{InboundCall, Stage, own};
+use super::stack::{InboundCall, Stage, owned};
 use crate::context::Context;
 use crate::identity::Identity;
 use crate::message::Response;
@@ -196,6 +196,6 @@ impl<S: Stage> Intercept<S> {
             handler: &self.inner,
         };
         let mut call = ServerCall(call);
-        context.scope(next.run(&mut call)).await.map_err(own)
+        context.scope(next.run(&mut call)).await.map_err(owned)
     }
 }

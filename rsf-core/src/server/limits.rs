@@ -8,7 +8,7 @@
 //! 6. [`adaptive`]: a pool whose size follows from that.
 //! 7. [`hosted`]: the same for unchanged tonic services.
 
-mod threshold;
+pub(super) mod threshold;
 
 mod groups;
 
@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 pub(super) use hosted::HostedLimits;
 pub(super) use pool::{Entering, Pool, PoolLimits, PoolPlace};
-pub(super) use threshold::{Threshold, ThresholdPlace};
+pub(super) use threshold::{Groups, ThresholdPlace};
 
 use crate::error::framework_status;
 use crate::metrics::RefusalMetrics;

@@ -13,6 +13,7 @@ use super::stack::{InboundCall, Stage};
 use crate::error::{REASON, framework_status};
 use crate::message::Response;
 use crate::metrics::{MethodMetrics, Underway};
+use crate::moment::nanos;
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
 use crate::wire::Frame;
@@ -33,28 +34,18 @@ impl Measured {
     }
 
     /// The call ends now, with this answer.
-    #[inline]
     pub(super) fn end(&mut self, now: Instant, answer: Result<(), &Status>) {
-        let error = answer.err().map(|status| {
-            let reason = status.metadata().get(REASON).and_then(Reason::from_name);
-            (status.code(), reason.unwrap_or(Reason::Handler))
-        });
-        self.count(now, error);
-    }
-
-    fn count(&mut self, now: Instant, error: Option<(Code, Reason)>) {
         if let Some(underway) = self.underway.take() {
-            underway.end(now.saturating_duration_since(self.arrived), error);
+            let took = now.saturating_duration_since(self.arrived);
+            underway.end(nanos(took), answer.err().map(failure));
         }
     }
 }
 
-impl Drop for Measured {
-    fn drop(&mut self) {
-        if self.underway.is_some() && std::thread::panicking() {
-            self.count(Instant::now(), Some((Code::Internal, Reason::Panic)));
-        }
-    }
+/// What a status says in metrics.
+pub(super) fn failure(status: &Status) -> (Code, Reason) {
+    let reason = status.metadata().get(REASON).and_then(Reason::from_name);
+    (status.code(), reason.unwrap_or(Reason::Handler))
 }
 
 /// The metrics of the method that is called.

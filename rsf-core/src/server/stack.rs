@@ -14,7 +14,7 @@ use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
 use super::handling::{CallScope, Ending};
 use super::intercept::{Intercept, ServerInterceptors};
-use super::limits::{Places, Pool, PoolLimits, Threshold};
+use super::limits::{Groups, Places, Pool, PoolLimits, ThresholdPlace, threshold};
 use super::observe::{Catch, Measured, panicked};
 use super::provider::HostedMethod;
 use super::shard::OwnShard;
@@ -72,7 +72,6 @@ pub(super) struct ServerStack {
     gates: Gates,
     shared: Arc<Shared>,
     stages: Deadline<Pool<Dedup<Catch<Intercept<Handler>>>>>,
-    pool: Arc<PoolLimits>,
     /// Whether the application has code of its own around its handlers.
     intercepted: bool,
 }
@@ -82,66 +81,90 @@ pub(super) struct Shared {
     /// What ends calls whose deadline passes.
     pub(super) timers: Timers,
     pub(super) panics: IntCounter,
+    /// Where their places in it come back to.
+    pub(super) pool: Arc<PoolLimits>,
 }
 
-/// The gates that each call passes, in this order.
+/// The gates that each call passes, in this order; behind them stands its method's threshold.
 struct Gates {
     admit: Admit,
     authorize: Authorize,
     own_shard: OwnShard,
-    threshold: Threshold,
 }
 
 impl Gate for Gates {
+    #[inline(always)]
     fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
         self.admit.enter(call)?;
         self.authorize.enter(call)?;
-        self.own_shard.enter(call)?;
-        self.threshold.enter(call)
+        self.own_shard.enter(call)
     }
 }
 
 impl ServerStack {
-    /// Lets a call in, or refuses it, now; what is left of its path is the future. Every call is measured, refusals
-    /// included.
-    pub(super) fn run(self: &Arc<Self>, mut call: InboundCall) -> BoxFuture<'static, InboundReply> {
-        let measured = Measured::begin(&call.method, call.arrived);
-        if let Err(status) = self.gates.enter(&mut call) {
-            return refused(measured, status);
-        }
-        match self.enter_at_once(&mut call) {
-            true => self.handle(call, measured),
-            false => Box::pin(self.clone().wait(call, measured)),
+    /// Lets a call of `method` in, or refuses it, now; what is left of its path is the future. Every call is measured,
+    /// refusals included.
+    #[inline(always)]
+    pub(super) fn run(
+        self: &Arc<Self>,
+        method: &Arc<HostedMethod>,
+        mut call: InboundCall,
+    ) -> BoxFuture<'static, InboundReply> {
+        // Outside the queue, so that one method cannot fill it; inside the gates, so that strangers take no place.
+        let entered = self.gates.enter(&mut call);
+        let groups = match entered.and_then(|()| threshold::enter(&method.limits)) {
+            Ok(groups) => groups,
+            Err(status) => return refused(method, call.arrived, status),
+        };
+        match self.goes_straight(method) && self.shared.pool.take_at_once(&method.limits) {
+            true => self.handle(method, call, groups),
+            false => self.make_wait(call, groups),
         }
     }
 
-    /// Takes a place in the pool for a call that nothing else keeps from its handler; `false` where it has to wait for the
-    /// place, or for anything else.
-    fn enter_at_once(&self, call: &mut InboundCall) -> bool {
-        let method = &call.method;
-        if self.intercepted || method.dedup.is_some() || method.blocks() {
-            return false;
-        }
-        call.places.pool = self.pool.enter_at_once(&method.limits, || call.arrived);
-        call.places.pool.is_some()
+    /// Whether calls of the method wait for nothing but a place in the pool before their handler.
+    #[inline(always)]
+    fn goes_straight(&self, method: &HostedMethod) -> bool {
+        !self.intercepted && method.dedup.is_none() && !method.blocks()
     }
 
-    fn handle(&self, call: InboundCall, measured: Measured) -> BoxFuture<'static, InboundReply> {
+    /// Hands a call that has all its places to its handler.
+    #[inline(always)]
+    fn handle(
+        &self,
+        method: &Arc<HostedMethod>,
+        call: InboundCall,
+        groups: Groups,
+    ) -> BoxFuture<'static, InboundReply> {
+        let mut ending = Ending::begin(call.method, &self.shared, groups, call.arrived);
         let message = match call.message {
             Ok(message) => message,
-            Err(status) => return refused(measured, status),
+            Err(status) => {
+                let answer = Err(status);
+                ending.end(&answer, false);
+                return Box::pin(std::future::ready(answer));
+            }
         };
-        let (method, context) = (call.method, call.context);
-        let request = Request::from_parts(message, context.metadata().clone());
+        let request = Request::from_parts(message, call.context.metadata().clone());
         let (service, place) = (method.service.clone(), method.place);
-        let ending = Ending::new(self.shared.clone(), call.places, measured);
-        let scope = CallScope::straight(method.clone(), context, ending);
+        let scope = CallScope::straight(call.context, ending);
         // What a service does before its handler's future may panic too.
         let handling = catch_unwind(AssertUnwindSafe(|| service.call(place, request, scope)));
         handling.unwrap_or_else(|_| {
-            let status = panicked(&method, &self.shared.panics);
+            let status = panicked(method, &self.shared.panics);
             Box::pin(std::future::ready(Err(status)))
         })
+    }
+
+    #[cold]
+    fn make_wait(
+        self: &Arc<Self>,
+        mut call: InboundCall,
+        groups: Groups,
+    ) -> BoxFuture<'static, InboundReply> {
+        let measured = Measured::begin(&call.method, call.arrived);
+        call.places.threshold = Some(ThresholdPlace::of(call.method.limits.clone(), groups));
+        Box::pin(self.clone().wait(call, measured))
     }
 
     async fn wait(self: Arc<Self>, mut call: InboundCall, mut measured: Measured) -> InboundReply {
@@ -151,8 +174,9 @@ impl ServerStack {
     }
 }
 
-fn refused(mut measured: Measured, status: Status) -> BoxFuture<'static, InboundReply> {
-    measured.end(Instant::now(), Err(&status));
+#[cold]
+fn refused(method: &Arc<HostedMethod>, arrived: Instant, status: Status) -> BoxFuture<'static, InboundReply> {
+    Measured::begin(method, arrived).end(Instant::now(), Err(&status));
     Box::pin(std::future::ready(Err(status)))
 }
 
@@ -180,18 +204,16 @@ pub(super) fn server_stack(
         authorize: Authorize::new(admit.verifier),
         // What is another instance's takes no place; inside authorization, because the refusal says who owns what.
         own_shard: OwnShard::new(admit.place),
-        // Outside the queue, so that one method cannot fill it.
-        threshold: Threshold {},
     };
     let shared = Shared {
         timers: admit.timers,
         panics: admit.panics,
+        pool,
     };
     ServerStack {
         gates,
         shared: Arc::new(shared),
         stages,
-        pool,
         intercepted: !admit.interceptors.is_empty(),
     }
 }
@@ -225,7 +247,7 @@ impl Stage for Handler {
         if blocks {
             let places = std::mem::take(&mut call.places);
             // Apart, so that the other methods' futures stay small.
-            return Box::pin(on_thread(handled, places)).await.map_err(own);
+            return Box::pin(on_thread(handled, places)).await.map_err(owned);
         }
         let result = handled.await;
         call.places.finished(Instant::now());
@@ -237,11 +259,16 @@ impl Stage for Handler {
 
 /// A handler that passes on the status of a call of its own must not pass on its reason: "refused by the queue" would
 /// tell the caller that this handler never ran. What [`super::service::handle`] says about messages stays.
-pub(super) fn own(mut status: Status) -> Status {
+pub(super) fn owned(mut status: Status) -> Status {
+    own(&mut status);
+    status
+}
+
+/// The same in its place.
+pub(super) fn own(status: &mut Status) {
     let reason = status.metadata().get(REASON).and_then(Reason::from_name);
     status.metadata_mut().remove_reserved(REPLAYED);
     if !matches!(reason, None | Some(Reason::Malformed | Reason::TooLarge)) {
         status.metadata_mut().remove_reserved(REASON);
     }
-    status
 }

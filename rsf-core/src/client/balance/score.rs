@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::client::endpoint::Endpoint;
 use crate::moment::Moment;
 
 use super::Member;
@@ -31,6 +32,8 @@ const WARM_RATIO: f32 = 1.5;
 /// Steps in which a reported load counts: without them the smallest difference would send every consumer's next call to
 /// one and the same instance.
 const LOAD_STEPS: f32 = 8.0;
+/// The least load that counts.
+const LEAST_LOAD: f32 = 0.5 / LOAD_STEPS;
 /// The multiple of its weight's worth that a full queue can cost an instance.
 const GREATEST_LOAD: f32 = 8.0;
 
@@ -81,10 +84,11 @@ impl Measure {
         }
     }
 
-    /// Whether a member has its full share, and its pending calls per weight are all that counts.
+    /// Whether a member is well and has its full share, and its pending calls per weight are all that counts.
     #[inline(always)]
-    pub(super) fn is_plain(&self, vitals: &Vitals) -> bool {
-        vitals.is_plain(0.5 / LOAD_STEPS) && vitals.mean() <= self.slow_from
+    pub(super) fn is_plain(&self, endpoint: &Endpoint) -> bool {
+        let unwell = !endpoint.is_connected() | endpoint.breaker.is_troubled();
+        endpoint.vitals.is_plain(unwell, LEAST_LOAD, self.slow_from)
     }
 
     /// The same for one choice. An idle member that fails or refuses counts as idle only as often as its failures leave of
@@ -92,7 +96,7 @@ impl Measure {
     /// draw each call that finds the others busy.
     pub(super) fn pending_by_lot(&self, member: &Member) -> Score {
         let vitals = &member.endpoint.vitals;
-        if self.is_plain(vitals) {
+        if vitals.is_plain(false, LEAST_LOAD, self.slow_from) {
             return Score {
                 value: vitals.pending() as f32 * member.per_call,
                 quality: 1.0,

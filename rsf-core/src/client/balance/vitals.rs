@@ -1,12 +1,12 @@
-//! What a consumer has measured of one endpoint, in one cache line that no other endpoint shares.
+//! What a choice goes by: what a consumer has measured of one endpoint, in one cache line that no other endpoint shares.
 //!
 //! All values are atomics without a lock: an update that races with another one may be lost, which moving averages bear.
 //! Values that age keep their time beside them in one word, so that readers never see one without the other.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::{Moment, nanos};
 
 /// Time in which a measurement fades to 1/e (Finagle's Peak-EWMA has the same).
 const DECAY: Duration = Duration::from_secs(10);
@@ -30,9 +30,8 @@ pub(crate) enum Observed {
 
 /// One endpoint's measurements.
 ///
-/// The first of an endpoint's two cache lines: x86 fetches them in pairs.
+/// The beginning of an endpoint's first cache line; the rest of the line is the breaker's first word.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub(crate) struct Vitals {
     pending: AtomicU32,
     /// Answers that had a latency, up to `u32::MAX`.
@@ -48,6 +47,10 @@ pub(crate) struct Vitals {
     /// 0: has its full share. Else the millisecond when it started, from [`LONG_AGO`] on.
     warming: AtomicU64,
     connected: AtomicBool,
+    /// What is being done for a connection; the endpoint's, and here because each draw looks at it.
+    pub(in crate::client) effort: AtomicU8,
+    /// A call has come since the endpoint's keeper last looked. Here because each call looks at it.
+    pub(in crate::client) used: AtomicBool,
 }
 
 /// Milliseconds before which nothing that is still new has started.
@@ -64,13 +67,16 @@ impl Vitals {
     /// As if it had been made at `now`, of an instance that starts at that moment.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn begin_warm_up_at(&mut self, now: Moment) {
-        let connected = self.is_connected();
-        *self = Vitals::default();
-        self.set_connected(connected);
+        *self = Vitals {
+            connected: AtomicBool::new(self.is_connected()),
+            effort: AtomicU8::new(self.effort.load(Relaxed)),
+            ..Vitals::default()
+        };
         self.begin_warm_up(now, Duration::ZERO);
     }
 
     /// Whether there is a connection.
+    #[inline(always)]
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Relaxed)
     }
@@ -79,12 +85,13 @@ impl Vitals {
         self.connected.store(connected, Relaxed);
     }
 
-    /// Whether nothing is known of it that changes its share: it does not fail, reports a load below `least` and is not new.
+    /// Whether nothing is known of it that changes its share: it does not fail, reports a load below `least`, is not new, and
+    /// its mean latency is not above `slow_from`. `unwell` is what else must not be: one question more is cheaper here than a
+    /// branch of its own.
     #[inline(always)]
-    pub(crate) fn is_plain(&self, least: f32) -> bool {
-        // Of what is positive the bits are in the order of the numbers, so no number has to be made of them.
-        let nothing = self.failures.bits() | self.warming.load(Relaxed) == 0;
-        nothing && self.load.bits() < u64::from(least.to_bits())
+    pub(crate) fn is_plain(&self, unwell: bool, least: f32, slow_from: f32) -> bool {
+        let known = self.failures.bits() | self.warming.load(Relaxed) | u64::from(unwell);
+        known == 0 && self.load.is_below(least) && !self.mean.is_above(slow_from)
     }
 
     #[inline(always)]
@@ -97,13 +104,19 @@ impl Vitals {
         self.pending.fetch_sub(1, Relaxed);
     }
 
+    #[inline(always)]
     pub(crate) fn pending(&self) -> u32 {
         self.pending.load(Relaxed)
     }
 
     /// Takes in what an attempt that took `latency` says.
-    #[inline(always)]
     pub(crate) fn observe(&self, now: Moment, latency: Duration, observed: Observed) {
+        self.observe_nanos(now, nanos(latency), observed);
+    }
+
+    /// The same with the latency in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn observe_nanos(&self, now: Moment, latency: u64, observed: Observed) {
         let at = at(now);
         let failed = observed != Observed::Answered;
         let before = match self.failures.get() {
@@ -116,7 +129,7 @@ impl Vitals {
             // Small enough to be nothing, so that a well endpoint's score is exactly nothing again.
             self.failures.set(if after < 0.001 { 0.0 } else { after }, at);
         }
-        let micros = (latency.as_secs_f32() * 1e6).max(0.1);
+        let micros = (latency as f32 / 1e3).max(0.1);
         match observed {
             Observed::Answered => self.timed(micros, at),
             // At least that long, and maybe for ever: who never answers has no other latency.
@@ -226,8 +239,21 @@ impl Aged {
             .store(u64::from(value.to_bits()) << 32 | u64::from(at), Relaxed);
     }
 
+    #[inline(always)]
     fn bits(&self) -> u64 {
         self.0.load(Relaxed) >> 32
+    }
+
+    // The bits of positive numbers are in the order of the numbers, so no number has to be made of them.
+
+    #[inline(always)]
+    fn is_below(&self, value: f32) -> bool {
+        self.0.load(Relaxed) < u64::from(value.to_bits()) << 32
+    }
+
+    #[inline(always)]
+    fn is_above(&self, value: f32) -> bool {
+        self.0.load(Relaxed) >= (u64::from(value.to_bits()) + 1) << 32
     }
 
     fn get(&self) -> f32 {
@@ -267,11 +293,6 @@ mod tests {
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
-    }
-
-    #[test]
-    fn fills_its_line_and_no_more() {
-        assert_eq!(size_of::<Vitals>(), 64);
     }
 
     #[test]
@@ -331,7 +352,10 @@ mod tests {
         vitals.report_load(now, -1.0);
         let other = Vitals::default();
         other.report_load(now, -0.0);
-        assert!(other.is_plain(0.1), "a negative nothing is nothing");
+        assert!(
+            other.is_plain(false, 0.1, f32::INFINITY),
+            "a negative nothing is nothing"
+        );
         assert_eq!(vitals.load(now + LOAD_STALE), 0.75);
         assert_eq!(vitals.load(now + LOAD_STALE + ms(1)), 0.0);
     }

@@ -193,14 +193,15 @@ impl Keeper {
             let held = self.endpoint.upgrade()?;
             // A ring from before says nothing; who comes from now on finds no connection, and rings or is seen here.
             let _ = self.wanted.notified().now_or_never();
-            held.effort.store(effort::ASLEEP, Ordering::SeqCst);
-            held.used.swap(false, Ordering::SeqCst) || held.is_at(Place::Floor)
+            held.vitals.effort.store(effort::ASLEEP, Ordering::SeqCst);
+            held.vitals.used.swap(false, Ordering::SeqCst) || held.is_at(Place::Floor)
         };
         if !wanted {
             self.wanted.notified().await;
         }
         self.endpoint
             .upgrade()?
+            .vitals
             .effort
             .store(effort::ACTIVE, Ordering::SeqCst);
         Some(())
@@ -238,7 +239,7 @@ impl Idle {
 
     /// Looks. The calls that still run on a connection to a non-member hold it by themselves.
     fn is_over(&mut self, endpoint: &Endpoint) -> bool {
-        let used = endpoint.used.swap(false, Ordering::SeqCst);
+        let used = endpoint.vitals.used.swap(false, Ordering::SeqCst);
         let busy = endpoint.pending() > 0 && !endpoint.is_at(Place::Outside);
         self.silent = if used || busy { 0 } else { self.silent + 1 };
         self.next_look = self.limit.map(|limit| Instant::now() + limit / LOOKS);

@@ -3,8 +3,9 @@
 use std::task::{Context, Poll, ready};
 
 use super::{Flight, hand_over};
-use crate::client::attempt::Attempt;
+use crate::client::attempt::{Attempt, Turn};
 use crate::client::stack::{OutboundCall, Outcome};
+use crate::error::RpcError;
 use crate::moment::Moment;
 use crate::timer::Timer;
 
@@ -18,35 +19,41 @@ pub(in crate::client) struct Attempts {
 }
 
 impl Attempts {
-    /// Sends the first attempt.
+    /// Without an attempt yet.
     #[inline(always)]
-    pub(in crate::client) fn start(call: &OutboundCall) -> Attempts {
-        let mut attempts = Attempts {
+    pub(in crate::client) fn new(call: &OutboundCall) -> Attempts {
+        Attempts {
             first: None,
             due: call.deadline,
             timer: None,
             flight: None,
-        };
-        match Attempt::start(call, &call.snapshot, 0, &[], false, false, call.now) {
-            Ok(attempt) if call.policy().call.retry.hedges() => {
-                let mut flight = Flight::new(call, Some(attempt));
+        }
+    }
+
+    /// Sends the first attempt.
+    #[inline(always)]
+    pub(in crate::client) fn start(&mut self, call: &OutboundCall) {
+        match Attempt::start(&mut self.first, call, &call.snapshot, Turn::first(), call.now) {
+            Ok(_) if call.policy().call.retry.hedges() => {
+                let mut flight = Flight::new(call, self.first.take());
                 flight.plan_hedge(call, call.now);
-                attempts.flight = Some(Box::new(flight));
+                self.flight = Some(Box::new(flight));
             }
             Ok(attempt) => {
-                attempts.due = attempt
-                    .time_out()
-                    .map_or(call.deadline, |end| end.min(call.deadline));
-                attempts.first = Some(attempt);
+                if let Some(end) = attempt.time_out() {
+                    self.due = end.min(call.deadline);
+                }
             }
-            Err(error) => {
-                let mut flight = Flight::new(call, None);
-                flight.closed = true;
-                flight.failure = Some(error);
-                attempts.flight = Some(Box::new(flight));
-            }
+            Err(error) => self.fail(call, error),
         }
-        attempts
+    }
+
+    #[cold]
+    fn fail(&mut self, call: &OutboundCall, error: RpcError) {
+        let mut flight = Flight::new(call, None);
+        flight.closed = true;
+        flight.failure = Some(error);
+        self.flight = Some(Box::new(flight));
     }
 
     /// The call's outcome. Its clock then stands at the time when that came.

@@ -54,13 +54,7 @@ pub(crate) fn build(
             "the routing rules part the instances into more than {MAX_POOLS} sets; calls that need a further one fail"
         );
     }
-    let routes = Routes {
-        rules: rules.clone(),
-        instances,
-        nodes,
-        root,
-        ways,
-    };
+    let routes = Routes::new(rules.clone(), instances, nodes, root, ways);
     (pools, Some(routes))
 }
 

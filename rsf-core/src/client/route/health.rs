@@ -28,10 +28,15 @@ impl Health {
 
     /// From 0 to 100; 0 of no instances.
     pub(super) fn percent(&self, now: Moment) -> u64 {
+        self.known(now).0
+    }
+
+    /// The same, and the millisecond until which it is believed.
+    pub(super) fn known(&self, now: Moment) -> (u64, u64) {
         let known = self.known.load(Ordering::Relaxed);
         let at = now.millis();
         if at < known >> 8 {
-            return known & 0xff;
+            return (known & 0xff, known >> 8);
         }
         let well = |endpoint: &&Arc<Endpoint>| {
             // Not connected yet says nothing bad.
@@ -41,6 +46,6 @@ impl Health {
         let percent = (well * 100 / self.endpoints.len().max(1)) as u64;
         let until = at + AGE.as_millis() as u64;
         self.known.store(until << 8 | percent, Ordering::Relaxed);
-        percent
+        (percent, until)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
 
@@ -22,9 +23,40 @@ pub(crate) struct Routes {
     pub(super) root: usize,
     /// Of each pool the ways that lead to it, as one number: places mean nothing in another snapshot. 0: none does.
     pub(super) ways: Vec<u64>,
+    /// A lot from here on is within no rule's share.
+    shares: u64,
+    /// What [`Routes::usual`] has found for calls without a key and with such a lot, which all go one way: the pool in the low
+    /// bits, and above it the millisecond until which that holds.
+    plain: AtomicU64,
 }
 
+/// Bits of a pool's place.
+const POOL_BITS: u32 = 16;
+const _: () = assert!(MAX_POOLS < 1 << POOL_BITS);
+
 impl Routes {
+    pub(super) fn new(
+        rules: Arc<CompiledRules>,
+        instances: Vec<Instance>,
+        nodes: Vec<Node>,
+        root: usize,
+        ways: Vec<u64>,
+    ) -> Routes {
+        let shares = rules.rules.iter().map(|rule| match rule.does {
+            Does::Percent { share, .. } => share,
+            _ => 0,
+        });
+        Routes {
+            shares: shares.max().unwrap_or(0),
+            plain: AtomicU64::new(0),
+            rules,
+            instances,
+            nodes,
+            root,
+            ways,
+        }
+    }
+
     /// Whether the pool at this place is reached by the same ways as the one that `earlier` had there. The rules must be
     /// the same.
     pub(crate) fn keep_pool(&self, pool: usize, earlier: &Routes) -> bool {
@@ -129,19 +161,42 @@ impl Routes {
     /// what the call is about. `None` where one does, or where that way leads nowhere.
     #[inline(always)]
     pub(super) fn usual(&self, key: Option<u64>, lot: u64, now: Moment) -> Option<usize> {
-        let mut node = self.root;
+        if key.is_some() || lot < self.shares {
+            return self.find_usual(key, lot, now).map(|(pool, _)| pool);
+        }
+        let known = self.plain.load(Ordering::Relaxed);
+        if now.millis() < known >> POOL_BITS {
+            return Some(known as usize & ((1 << POOL_BITS) - 1));
+        }
+        self.find_plain(lot, now)
+    }
+
+    #[cold]
+    fn find_plain(&self, lot: u64, now: Moment) -> Option<usize> {
+        let (pool, until) = self.find_usual(None, lot, now)?;
+        let until = until.min(u64::MAX >> POOL_BITS);
+        self.plain
+            .store(until << POOL_BITS | pool as u64, Ordering::Relaxed);
+        Some(pool)
+    }
+
+    /// The pool, and the millisecond until which all that was asked on the way is believed.
+    fn find_usual(&self, key: Option<u64>, lot: u64, now: Moment) -> Option<(usize, u64)> {
+        let (mut node, mut until) = (self.root, u64::MAX);
         loop {
             node = match &self.nodes[node] {
-                Node::Pool(pool) => return Some(*pool),
+                Node::Pool(pool) => return Some((*pool, until)),
                 Node::Prefer {
                     tiers,
                     spill_below_percent,
                     ..
                 } => {
                     let first = tiers.first()?;
-                    if first.health.percent(now) < u64::from(*spill_below_percent) {
+                    let (percent, believed) = first.health.known(now);
+                    if percent < u64::from(*spill_below_percent) {
                         return None;
                     }
+                    until = until.min(believed);
                     first.node
                 }
                 Node::Percent { rule, with, without } => {
@@ -340,7 +395,6 @@ impl Routes {
     }
 
     /// Whether a call is within a share, and whether it takes that side: one that is empty is nobody's.
-    #[inline(always)]
     fn drawn(
         &self,
         rule: usize,

@@ -8,7 +8,7 @@ use crate::policy::LimitGroupPolicy;
 
 /// Methods of one service that share limits.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(in crate::server) struct Group {
     pub(super) name: String,
     pub(super) threshold: Counter,
     pub(super) share: Arc<Share>,

@@ -136,8 +136,8 @@ impl PoolLimits {
         method: &Arc<MethodLimits>,
         entering: impl FnOnce() -> Entering,
     ) -> Result<PoolPlace, Status> {
-        if let Some(place) = self.enter_at_once(method, Instant::now) {
-            return Ok(place);
+        if self.take_at_once(method) {
+            return Ok(self.place(method, Shares::default(), Instant::now));
         }
         match self.join(method, entering())? {
             Ok(place) => Ok(place),
@@ -145,17 +145,46 @@ impl PoolLimits {
         }
     }
 
-    /// A place where one is free and nobody waits, for methods without shares of their own. Whoever has looked at the
-    /// clock just so says what it showed.
-    pub(in crate::server) fn enter_at_once(
-        self: &Arc<Self>,
-        method: &Arc<MethodLimits>,
-        now: impl FnOnce() -> Instant,
-    ) -> Option<PoolPlace> {
-        (!method.is_shared() && self.take(0)).then(|| self.place(method, Shares::default(), now))
+    /// Takes a place where one is free and nobody waits, for methods without shares of their own; until
+    /// [`PoolLimits::leave`].
+    #[inline(always)]
+    pub(in crate::server) fn take_at_once(&self, method: &MethodLimits) -> bool {
+        !method.is_shared() && self.take(0)
+    }
+
+    /// The call that has taken a place is over.
+    #[inline(always)]
+    pub(in crate::server) fn leave(self: &Arc<Self>) {
+        // AcqRel: whoever begins to wait after this sees the share's place free, and whoever did before is seen here.
+        if waiting(self.counts.fetch_sub(1, Ordering::AcqRel)) > 0 {
+            self.serve_waiting();
+        }
+    }
+
+    /// Whether a call's handler is timed: one in eight; where a limit is learned, or nothing is known yet, all.
+    #[inline(always)]
+    pub(in crate::server) fn is_timed(&self, method: &MethodLimits) -> bool {
+        fastrand::u8(..) < 32 || self.learning.is_enabled() || method.handling.is_unknown()
+    }
+
+    /// How long the handler of a call that is timed took. Where it was dropped, that says only that it takes at least as long.
+    pub(in crate::server) fn timed(self: &Arc<Self>, method: &MethodLimits, took: Duration, returned: bool) {
+        if !returned && took < method.handling.get() {
+            return;
+        }
+        method.handling.add(took);
+        self.mean.add(took);
+        if self.learning.is_enabled()
+            && let Some(size) = self
+                .learning
+                .add(took, running(self.counts.load(Ordering::Relaxed)))
+        {
+            self.resize(size);
+        }
     }
 
     /// Takes a place where one is free and no more than `others` wait.
+    #[inline(always)]
     fn take(&self, others: usize) -> bool {
         let size = self.size();
         let taken = self
@@ -173,11 +202,9 @@ impl PoolLimits {
         shares: Shares,
         now: impl FnOnce() -> Instant,
     ) -> PoolPlace {
-        // One in eight is timed; where a limit is learned, or nothing is known yet, all.
-        let timed = fastrand::u8(..) < 32 || self.learning.is_enabled() || method.handling.is_unknown();
         PoolPlace {
             shares,
-            timed: timed.then(|| Timed {
+            timed: self.is_timed(method).then(|| Timed {
                 method: method.clone(),
                 begun: now(),
             }),
@@ -315,6 +342,7 @@ impl PoolLimits {
         timed_out.into_iter().chain(too_late).min_by_key(|(at, _)| *at)
     }
 
+    #[cold]
     fn serve_waiting(self: &Arc<Self>) {
         let mut granted = Granted::default();
         let mut queue = self.queue.lock();

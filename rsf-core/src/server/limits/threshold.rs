@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::MethodLimits;
 use super::groups::Group;
 use crate::outcome::Reason;
-use crate::server::stack::{Gate, InboundCall};
 use crate::status::Status;
 
 /// Calls under way, waiting ones included, and how many there may be.
@@ -32,6 +31,7 @@ impl Counter {
     }
 
     /// Takes a place; where all are taken none, not even for a moment, and says how many there are.
+    #[inline(always)]
     fn enter(&self) -> Result<(), usize> {
         let most = self.most.load(Ordering::Relaxed);
         let taken = self
@@ -47,30 +47,58 @@ impl Counter {
     }
 }
 
+/// The groups that a call counts in; none for most.
+pub(in crate::server) type Groups = Option<Arc<Vec<Arc<Group>>>>;
+
+/// Counts a call in its method's counter and in those of its groups, until [`leave`].
+///
+/// # Errors
+/// The status to refuse the call with.
+#[inline(always)]
+pub(in crate::server) fn enter(method: &MethodLimits) -> Result<Groups, Status> {
+    if let Err(most) = method.threshold.enter() {
+        return Err(refusal(method, most));
+    }
+    let groups = method.groups();
+    if let Some(groups) = &groups {
+        enter_groups(method, groups)?;
+    }
+    Ok(groups)
+}
+
+/// The call that [`enter`] has counted is over.
+#[inline(always)]
+pub(in crate::server) fn leave(method: &MethodLimits, groups: &Groups) {
+    if let Some(groups) = groups {
+        groups.iter().for_each(|group| group.threshold.leave());
+    }
+    method.threshold.leave();
+}
+
+#[cold]
+fn refusal(method: &MethodLimits, most: usize) -> Status {
+    let problem = format!(
+        "{} has {most} calls under way in this instance, its threshold (policy provider.concurrency): raise it, \
+         or add instances",
+        method.name
+    );
+    method.refuse(Reason::ProviderLimit, problem)
+}
+
 /// A call's place in its method's counter and in those of its groups; free again on drop.
 pub(in crate::server) struct ThresholdPlace {
     method: Arc<MethodLimits>,
-    groups: Option<Arc<Vec<Arc<Group>>>>,
+    groups: Groups,
 }
 
 impl ThresholdPlace {
     pub(super) fn take(method: &Arc<MethodLimits>) -> Result<ThresholdPlace, Status> {
-        method.threshold.enter().map_err(|most| {
-            let problem = format!(
-                "{} has {most} calls under way in this instance, its threshold (policy provider.concurrency): raise it, \
-                 or add instances",
-                method.name
-            );
-            method.refuse(Reason::ProviderLimit, problem)
-        })?;
-        let groups = method.groups();
-        if let Some(groups) = &groups {
-            enter_groups(method, groups)?;
-        }
-        Ok(ThresholdPlace {
-            method: method.clone(),
-            groups,
-        })
+        enter(method).map(|groups| ThresholdPlace::of(method.clone(), groups))
+    }
+
+    /// The place of a call that [`enter`] has counted.
+    pub(in crate::server) fn of(method: Arc<MethodLimits>, groups: Groups) -> ThresholdPlace {
+        ThresholdPlace { method, groups }
     }
 }
 
@@ -96,20 +124,6 @@ fn enter_groups(method: &MethodLimits, groups: &[Arc<Group>]) -> Result<(), Stat
 
 impl Drop for ThresholdPlace {
     fn drop(&mut self) {
-        if let Some(groups) = &self.groups {
-            groups.iter().for_each(|group| group.threshold.leave());
-        }
-        self.method.threshold.leave();
-    }
-}
-
-/// Applies the thresholds of the method and its groups.
-pub(in crate::server) struct Threshold {}
-
-impl Gate for Threshold {
-    #[inline]
-    fn enter(&self, call: &mut InboundCall) -> Result<(), Status> {
-        call.places.threshold = Some(ThresholdPlace::take(&call.method.limits)?);
-        Ok(())
+        leave(&self.method, &self.groups);
     }
 }

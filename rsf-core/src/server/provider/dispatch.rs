@@ -47,14 +47,15 @@ impl Dispatch for Provider {
         let arrived = Instant::now();
         let deadline = request.timeout.and_then(|timeout| arrived.checked_add(timeout));
         let context = Context::new(deadline, request.metadata);
-        self.stack.run(InboundCall {
+        let call = InboundCall {
             context: Carried::Own(context.capped(method.limits.max_priority())),
             method: method.clone(),
             arrived,
             message: request.message,
             peer: request.peer,
             places: Places::default(),
-        })
+        };
+        self.stack.run(method, call)
     }
 
     fn admit(&self, method: usize, metadata: &Metadata, peer: Option<&Peer>) -> Result<(), Status> {
