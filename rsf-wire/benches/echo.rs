@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rsf_wire::server::Handling;
-use rsf_wire::{Call, Client, Handler, Limits, Literals, Request, Response};
+use rsf_wire::{Call, Client, Handler, Limits, Literals, Name, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -20,6 +20,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const CALLS: [u64; 2] = [2_000, 6_000];
 const IN_FLIGHT: u64 = 64;
 const PAYLOAD: usize = 128;
+
+const TIMEOUT: Name<14> = Name::new("grpc-timeout");
+const REQUEST_ID: Name<16> = Name::new("rsf-request-id");
+const TRACEPARENT: Name<13> = Name::new("traceparent");
 
 struct Echo;
 
@@ -122,9 +126,9 @@ async fn call(client: Arc<Client>, caller: u64, calls: u64) -> Result<()> {
         trace[3..19].copy_from_slice(&id);
         trace[36..52].copy_from_slice(&id);
         let mut varying = Literals::with_capacity(192);
-        varying.push("grpc-timeout", &timeout(number))?;
-        varying.push("rsf-request-id", &id)?;
-        varying.push("traceparent", &trace)?;
+        varying.push_named(&TIMEOUT, &timeout(number))?;
+        varying.push_named(&REQUEST_ID, &id)?;
+        varying.push_named(&TRACEPARENT, &trace)?;
         let request = Request {
             path: "/bench.v1.Echo/Echo",
             constant: &constant,

@@ -189,14 +189,17 @@ impl Head {
         }))
     }
 
-    /// Takes the frame off `buffer`, all of which is there.
+    /// Takes the frame off `buffer`, and the `read` bytes before it.
     #[inline(always)]
-    pub(crate) fn take(self, buffer: &mut BytesMut) -> Result<Frame, ConnectionError> {
-        buffer.advance(HEAD_BYTES);
+    pub(crate) fn take(self, buffer: &mut BytesMut, read: usize) -> Result<Frame, ConnectionError> {
+        let begin = read + HEAD_BYTES;
         let payload = if self.length == 0 {
+            buffer.advance(begin);
             Bytes::new()
         } else {
-            buffer.split_to(self.length).freeze()
+            let mut payload = buffer.split_to(begin + self.length).freeze();
+            payload.advance(begin);
+            payload
         };
         typed(self.kind, self.flags, self.stream, payload)
     }
@@ -211,7 +214,7 @@ impl Head {
 /// Takes the next whole frame off `buffer`; `None` where more bytes must come. `max_payload` is what we announced.
 pub fn read(buffer: &mut BytesMut, max_payload: u32) -> Result<Option<Frame>, ConnectionError> {
     match Head::peek(buffer, max_payload)? {
-        Some(head) => head.take(buffer).map(Some),
+        Some(head) => head.take(buffer, 0).map(Some),
         None => Ok(None),
     }
 }

@@ -20,7 +20,7 @@ mod plain;
 mod rules;
 
 pub use decode::{DecodeError, Decoder};
-pub use encode::{Constants, Encoder, InvalidField, Literals, Pair};
+pub use encode::{Constants, Encoder, InvalidField, Literals, Name, Pair};
 use plain::PlainLiterals;
 pub(crate) use rules::Pseudo;
 use text::{is_name, is_value};
@@ -211,6 +211,11 @@ impl Headers {
     /// What they share with other messages of the connection; `None` where nothing is known to repeat.
     pub fn beginning(&self) -> Option<&Beginning> {
         self.beginning.as_deref()
+    }
+
+    /// Whether nothing stands behind the [`beginning`](Headers::beginning).
+    pub fn is_beginning(&self) -> bool {
+        matches!(&self.rest, Rest::Plain(block) if block.is_empty()) && self.beginning.is_some()
     }
 
     /// The first value of `name` behind the [`beginning`](Headers::beginning).

@@ -56,6 +56,8 @@ pub(crate) enum Event {
 /// The reading side of a connection.
 pub(crate) struct Inbound {
     buffer: BytesMut,
+    /// Bytes at its beginning that are done with.
+    done: usize,
     decoder: Decoder,
     max_frame: u32,
     max_block: usize,
@@ -86,6 +88,7 @@ impl Inbound {
     pub(crate) fn new(limits: &Limits, server: bool) -> Self {
         Inbound {
             buffer: BytesMut::new(),
+            done: 0,
             decoder: Decoder::new(DEFAULT_TABLE, limits.header_list_bytes),
             max_frame: limits.frame_bytes,
             max_block: limits.header_list_bytes as usize * 2,
@@ -106,6 +109,7 @@ impl Inbound {
         io: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<std::io::Result<bool>> {
+        self.buffer.advance(std::mem::take(&mut self.done));
         self.buffer.reserve(self.read_bytes);
         let mut limited = (&mut self.buffer).limit(self.read_bytes);
         let read: Pin<&mut _> = pin!(io.read_buf(&mut limited));
@@ -122,7 +126,7 @@ impl Inbound {
     pub(crate) fn unfinished(&self) -> Option<(Refusal, u32)> {
         let what = if self.awaits_preface || self.awaits_settings {
             Refusal::SlowPreface
-        } else if self.open.is_some() || !self.buffer.is_empty() {
+        } else if self.open.is_some() || self.buffer.len() > self.done {
             Refusal::SlowFrame
         } else {
             return None;
@@ -135,11 +139,11 @@ impl Inbound {
         if self.awaits_preface && !self.take_preface()? {
             return Ok(None);
         }
-        while let Some(head) = Head::peek(&self.buffer, self.max_frame)? {
+        while let Some(head) = Head::peek(&self.buffer[self.done..], self.max_frame)? {
             if let Some(event) = self.repeated(head) {
                 return Ok(Some(event));
             }
-            let frame = head.take(&mut self.buffer)?;
+            let frame = head.take(&mut self.buffer, std::mem::take(&mut self.done))?;
             self.noise.hear(&frame)?;
             let event = self.event(frame)?;
             if self.open.is_none() {
@@ -158,10 +162,9 @@ impl Inbound {
         if !head.is_whole_block() || self.open.is_some() {
             return None;
         }
-        let headers = self
-            .decoder
-            .known(&self.buffer[HEAD_BYTES..HEAD_BYTES + head.length])?;
-        self.buffer.advance(HEAD_BYTES + head.length);
+        let begin = self.done + HEAD_BYTES;
+        let headers = self.decoder.known(&self.buffer[begin..begin + head.length])?;
+        self.done = begin + head.length;
         self.noise.hear_call();
         Some(Event::Headers {
             stream: head.stream,

@@ -45,7 +45,7 @@ pub mod bridge;
 
 pub use client::{CallError, Client, ClientConnection, Fate, Head, Life, Opened, Reply, Request, Slot};
 pub use frame::{ConnectionError, ErrorCode};
-pub use hpack::{Beginning, Headers, Literals};
+pub use hpack::{Beginning, Headers, Literals, Name};
 pub use keepalive::Keepalive;
 pub use limits::Limits;
 pub use refusals::Refusal;

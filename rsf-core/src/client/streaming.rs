@@ -250,7 +250,7 @@ impl StreamCall {
         if let Some(end) = self.due.at {
             // What waiting and connecting have left.
             let left = end.saturating_duration_since(Instant::now());
-            headers.insert(GRPC_TIMEOUT, write_timeout(left));
+            headers.insert(GRPC_TIMEOUT, write_timeout(left).to_value());
         }
         request
     }

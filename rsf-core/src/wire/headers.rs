@@ -80,11 +80,11 @@ pub(crate) fn request_headers(request: &UnaryRequest<'_>, varying: Varying) -> H
         headers.insert(name, value);
     };
     if let Some(timeout) = request.timeout {
-        set(GRPC_TIMEOUT, write_timeout(timeout));
+        set(GRPC_TIMEOUT, write_timeout(timeout).to_value());
     }
     let id = match request.request_id {
         RequestId::Text(text) => Some(text.clone()),
-        RequestId::Number(number) => HeaderValue::from_bytes(&hex::<16>(*number)).ok(),
+        RequestId::Number(number) => HeaderValue::from_bytes(&hex(*number)).ok(),
     };
     if let Some(id) = id {
         set(REQUEST_ID, id);
@@ -131,21 +131,30 @@ pub(crate) fn implementation(headers: &HeaderMap) -> &str {
 /// Version 00 of W3C's header, without the detour over `fmt`, which is dear for one value a call.
 pub(crate) fn traceparent(trace: TraceParent) -> [u8; 55] {
     let mut text = *b"00-                                -                -0 ";
-    text[3..19].copy_from_slice(&hex::<16>((trace.trace_id >> 64) as u64));
-    text[19..35].copy_from_slice(&hex::<16>(trace.trace_id as u64));
-    text[36..52].copy_from_slice(&hex::<16>(trace.span_id));
+    text[3..19].copy_from_slice(&hex((trace.trace_id >> 64) as u64));
+    text[19..35].copy_from_slice(&hex(trace.trace_id as u64));
+    text[36..52].copy_from_slice(&hex(trace.span_id));
     text[54] = b'0' + u8::from(trace.sampled);
     text
 }
 
-/// The last `N` hexadecimal digits of a number.
-pub(crate) fn hex<const N: usize>(mut number: u64) -> [u8; N] {
-    let mut digits = [0; N];
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
-    }
+/// The sixteen hexadecimal digits of a number, eight at a time.
+pub(crate) fn hex(number: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    digits[..8].copy_from_slice(&hex_half((number >> 32) as u32));
+    digits[8..].copy_from_slice(&hex_half(number as u32));
     digits
+}
+
+fn hex_half(number: u32) -> [u8; 8] {
+    // Each half of what is left moves apart, until a digit stands in each byte.
+    let mut digits = u64::from(number);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 6 more takes what is above 9 into the next bit; letters begin 39 behind the digits' end.
+    let letters = (digits + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (digits + 0x3030_3030_3030_3030 + letters * 39).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -166,7 +175,7 @@ mod tests {
             };
             assert_eq!(traceparent(trace), *trace.to_string().as_bytes());
             let id = RequestId::Number(span_id);
-            assert_eq!(hex::<16>(span_id), *id.to_string().as_bytes());
+            assert_eq!(hex(span_id), *id.to_string().as_bytes());
         }
     }
 

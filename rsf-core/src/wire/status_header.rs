@@ -76,28 +76,44 @@ pub(crate) fn from_http(status: http::StatusCode) -> Code {
     }
 }
 
+/// `grpc-timeout` as text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeoutText {
+    /// Digits and unit, at the end.
+    text: [u8; 9],
+    first: usize,
+}
+
+impl TimeoutText {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.text[self.first..]
+    }
+
+    pub(crate) fn to_value(self) -> HeaderValue {
+        HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("99999999S"))
+    }
+}
+
 /// `grpc-timeout`: at most eight digits and a unit. Rounded up, so that the peer never gives up before us.
-pub(crate) fn write_timeout(timeout: Duration) -> HeaderValue {
+#[inline]
+pub(crate) fn write_timeout(timeout: Duration) -> TimeoutText {
     const LIMIT: u64 = 99_999_999;
     let (seconds, nanos) = (timeout.as_secs(), u64::from(timeout.subsec_nanos()));
-    let (amount, unit) = [(1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S')]
-        .into_iter()
-        .map(|(size, unit)| {
-            let whole = seconds.saturating_mul(1_000_000_000 / size);
-            (whole.saturating_add(nanos.div_ceil(size)), unit)
-        })
-        .find(|(amount, _)| *amount <= LIMIT)
-        .unwrap_or((LIMIT, b'S'));
-    // Written from the end: the unit, then the digits before it.
-    let mut text = [0; 9];
-    text[8] = unit;
-    let (mut first, mut rest) = (8, amount);
-    while first > 0 && (rest > 0 || first == 8) {
-        first -= 1;
-        text[first] = b'0' + (rest % 10) as u8;
+    let (amount, unit) = if timeout <= Duration::from_micros(LIMIT) {
+        (seconds * 1_000_000 + nanos.div_ceil(1_000), b'u')
+    } else if timeout <= Duration::from_millis(LIMIT) {
+        (seconds * 1_000 + nanos.div_ceil(1_000_000), b'm')
+    } else {
+        (seconds.saturating_add(u64::from(nanos > 0)).min(LIMIT), b'S')
+    };
+    let mut text = [unit; 9];
+    let mut rest = amount as u32;
+    for digit in text[..8].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
     }
-    HeaderValue::from_bytes(&text[first..]).unwrap_or_else(|_| HeaderValue::from_static("99999999S"))
+    let zeros = text[..7].iter().take_while(|digit| **digit == b'0').count();
+    TimeoutText { text, first: zeros }
 }
 
 /// Reads `grpc-timeout`; `Err` where it is malformed.
@@ -112,11 +128,17 @@ pub(crate) fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Stat
 pub(crate) fn parse_timeout(value: &[u8]) -> Result<Duration, Status> {
     let parse = || {
         let (unit, digits) = value.split_last()?;
-        if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        if digits.is_empty() || digits.len() > 8 {
             return None;
         }
-        let add = |amount: u64, digit: &u8| amount * 10 + u64::from(digit - b'0');
-        let amount = digits.iter().fold(0, add);
+        let mut amount = 0;
+        for digit in digits {
+            let digit = digit.wrapping_sub(b'0');
+            if digit > 9 {
+                return None;
+            }
+            amount = amount * 10 + u64::from(digit);
+        }
         Some(match unit {
             b'H' => Duration::from_secs(amount * 3600),
             b'M' => Duration::from_secs(amount * 60),
@@ -176,7 +198,7 @@ mod tests {
             (Duration::from_secs(1_000_000), "1000000S"),
             (Duration::from_secs(u64::MAX), "99999999S"),
         ] {
-            assert_eq!(write_timeout(timeout), text);
+            assert_eq!(write_timeout(timeout).to_value(), text);
         }
     }
 

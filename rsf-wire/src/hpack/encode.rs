@@ -48,9 +48,58 @@ impl Literals {
         Ok(())
     }
 
+    /// Adds a field whose name was checked when the program was compiled.
+    #[inline]
+    pub fn push_named<const N: usize>(&mut self, name: &Name<N>, value: &[u8]) -> Result<(), InvalidField> {
+        if !is_value(value) {
+            return Err(InvalidField {
+                name: name.text().to_owned(),
+            });
+        }
+        self.0.reserve(N + value.len() + 4);
+        self.0.extend_from_slice(&name.0);
+        integer::write(&mut self.0, 0, 7, value.len());
+        self.0.extend_from_slice(value);
+        Ok(())
+    }
+
     /// Whether there is no field.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// The name of a field, written already: for names that the program knows. `N` is two more than its length.
+#[derive(Debug, Clone, Copy)]
+pub struct Name<const N: usize>([u8; N]);
+
+impl<const N: usize> Name<N> {
+    /// Lower-case letters, digits and `-`, 1 to 126 of them.
+    ///
+    /// # Panics
+    /// For any other name, and where `N` is not two more than its length: in a constant that is an error of the compiler.
+    pub const fn new(name: &str) -> Self {
+        assert!(
+            name.len() + 2 == N && N > 2 && N <= 128,
+            "N is the name's length and two"
+        );
+        let mut written = [0; N];
+        written[1] = name.len() as u8;
+        let mut at = 0;
+        while at < name.len() {
+            let byte = name.as_bytes()[at];
+            assert!(
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-',
+                "a name holds lower-case letters, digits and `-`"
+            );
+            written[at + 2] = byte;
+            at += 1;
+        }
+        Name(written)
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.0[2..]).unwrap_or_default()
     }
 }
 
@@ -255,6 +304,19 @@ mod tests {
         out.clear();
         encode(("a", small), &mut out);
         assert_eq!(out, [0xbe]);
+    }
+
+    #[test]
+    fn a_known_name_is_written_like_any_other() {
+        const TIMEOUT: Name<14> = Name::new("grpc-timeout");
+        let (mut known, mut other) = (Literals::new(), Literals::new());
+        for value in [&b"1S"[..], b"", &[b'x'; 200]] {
+            known.push_named(&TIMEOUT, value).unwrap();
+            other.push("grpc-timeout", value).unwrap();
+        }
+        assert_eq!(known.0, other.0);
+        let refused = known.push_named(&TIMEOUT, b"\n").unwrap_err();
+        assert_eq!(refused, other.push("grpc-timeout", b"\n").unwrap_err());
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) fn inherit(
     });
     headers
         .entry(REQUEST_ID)
-        .or_insert_with(|| text(&hex::<16>(number)));
+        .or_insert_with(|| text(&hex(number)));
 }
 
 /// What RSF writes itself is visible ASCII.
