@@ -1,0 +1,56 @@
+//! curl, whose HTTP/2 is nghttp2, with prior knowledge.
+
+use rsf_testkit::Program;
+
+use crate::testing::{SOON, SimpleRequest, framed, served};
+
+#[tokio::test]
+async fn curl_calls_the_engine() {
+    let address = served().await;
+    let folder = rsf_testkit::TempDir::new("curl");
+    let asked = folder.join("request");
+    let request = SimpleRequest {
+        response_size: 100,
+        ..SimpleRequest::default()
+    };
+    std::fs::write(&asked, framed(&request)).unwrap();
+    let curl = |method: &str, more: &[&str]| {
+        let url = format!("http://{address}/grpc.testing.TestService/{method}");
+        let data = format!("@{}", asked.display());
+        let program = Program::new("curl").args(["--silent", "--show-error", "--http2-prior-knowledge"]);
+        let program = program.args(["--max-time", "30", "--dump-header", "-", "--output", "/dev/null"]);
+        program
+            .args(["--data-binary", &data, &url])
+            .args(more)
+            .output(SOON)
+    };
+    let grpc = [
+        "--header",
+        "content-type: application/grpc",
+        "--header",
+        "te: trailers",
+    ];
+    for (method, more, holds) in [
+        (
+            "UnaryCall",
+            &grpc[..],
+            &["HTTP/2 200", "content-type: application/grpc", "grpc-status: 0"][..],
+        ),
+        ("Nope", &grpc, &["HTTP/2 200", "grpc-status: 12"]),
+        (
+            "UnaryCall",
+            &["--header", "content-type: text/plain"],
+            &["HTTP/2 415"],
+        ),
+        ("UnaryCall", &["--request", "PUT"], &["HTTP/2 405"]),
+    ] {
+        let output = curl(method, more).await;
+        let said = output.stdout.to_lowercase();
+        for line in holds {
+            assert!(
+                said.contains(&line.to_lowercase()),
+                "{method} {more:?}: {output:?}"
+            );
+        }
+    }
+}
