@@ -6,7 +6,7 @@
 //!
 //! - [`http2`]: gRPC over HTTP/2 by hyper, driven directly.
 //! - [`in_process`]: one process, no socket; messages are serialized all the same.
-//! - `engine`, with the feature `engine-spike`: RSF's own engine, a spike for unary calls.
+//! - `engine`, with the feature `engine-spike`: RSF's own engine, off until it is measured and proven everywhere.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,6 +22,11 @@ use crate::identity::Peer;
 use crate::message::Response;
 use crate::metadata::Metadata;
 use crate::status::Status;
+
+mod accept;
+mod answer;
+mod body;
+mod greeting;
 
 pub(crate) mod budget;
 pub(crate) mod headers;
@@ -115,11 +120,13 @@ pub trait Connection: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(pub usize);
 
-/// A connection's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A connection's life; it only goes forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionState {
     /// Takes calls.
     Ready,
+    /// Takes calls, but not for much longer: another connection is to be made before this one drains.
+    Aging,
     /// The peer said GOAWAY, or we close: running calls finish, new ones go elsewhere.
     Draining,
     /// Gone.

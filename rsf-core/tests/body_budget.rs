@@ -26,7 +26,13 @@ const KIB: usize = 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_requests_are_held_within_a_budget() {
-    let fleet = Fleet::new(Kind::Http2);
+    are_held(Kind::Http2).await;
+    #[cfg(feature = "engine-spike")]
+    are_held(Kind::Engine).await;
+}
+
+async fn are_held(kind: Kind) {
+    let fleet = Fleet::new(kind);
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
     let echo = Echo::with(move |_, _| {

@@ -70,7 +70,7 @@ const CALL: [(&str, &str); 6] = [
 ];
 
 /// Sends bytes and reads until the peer closes, or has said `until`, or nothing came for a while.
-async fn hear(line: &Line, sent: &[u8], until: Option<&[u8]>) -> (Vec<u8>, bool) {
+async fn hear(line: &Line, sent: &[u8], until: &[Vec<u8>]) -> (Vec<u8>, bool) {
     let mut stream = TcpStream::connect(line.node.address()).await.unwrap();
     // The peer may close before it has read everything.
     let _ = stream.write_all(sent).await;
@@ -81,16 +81,14 @@ async fn hear(line: &Line, sent: &[u8], until: Option<&[u8]>) -> (Vec<u8>, bool)
             Ok(0) | Err(_) => return (heard, true),
             Ok(count) => heard.extend(&buffer[..count]),
         }
-        let found = |wanted: &[u8]| heard.windows(wanted.len()).any(|window| window == wanted);
-        if until.is_some_and(found) {
+        if until.iter().any(|wanted| holds(&heard, wanted)) {
             return (heard, false);
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_http2_is_closed() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
+async fn what_is_no_http2_is_closed(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
     let garbage: Vec<u8> = (0..4096u32).map(|place| (place * 31 % 251) as u8).collect();
     let oversized = [
         greeting(),
@@ -113,16 +111,15 @@ async fn what_is_no_http2_is_closed() {
         ),
     ];
     for (name, sent) in cases {
-        let (_, closed) = hear(&line, &sent, None).await;
+        let (_, closed) = hear(&line, &sent, &[]).await;
         assert!(closed, "{name}");
         line.lives().await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_http1_client_is_told_what_the_port_speaks() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
-    let (heard, _) = hear(&line, b"GET / HTTP/1.1\r\nhost: test\r\n\r\n", None).await;
+async fn an_http1_client_is_told_what_the_port_speaks(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
+    let (heard, _) = hear(&line, b"GET / HTTP/1.1\r\nhost: test\r\n\r\n", &[]).await;
     let text = String::from_utf8(heard).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 505 "), "{text}");
@@ -133,10 +130,9 @@ async fn an_http1_client_is_told_what_the_port_speaks() {
     assert!(body.contains("gRPC over HTTP/2"), "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_connection_is_closed_and_half_a_preface_may_be_finished() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
-    let (_, closed) = hear(&line, &PREFACE[..7], None).await;
+async fn a_silent_connection_is_closed_and_half_a_preface_may_be_finished(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
+    let (_, closed) = hear(&line, &PREFACE[..7], &[]).await;
     assert!(closed);
     let mut stream = TcpStream::connect(line.node.address()).await.unwrap();
     let greeting = greeting();
@@ -151,11 +147,18 @@ async fn a_silent_connection_is_closed_and_half_a_preface_may_be_finished() {
 /// Sends one call with this body, and waits for a text in the answer.
 async fn answered(line: &Line, body: &[u8], wanted: &str) {
     let sent = [greeting(), frame(1, 4, 1, &headers(&CALL)), frame(0, 1, 1, body)].concat();
-    // The reason travels as a plain literal or as Huffman codes; either way the status is there.
-    let huffman = huffman(wanted);
-    let (heard, closed) = hear(line, &sent, Some(&huffman)).await;
+    let (heard, closed) = hear(line, &sent, &texts(wanted)).await;
     assert!(!closed, "{wanted}: the connection was closed after {heard:?}");
     line.lives().await;
+}
+
+fn holds(heard: &[u8], wanted: &[u8]) -> bool {
+    heard.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// How a text may travel: as it is, or as Huffman codes.
+fn texts(text: &str) -> [Vec<u8>; 2] {
+    [text.into(), huffman(text)]
 }
 
 /// `text` as HPACK's Huffman code, by h2's own encoder's table for the letters that reasons are made of.
@@ -198,9 +201,8 @@ fn huffman(text: &str) -> Vec<u8> {
     out
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_messages_get_a_status() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
+async fn broken_messages_get_a_status(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
     let whole = [0, 0, 0, 0, 2, 0x18, 7];
     for (body, reason) in [
         (&[][..], "malformed"),
@@ -216,9 +218,8 @@ async fn broken_messages_get_a_status() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_over_the_limit_are_refused() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
+async fn headers_over_the_limit_are_refused(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
     let mut heavy = request("Get", &note(""));
     heavy.metadata.insert("ballast", &"x".repeat(17 * 1024)).unwrap();
     match soon(line.send(heavy)).await {
@@ -235,15 +236,14 @@ async fn headers_over_the_limit_are_refused() {
     for _ in 0..10_000 {
         bomb.extend(frame(9, 0, 1, &headers(&[("x", "y")]).repeat(1000)));
     }
-    let (_, closed) = hear(&line, &bomb, None).await;
+    let (_, closed) = hear(&line, &bomb, &[]).await;
     assert!(closed);
     line.lives().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_never_ends_is_over_with_its_deadline() {
+async fn a_body_that_never_ends_is_over_with_its_deadline(kind: Kind) {
     let echo = Echo::plain();
-    let line = Line::to(Kind::Http2, echo.clone()).await;
+    let line = Line::to(kind, echo.clone()).await;
     let mut pairs = CALL.to_vec();
     pairs.push(("grpc-timeout", "50m"));
     let sent = [
@@ -252,20 +252,19 @@ async fn a_body_that_never_ends_is_over_with_its_deadline() {
         frame(0, 0, 1, &[0, 0, 0]),
     ]
     .concat();
-    let (_, closed) = hear(&line, &sent, Some(&huffman("deadline"))).await;
+    let (_, closed) = hear(&line, &sent, &texts("deadline")).await;
     assert!(!closed);
     assert_eq!(echo.counts().began, 0);
     line.lives().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_grpc_is_told_so() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
+async fn what_is_no_grpc_is_told_so(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
     let mut pairs = CALL.to_vec();
     pairs[5] = ("content-type", "application/json");
     let sent = [greeting(), frame(1, 5, 1, &headers(&pairs))].concat();
     // `:status: 415` by its indexed name: literal value in Huffman code.
-    let (heard, closed) = hear(&line, &sent, Some(&frame_head_of_stream(1))).await;
+    let (heard, closed) = hear(&line, &sent, &[frame_head_of_stream(1)]).await;
     assert!(!closed, "{heard:?}");
     let mut pairs = CALL.to_vec();
     pairs.push(("grpc-timeout", "soon"));
@@ -275,31 +274,30 @@ async fn what_is_no_grpc_is_told_so() {
         frame(0, 1, 1, &[0; 5]),
     ]
     .concat();
-    let (heard, closed) = hear(&line, &sent, Some(&frame_head_of_stream(1))).await;
+    let (heard, closed) = hear(&line, &sent, &[frame_head_of_stream(1)]).await;
     assert!(!closed, "{heard:?}");
     line.lives().await;
 }
 
 /// The end of a HEADERS frame's head that also ends the stream.
-fn frame_head_of_stream(stream: u8) -> [u8; 6] {
-    [1, 5, 0, 0, 0, stream]
+fn frame_head_of_stream(stream: u8) -> Vec<u8> {
+    vec![1, 5, 0, 0, 0, stream]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_never_comes_whole_is_refused() {
-    let line = Line::to(Kind::Http2, Echo::plain()).await;
+async fn a_request_that_never_comes_whole_is_refused(kind: Kind) {
+    let line = Line::to(kind, Echo::plain()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let options = ServerOptions {
         body_timeout: Duration::from_millis(200),
         ..ServerOptions::default()
     };
-    let server = tokio::spawn(serve(
-        listener,
-        line.node.provider.clone(),
-        options,
-        CancellationToken::new(),
-    ));
+    let (provider, drain) = (line.node.provider.clone(), CancellationToken::new());
+    let server = match kind {
+        #[cfg(feature = "engine-spike")]
+        Kind::Engine => tokio::spawn(rsf_core::wire::engine::serve(listener, provider, options, drain)),
+        _ => tokio::spawn(serve(listener, provider, options, drain)),
+    };
     // Without a deadline of their own, and with one that is as good as none.
     let patient = [&CALL[..], &[("grpc-timeout", "99999999H")]].concat();
     for call in [&CALL[..], &patient] {
@@ -307,12 +305,28 @@ async fn a_request_that_never_comes_whole_is_refused() {
         let sent = [greeting(), frame(1, 4, 1, &headers(call)), frame(0, 0, 1, &half)].concat();
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&sent).await.unwrap();
-        let (wanted, mut heard, mut buffer) = (huffman("deadline"), Vec::new(), [0; 4096]);
-        while !heard.windows(wanted.len()).any(|window: &[u8]| window == wanted) {
+        let (wanted, mut heard, mut buffer) = (texts("deadline"), Vec::new(), [0; 4096]);
+        while !wanted.iter().any(|wanted| holds(&heard, wanted)) {
             let count = soon(stream.read(&mut buffer)).await.unwrap();
             assert!(count > 0, "closed after {heard:?}");
             heard.extend(&buffer[..count]);
         }
     }
     server.abort();
+}
+
+macro_rules! over {
+    ($kind:ident: $($case:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() { super::$case(super::Kind::$kind).await })*
+    };
+}
+
+mod http2 {
+    over! { Http2: what_is_no_http2_is_closed an_http1_client_is_told_what_the_port_speaks a_silent_connection_is_closed_and_half_a_preface_may_be_finished broken_messages_get_a_status headers_over_the_limit_are_refused a_body_that_never_ends_is_over_with_its_deadline what_is_no_grpc_is_told_so a_request_that_never_comes_whole_is_refused }
+}
+
+#[cfg(feature = "engine-spike")]
+mod engine {
+    over! { Engine: what_is_no_http2_is_closed an_http1_client_is_told_what_the_port_speaks a_silent_connection_is_closed_and_half_a_preface_may_be_finished broken_messages_get_a_status headers_over_the_limit_are_refused a_body_that_never_ends_is_over_with_its_deadline what_is_no_grpc_is_told_so a_request_that_never_comes_whole_is_refused }
 }

@@ -378,7 +378,7 @@ async fn a_chain_blocks_no_thread(kind: Kind) {
     assert!(most <= before + 2, "{most} threads, {before} before");
 }
 
-macro_rules! on_both_wires {
+macro_rules! on_all_wires {
     ($(async $case:ident)* ; $(plain $thread:ident)*) => {
         mod http2 {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -393,7 +393,7 @@ macro_rules! on_both_wires {
     };
 }
 
-on_both_wires! {
+on_all_wires! {
     async awaited
     async started
     async wait_inside_a_runtime_is_an_error

@@ -212,7 +212,13 @@ async fn a_tonic_call_has_its_place_in_a_trace() {
 /// Providers end gracefully and come back, one after the other, under unary calls and streams.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn graceful_ends_fail_no_tonic_call() {
-    let fleet = Fleet::new(Kind::Http2);
+    graceful_ends(Kind::Http2).await;
+    #[cfg(feature = "engine-spike")]
+    graceful_ends(Kind::Engine).await;
+}
+
+async fn graceful_ends(kind: Kind) {
+    let fleet = Fleet::new(kind);
     let (mut nodes, peer) = counters(&fleet, 3);
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU32::new(0));

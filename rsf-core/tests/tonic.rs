@@ -165,7 +165,7 @@ async fn health_is_watched_over_a_channel(kind: Kind) {
     assert_eq!(end.code(), Code::Unavailable, "{end}");
 }
 
-on_both_wires! {
+on_all_wires! {
     a_tonic_client_over_a_channel
     a_stream_counts_as_pending_until_it_ends
     health_is_watched_over_a_channel

@@ -220,7 +220,7 @@ async fn what_their_client_says_in_rsfs_name_is_not_sent(kind: Kind) {
     }
 }
 
-on_both_wires! {
+on_all_wires! {
     they_inherit
     a_further_attempt_leaves_them_no_credit
     they_end_with_the_call_around_them

@@ -6,6 +6,7 @@
     reason = "a test ends where its surroundings fail"
 )]
 
+#[macro_use]
 mod support;
 
 #[path = "support/line.rs"]
@@ -402,35 +403,7 @@ async fn a_load_report_comes_back_when_the_load_changes(kind: Kind) {
     );
 }
 
-macro_rules! conformance {
-    ($($case:ident)*) => {
-        mod http2 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::Http2).await })*
-        }
-        mod in_process {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::InProcess).await })*
-        }
-        #[cfg(feature = "engine-spike")]
-        mod engine {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::Engine).await })*
-        }
-        #[cfg(feature = "engine-spike")]
-        mod engine_to_http2 {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::EngineToHttp2).await })*
-        }
-        #[cfg(feature = "engine-spike")]
-        mod http2_to_engine {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() { super::$case(super::Kind::Http2ToEngine).await })*
-        }
-    };
-}
-
-conformance! {
+on_all_wires! {
     a_message_comes_back
     an_empty_message_comes_back
     metadata_goes_both_ways

@@ -161,11 +161,7 @@ impl Drop for InProcessConnection {
 /// A connection's life goes one way.
 fn advance(life: &watch::Sender<ConnectionState>, to: ConnectionState) {
     life.send_if_modified(|state| {
-        let later = match *state {
-            ConnectionState::Ready => to != ConnectionState::Ready,
-            ConnectionState::Draining => to == ConnectionState::Closed,
-            ConnectionState::Closed => false,
-        };
+        let later = to > *state;
         if later {
             *state = to;
         }

@@ -8,9 +8,9 @@
     reason = "each test program compiles the harness for itself and uses a part of it"
 )]
 
-/// Makes two tests of each case, one over each wire.
+/// Makes a test of each case over each wire, the engine's pairings included where it is built.
 #[allow(unused_macros, reason = "some test programs choose their wires themselves")]
-macro_rules! on_both_wires {
+macro_rules! on_all_wires {
     ($($case:ident)*) => {
         mod http2 {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,6 +19,21 @@ macro_rules! on_both_wires {
         mod in_process {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() { super::$case(crate::support::Kind::InProcess).await })*
+        }
+        #[cfg(feature = "engine-spike")]
+        mod engine {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(crate::support::Kind::Engine).await })*
+        }
+        #[cfg(feature = "engine-spike")]
+        mod engine_to_http2 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(crate::support::Kind::EngineToHttp2).await })*
+        }
+        #[cfg(feature = "engine-spike")]
+        mod http2_to_engine {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() { super::$case(crate::support::Kind::Http2ToEngine).await })*
         }
     };
 }

@@ -60,6 +60,8 @@ type Made = (Arc<dyn Connection>, Target);
 /// Why a connection is held no longer.
 #[derive(PartialEq)]
 enum Ended {
+    /// It can take calls for a while, and needs a successor by then.
+    Aging,
     /// Nobody used it.
     Idle,
     /// The peer takes no more calls on it, but finishes those that run.
@@ -136,12 +138,13 @@ impl Keeper {
         }
     }
 
-    /// Offers a connection to calls until it ends or is idle for too long. Where policy wants another keepalive, its
-    /// replacement is opened before it is let go.
+    /// Offers a connection to calls until it ends or is idle for too long. Where policy wants another keepalive, or it has
+    /// grown old, its replacement is opened before it is let go.
     async fn hold(&mut self, connection: Arc<dyn Connection>, mut target: Target) -> Option<Ended> {
         let mut state = connection.state();
         self.endpoint.upgrade()?.connected(connection);
         let mut replace_at = None;
+        let mut until = ConnectionState::Aging;
         let mut idle = Idle::default();
         loop {
             let held = self.endpoint.upgrade()?;
@@ -154,7 +157,17 @@ impl Keeper {
                 (true, Some(_)) => {}
             }
             tokio::select! {
-                ended = ended(&mut state) => return Some(ended),
+                ended = reached(&mut state, until) => match ended {
+                    Ended::Aging => match self.connect().await? {
+                        Ok((connection, made_for)) => {
+                            (state, target) = (connection.state(), made_for);
+                            self.endpoint.upgrade()?.connected(connection);
+                        }
+                        // It serves for as long as it can.
+                        Err(_) => until = ConnectionState::Draining,
+                    },
+                    ended => return Some(ended),
+                },
                 () = at_or_never(look) => {
                     let held = self.endpoint.upgrade()?;
                     if idle.is_over(&held) {
@@ -165,6 +178,7 @@ impl Keeper {
                     replace_at = None;
                     if let Ok((connection, made_for)) = self.connect().await? {
                         (state, target) = (connection.state(), made_for);
+                        until = ConnectionState::Aging;
                         self.endpoint.upgrade()?.connected(connection);
                     }
                 }
@@ -247,9 +261,11 @@ impl Idle {
     }
 }
 
-async fn ended(state: &mut watch::Receiver<ConnectionState>) -> Ended {
-    let state = state.wait_for(|state| *state != ConnectionState::Ready).await;
+/// Waits until the connection is in the state `until`, or beyond.
+async fn reached(state: &mut watch::Receiver<ConnectionState>, until: ConnectionState) -> Ended {
+    let state = state.wait_for(|state| *state >= until).await;
     match state.as_deref() {
+        Ok(ConnectionState::Aging) => Ended::Aging,
         Ok(ConnectionState::Draining) => Ended::Draining,
         _ => Ended::Lost,
     }

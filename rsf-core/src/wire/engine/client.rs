@@ -5,80 +5,124 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{CONTENT_TYPE, HeaderMap};
+use http::header::HeaderMap;
 use http_body_util::BodyExt as _;
+use rsf_wire::bridge::HttpClient;
 use rsf_wire::message::{MessageError, unframe};
-use rsf_wire::{CallError, Client, Life, Limits, Reply, Request};
+use rsf_wire::{CallError, Client, ErrorCode, Life, Limits, Reply, Request, StreamError};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::fields;
+use super::socket::set_up;
 use crate::error::framework_status;
 use crate::outcome::Reason;
 use crate::status::Status;
-use crate::wire::headers::{CALLER, GRPC, IMPLEMENTATION, TARGET};
+use crate::wire::greeting::Greeting;
+use crate::wire::headers::{CALLER, IMPLEMENTATION, TARGET};
 use crate::wire::status_header::{from_http, read_status};
 use crate::wire::{
-    ConnectError, Connection, ConnectionState, Fate, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot, Target,
-    UnaryReply, UnaryRequest, Wire, WireError,
+    ConnectError, Connection, ConnectionState, Fate, Keepalive, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot,
+    Target, UnaryReply, UnaryRequest, Wire, WireError,
 };
 
-/// gRPC over TCP by RSF's own engine, without TLS. A spike: see [`super`].
-#[derive(Debug, Clone, Default)]
-pub struct EngineWire {}
+/// gRPC over TCP by RSF's own engine, without TLS.
+#[derive(Debug, Clone)]
+pub struct EngineWire {
+    limits: Limits,
+}
+
+impl Default for EngineWire {
+    fn default() -> Self {
+        let limits = Limits {
+            message_bytes: MAX_MESSAGE_BYTES,
+            header_list_bytes: MAX_HEADER_BYTES,
+            ..Limits::default()
+        };
+        EngineWire { limits }
+    }
+}
 
 impl EngineWire {
     /// A wire with the limits of [`crate::wire`].
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// With connections that are replaced after so many calls, instead of 2³⁰: streams have numbers, and they run out.
+    #[must_use]
+    pub fn with_calls_per_connection(mut self, calls: u32) -> Self {
+        self.limits.last_stream = calls.saturating_mul(2).clamp(1, self.limits.last_stream);
+        self
+    }
 }
 
 impl Wire for EngineWire {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
-        let address = target.address.clone();
+        let (address, keepalive) = (target.address.clone(), target.keepalive);
+        let limits = self.limits.clone();
         Box::pin(async move {
-            let failed = |error: std::io::Error| ConnectError {
+            let failed = |reason: String| ConnectError {
                 address: address.clone(),
-                reason: error.to_string(),
+                reason,
             };
-            let stream = TcpStream::connect(&*address).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            let limits = Limits {
-                message_bytes: MAX_MESSAGE_BYTES,
-                header_list_bytes: MAX_HEADER_BYTES,
-                ..Limits::default()
-            };
-            let state = watch::Sender::new(ConnectionState::Ready);
-            let steps = state.clone();
-            let step = move |life| {
-                let _ = steps.send_if_modified(|state| advance(state, life));
-            };
-            let (client, connection) = Client::new(stream, &address, limits, step);
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection ended");
-                }
-            });
-            let client = Arc::new(client);
-            Ok(Arc::new(EngineConnection { client, state }) as Arc<dyn Connection>)
+            // What stands in each request must be one.
+            let authority = address.parse::<http::uri::Authority>();
+            authority.map_err(|e| failed(format!("is no host:port: {e}")))?;
+            let stream = TcpStream::connect(&*address).await;
+            let stream = stream.map_err(|e| failed(e.to_string()))?;
+            set_up(&stream).map_err(|e| failed(e.to_string()))?;
+            let (stream, greeted) = Greeting::of(stream);
+            let connection = EngineConnection::start(stream, &address, keepalive, limits);
+            let silent = |_| failed("the connection closed before the peer's first HTTP/2 frame".to_owned());
+            greeted.await.map_err(silent)?;
+            Ok(Arc::new(connection) as Arc<dyn Connection>)
         })
     }
-}
-
-/// Steps may come out of order from several threads; a life only goes forward.
-fn advance(state: &mut ConnectionState, life: Life) -> bool {
-    let next = match (*state, life) {
-        (_, Life::Closed) => ConnectionState::Closed,
-        (ConnectionState::Ready, Life::Draining) => ConnectionState::Draining,
-        (now, _) => now,
-    };
-    std::mem::replace(state, next) != next
 }
 
 struct EngineConnection {
     client: Arc<Client>,
     state: watch::Sender<ConnectionState>,
+}
+
+impl EngineConnection {
+    fn start(
+        stream: Greeting,
+        address: &str,
+        keepalive: Option<Keepalive>,
+        limits: Limits,
+    ) -> EngineConnection {
+        let state = watch::Sender::new(ConnectionState::Ready);
+        let steps = state.clone();
+        // Steps may come out of order from several threads; a life only goes forward.
+        let step = move |life| {
+            steps.send_if_modified(|state| {
+                let next = state_of(life).max(*state);
+                std::mem::replace(state, next) != next
+            });
+        };
+        let (client, connection) = Client::new(stream, address, limits, step);
+        if let Some(Keepalive { interval, timeout }) = keepalive {
+            tokio::spawn(client.keep_alive(rsf_wire::Keepalive { interval, timeout }));
+        }
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        let client = Arc::new(client);
+        EngineConnection { client, state }
+    }
+}
+
+fn state_of(life: Life) -> ConnectionState {
+    match life {
+        Life::Ready => ConnectionState::Ready,
+        Life::Aging => ConnectionState::Aging,
+        Life::Draining => ConnectionState::Draining,
+        Life::Closed => ConnectionState::Closed,
+    }
 }
 
 impl Connection for EngineConnection {
@@ -122,25 +166,10 @@ impl Connection for EngineConnection {
         &self,
         request: http::Request<tonic::body::Body>,
     ) -> BoxFuture<'static, Result<http::Response<tonic::body::Body>, WireError>> {
-        let client = self.client.clone();
+        let sent = HttpClient::new(self.client.clone()).send(request);
         Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let not_written = |reason: String| WireError {
-                fate: Fate::NotWritten,
-                reason,
-            };
-            let body = http_body_util::Limited::new(body, MAX_MESSAGE_BYTES)
-                .collect()
-                .await;
-            let body = body.map_err(|e| not_written(format!("the request broke off: {e}")))?;
-            let request = Request {
-                path: parts.uri.path(),
-                constant: &[],
-                varying: fields::literals(&parts.headers),
-                body: body.to_bytes(),
-            };
-            let reply = client.call(request).await.map_err(wire_error)?;
-            Ok(http_response(reply))
+            let response = sent.await.map_err(wire_error)?;
+            Ok(response.map(|body| tonic::body::Body::new(body.map_err(broken))))
         })
     }
 
@@ -148,6 +177,10 @@ impl Connection for EngineConnection {
         self.client.close();
     }
 }
+
+/// In the words of the other wire: the limit is RSF's.
+const TOO_MUCH_METADATA: &str =
+    "the request's headers are over the peer's limit (16384 bytes in RSF); send less metadata";
 
 fn wire_error(error: CallError) -> WireError {
     WireError {
@@ -173,6 +206,7 @@ fn reply(reply: Reply) -> UnaryReply {
     fields::copy(reply.trailers.as_ref().unwrap_or(&reply.headers), None, &mut last);
     let status = match read_status(&last).flatten() {
         Some(status) => status,
+        None if http_status == b"431" => framework_status(Reason::TooLarge, TOO_MUCH_METADATA),
         None if http_status != b"200" => {
             let number = std::str::from_utf8(http_status).unwrap_or_default();
             let code = number.parse().map_or(crate::status::Code::Unknown, from_http);
@@ -193,7 +227,11 @@ fn reply(reply: Reply) -> UnaryReply {
 
 fn message(body: &Result<Bytes, MessageError>) -> Result<Option<Bytes>, Status> {
     let message = body.as_ref().map_err(MessageError::clone).and_then(unframe);
-    message.map_err(|error| bad_message(&error))
+    message.map_err(|error| match error {
+        // What this side cannot read was handled over there: no word of ours may look like the peer's refusal.
+        MessageError::Compressed => malformed(&error.to_string()),
+        _ => bad_message(&error),
+    })
 }
 
 /// A message that cannot be read, as a status with its reason.
@@ -219,34 +257,14 @@ fn malformed(problem: &str) -> Status {
     )
 }
 
-fn http_response(reply: Reply) -> http::Response<tonic::body::Body> {
-    let mut headers = HeaderMap::new();
-    fields::copy(&reply.headers, None, &mut headers);
-    headers.insert(CONTENT_TYPE, GRPC);
-    let (body, trailers) = match (reply.body, reply.trailers) {
-        (Ok(body), Some(trailers)) => {
-            let mut map = HeaderMap::new();
-            fields::copy(&trailers, None, &mut map);
-            (body, map)
-        }
-        (Ok(body), None) => (body, HeaderMap::new()),
-        (Err(error), _) => {
-            let mut map = HeaderMap::new();
-            crate::wire::status_header::write_status(&bad_message(&error), &mut map);
-            (Bytes::new(), map)
-        }
+/// A stream that broke off, as gRPC's document on HTTP/2 translates it.
+fn broken(error: StreamError) -> tonic::Status {
+    let code = match error.code {
+        None | Some(ErrorCode::REFUSED_STREAM) => tonic::Code::Unavailable,
+        Some(ErrorCode::CANCEL) => tonic::Code::Cancelled,
+        Some(ErrorCode::ENHANCE_YOUR_CALM) => tonic::Code::ResourceExhausted,
+        Some(ErrorCode::INADEQUATE_SECURITY) => tonic::Code::PermissionDenied,
+        Some(_) => tonic::Code::Internal,
     };
-    let body = http_body_util::Full::new(body);
-    let body = match trailers.is_empty() {
-        true => tonic::body::Body::new(body),
-        false => tonic::body::Body::new(body.with_trailers(std::future::ready(Some(Ok(trailers))))),
-    };
-    let mut response = http::Response::new(body);
-    if let Some(status) = reply.headers.get(":status")
-        && let Ok(status) = http::StatusCode::from_bytes(status)
-    {
-        *response.status_mut() = status;
-    }
-    *response.headers_mut() = headers;
-    response
+    tonic::Status::new(code, error.to_string())
 }

@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::body::{OutBody, Received, receive};
-use super::greeting::Greeting;
 use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
+use crate::wire::body::{OutBody, Received, receive};
+use crate::wire::greeting::Greeting;
 use crate::wire::headers::{Varying, request_headers};
 use crate::wire::pending::PendingCalls;
 use crate::wire::status_header::{from_http, read_status};

@@ -11,7 +11,7 @@ use crate::error::framework_status;
 use crate::outcome::Reason;
 use crate::status::Status;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body on its way out: one message with its trailers, or whatever a hosted service streams.
 pub(super) enum OutBody {
@@ -69,7 +69,7 @@ impl Body for OutBody {
 }
 
 /// What became of reading a message.
-pub(super) enum Received {
+pub(super) enum Received<E> {
     /// One message, without prefix; trailers where there were some.
     Message(Bytes, Option<HeaderMap>),
     /// No message at all, but perhaps trailers.
@@ -77,16 +77,16 @@ pub(super) enum Received {
     /// What came is no single gRPC message, or over the limit.
     Bad(Status),
     /// The stream broke.
-    Broken(hyper::Error),
+    Broken(E),
 }
 
 /// Reads one length-prefixed message of at most `limit` bytes, and the trailers behind it. `hold` is asked for room for
 /// the bytes that have come so far.
-pub(super) async fn receive(
-    mut body: hyper::body::Incoming,
+pub(super) async fn receive<B: Body<Data = Bytes> + Unpin>(
+    mut body: B,
     limit: usize,
     mut hold: impl FnMut(usize) -> Result<(), Status>,
-) -> Received {
+) -> Received<B::Error> {
     let mut first = Bytes::new();
     let mut more: Option<BytesMut> = None;
     let mut trailers = None;
