@@ -442,9 +442,8 @@ async fn pump(
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_connection_is_found_by_the_keepalive_alone() {
-    let fleet = Fleet::new(Kind::Http2);
+async fn a_half_open_connection_is_found_by_the_keepalive_alone(kind: Kind) {
+    let fleet = Fleet::new(kind);
     let node = fleet.start(
         rsf_core::server::Provider::builder().service("", Echo::plain()),
         |instance| instance.incarnation = 1,
@@ -504,9 +503,8 @@ async fn a_half_open_connection_is_found_by_the_keepalive_alone() {
 }
 
 /// Connections that come about while their server begins to drain: what is sent on them is answered, or provably unseen.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_who_comes_with_the_drain_is_left_in_doubt() {
-    let fleet = Fleet::new(Kind::Http2);
+async fn nobody_who_comes_with_the_drain_is_left_in_doubt(kind: Kind) {
+    let fleet = Fleet::new(kind);
     let mut node = fleet.provide(Echo::plain());
     for round in 0..10 {
         let wire = fleet.wire();
@@ -541,9 +539,8 @@ async fn nobody_who_comes_with_the_drain_is_left_in_doubt() {
 }
 
 /// The system accepts for a process that is stopped: that is no connection.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_never_says_a_word_is_not_connected() {
-    let fleet = Fleet::new(Kind::Http2);
+async fn a_peer_that_never_says_a_word_is_not_connected(kind: Kind) {
+    let fleet = Fleet::new(kind);
     let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = stopped.local_addr().unwrap().to_string();
     fleet.list(|instances| instances.push(rsf_core::control::Instance::at("stopped", &address)));
@@ -560,4 +557,61 @@ async fn a_peer_that_never_says_a_word_is_not_connected() {
     assert_eq!(error.reason(), Reason::Connect, "{error}");
     assert!(!error.may_have_run(), "{error}");
     assert_eq!(connected(&peer), 0);
+}
+
+/// Streams have numbers, and they run out: nobody is to notice.
+#[cfg(feature = "engine-spike")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_grows_old_is_replaced_before_a_call_is_turned_away() {
+    const CALLS: u32 = 2000;
+    let watched = Watched::new(Arc::new(
+        rsf_core::wire::engine::EngineWire::new().with_calls_per_connection(CALLS),
+    ));
+    let mut fleet = Fleet::new(Kind::Engine);
+    fleet.other_wire = Some(Arc::new(watched.clone()));
+    let _node = fleet.provide(Echo::plain());
+    fleet.service_policy(1, r#"{"call":{"retry":{"attempts":1}}}"#);
+    let peer = Arc::new(fleet.consumer());
+    peer.connected(1).await;
+    peer.governed(|policy| policy.call.retry.attempts == 1).await;
+    let calls = (0..4).map(|_| {
+        let peer = peer.clone();
+        tokio::spawn(async move {
+            for number in 0..CALLS * 2 {
+                peer.get(support::number(number)).await.unwrap();
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    let made = watched.attempts().len();
+    assert!(
+        (5..=10).contains(&made),
+        "{made} connections for 8 times the calls of one"
+    );
+}
+
+macro_rules! over {
+    ($kind:ident: $($case:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() { super::$case(super::Kind::$kind).await })*
+    };
+}
+
+mod http2 {
+    over! { Http2:
+        a_half_open_connection_is_found_by_the_keepalive_alone
+        nobody_who_comes_with_the_drain_is_left_in_doubt
+        a_peer_that_never_says_a_word_is_not_connected
+    }
+}
+
+#[cfg(feature = "engine-spike")]
+mod engine {
+    over! { Engine:
+        a_half_open_connection_is_found_by_the_keepalive_alone
+        nobody_who_comes_with_the_drain_is_left_in_doubt
+        a_peer_that_never_says_a_word_is_not_connected
+    }
 }

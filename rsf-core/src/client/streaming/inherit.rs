@@ -39,9 +39,7 @@ pub(super) fn inherit(
             number,
         )))
     });
-    headers
-        .entry(REQUEST_ID)
-        .or_insert_with(|| text(&hex(number)));
+    headers.entry(REQUEST_ID).or_insert_with(|| text(&hex(number)));
 }
 
 /// What RSF writes itself is visible ASCII.
