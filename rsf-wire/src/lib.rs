@@ -29,6 +29,7 @@ pub mod frame;
 pub mod hpack;
 pub mod message;
 
+mod budget;
 mod closed;
 mod inbound;
 mod keepalive;

@@ -5,6 +5,15 @@ use std::time::Duration;
 use crate::keepalive::Keepalive;
 
 /// The limits of one connection.
+///
+/// **Memory.** By its own doing a connection's peer makes it hold at most, beside what handlers and callers hold:
+/// [`buffered_bytes`](Limits::buffered_bytes) of unfinished requests, [`unsent_bytes`](Limits::unsent_bytes) of replies
+/// that it does not read, [`stream_buffer`](Limits::stream_buffer) and [`stream_window`](Limits::stream_window) for each
+/// streaming call, four times [`unwritten_bytes`](Limits::unwritten_bytes) of output, a header block of twice
+/// [`header_list_bytes`](Limits::header_list_bytes), 64 KiB of input, a frame of [`frame_bytes`](Limits::frame_bytes),
+/// 8 KiB of header tables, 256 KiB of header beginnings that repeat, 8 KiB of closed streams' numbers, and for each of its
+/// [`concurrent_streams`](Limits::concurrent_streams) about 1 KiB and the input that its headers were read with, 4 KiB as
+/// a rule and 32 KiB at most. An idle connection holds none of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a frame's payload at most, announced: 16 384 (the protocol's least, and the default) to 16 777 215.
@@ -22,8 +31,12 @@ pub struct Limits {
     pub stream_window: u32,
     /// The same of a whole connection. Default 4 MiB.
     pub connection_window: u32,
-    /// Bytes of unfinished messages that a connection holds; streams beyond are refused. Default 64 MiB.
+    /// Bytes of unfinished requests that a server's connection holds; streams beyond are refused. Default 64 MiB.
     pub buffered_bytes: usize,
+    /// Bytes of whole replies that wait for a client's windows or socket; streams beyond are reset. Default 64 MiB.
+    pub unsent_bytes: usize,
+    /// Bytes of both kinds that all connections of this process hold together. Default 1 GiB.
+    pub process_bytes: usize,
     /// Bytes of output that wait for the socket before bodies wait too; at twice that reading rests. Default 256 KiB.
     pub unwritten_bytes: usize,
     /// Bytes that the writer of a stream may have waiting for windows and socket before it is told to wait. A piece that is
@@ -76,6 +89,8 @@ impl Default for Limits {
             stream_window: 1 << 20,
             connection_window: 4 << 20,
             buffered_bytes: 64 << 20,
+            unsent_bytes: 64 << 20,
+            process_bytes: 1 << 30,
             unwritten_bytes: 256 * 1024,
             stream_buffer: 64 * 1024,
             gathered_bytes: 64 * 1024,

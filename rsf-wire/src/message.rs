@@ -34,6 +34,9 @@ pub enum MessageError {
     Prefix,
 }
 
+/// Bytes of a piece that is copied rather than kept where it was read.
+const SMALL_PIECE: usize = 8 * 1024;
+
 /// Puts gRPC's prefix before a message. `None` where it is larger than 4 GiB, which the prefix cannot say.
 pub fn frame(message: &[u8]) -> Option<Bytes> {
     let length = u32::try_from(message.len()).ok()?;
@@ -71,6 +74,8 @@ pub(crate) struct Gathered {
     more: BytesMut,
     /// What content-length says; few gRPC peers send it.
     announced: Option<u64>,
+    /// Bytes of it that its connection has counted.
+    counted: usize,
     /// For how long nothing came, as far as somebody looked.
     silent: Duration,
 }
@@ -87,6 +92,19 @@ impl Gathered {
             announced,
             ..Gathered::default()
         })
+    }
+
+    /// More is to come; `bytes` of what is there were counted. Little is copied, for it would keep all alive that was
+    /// read with it.
+    pub(crate) fn count(&mut self, bytes: usize) {
+        self.counted += bytes;
+        if self.first.len() < SMALL_PIECE && !self.first.is_empty() {
+            self.more.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+    }
+
+    pub(crate) fn counted(&self) -> usize {
+        self.counted
     }
 
     /// Some time has passed; how long nothing came by now.

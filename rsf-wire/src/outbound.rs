@@ -5,11 +5,13 @@ use std::task::Waker;
 
 use bytes::{Buf, Bytes};
 
+use crate::budget::Held;
 use crate::closed::Closed;
 use crate::frame::{self, ConnectionError, END_STREAM, ErrorCode, MAX_31_BITS, Settings, kind};
 use crate::hpack::{Constants, Encoder, Literals, Pair};
 use crate::inbound::{DEFAULT_TABLE, DEFAULT_WINDOW};
 use crate::limits::Limits;
+use crate::refusals::Refusal;
 
 mod streaming;
 mod writing;
@@ -17,6 +19,8 @@ mod writing;
 use streaming::More;
 pub(crate) use writing::{Large, Writing};
 
+/// Turns of streams that are gone, passed over later.
+const STALE_TURNS: usize = 64;
 /// Bytes of a DATA frame at most: what any peer takes, and little enough that streams in turn do not wait for long.
 const SMALLEST_MAX_FRAME: usize = 16_384;
 /// A buffer that grew beyond this is given back when it is empty.
@@ -45,6 +49,8 @@ pub(crate) struct Outbound {
     /// Waiting streams whose own window is open, in the order of their turns.
     turns: VecDeque<u32>,
     limit: usize,
+    /// Whole bodies that wait.
+    unsent: Held,
     /// Who is to be woken: outside the lock, where there is one.
     pub(crate) wakers: Vec<Waker>,
 }
@@ -93,6 +99,11 @@ impl Outbound {
             closed: Closed::default(),
             turns: VecDeque::new(),
             limit: limits.unwritten_bytes,
+            // What a client sends is its own.
+            unsent: match server {
+                true => Held::new(limits.unsent_bytes, limits.process_bytes),
+                false => Held::new(usize::MAX, usize::MAX),
+            },
             wakers: Vec::new(),
         }
     }
@@ -118,6 +129,11 @@ impl Outbound {
     /// Whether so much waits that the peer is read no more until it reads us.
     pub(crate) fn is_flooded(&self) -> bool {
         self.unwritten() >= 2 * self.limit
+    }
+
+    /// Whether far more waits than calls bring: a peer that reads nothing is told things all the same.
+    pub(crate) fn is_drowned(&self) -> bool {
+        self.unwritten() >= 16 * self.limit
     }
 
     /// Frames to be appended to directly: control frames, which no window holds back.
@@ -166,6 +182,10 @@ impl Outbound {
             }
             return;
         }
+        if !self.unsent.grow(body.len()) {
+            Refusal::Unsent.note();
+            return self.reset(stream, ErrorCode::ENHANCE_YOUR_CALM);
+        }
         let in_turn = window > 0 || body.is_empty();
         self.waiting.insert(
             stream,
@@ -202,6 +222,9 @@ impl Outbound {
                 .split_to(allowed.min(SMALLEST_MAX_FRAME).min(waiting.rest.len()));
             waiting.window -= part.len() as i64;
             self.window -= part.len() as i64;
+            if waiting.more.is_none() {
+                self.unsent.shrink(part.len());
+            }
             let finished = waiting.is_over(part.len(), &mut self.wakers);
             waiting.in_turn = !finished && waiting.window > 0 && !waiting.rest.is_empty();
             if waiting.in_turn {
@@ -255,7 +278,14 @@ impl Outbound {
         if !self.waiting.is_empty()
             && let Some(waiting) = self.waiting.remove(&stream)
         {
-            self.open -= usize::from(waiting.more.is_some());
+            match waiting.more {
+                Some(_) => self.open -= 1,
+                None => self.unsent.shrink(waiting.rest.len()),
+            }
+            // A peer that closes its window could else make us remember turns for ever.
+            if self.turns.len() > 2 * self.waiting.len() + STALE_TURNS {
+                self.turns.retain(|stream| self.waiting.contains_key(stream));
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use crate::frame::{self, ConnectionError, ErrorCode};
 use crate::inbound::{Event, Inbound};
 use crate::limits::Limits;
 use crate::outbound::Writing;
+use crate::refusals::Refusal;
 
 /// Why a connection ended when nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -58,21 +59,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
         loop {
             let mut progress = false;
             let state = self.shared.state.lock();
-            let (flooded, silent) = (state.out.is_flooded(), state.is_silent());
+            let (drowned, silent) = (state.out.is_drowned(), state.is_silent());
             drop(state);
             if silent {
                 return Poll::Ready(Err(Ended::Silent));
             }
-            if !flooded {
-                match self.inbound.poll_read(&mut self.io, cx) {
-                    Poll::Ready(Ok(true)) => {
-                        self.take_in()?;
-                        progress = true;
-                    }
-                    Poll::Ready(Ok(false)) => return Poll::Ready(self.at_end()),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                    Poll::Pending => {}
+            // A server rests when its client does not read; if both did, both would wait for ever.
+            if drowned {
+                Refusal::Unsent.note();
+                let reason = "the server reads nothing";
+                return Poll::Ready(Err(
+                    ConnectionError::new(ErrorCode::ENHANCE_YOUR_CALM, reason).into()
+                ));
+            }
+            match self.inbound.poll_read(&mut self.io, cx) {
+                Poll::Ready(Ok(true)) => {
+                    self.take_in()?;
+                    progress = true;
                 }
+                Poll::Ready(Ok(false)) => return Poll::Ready(self.at_end()),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {}
             }
             if self.writing.is_done() {
                 match self.take_output(cx, progress) {

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::running::{Probe, Replies, Running};
 use super::streaming::Open;
 use super::{Handler, Response};
+use crate::budget::Held;
 use crate::client::Ended;
 use crate::frame::{self, ConnectionError, ErrorCode, MAX_31_BITS};
 use crate::hpack::Headers;
@@ -49,7 +50,7 @@ pub(super) struct ServerConnection<S, H: ?Sized, D> {
     finished: Vec<(u32, Response)>,
     orders: Vec<(u32, Order)>,
     /// Bytes of unfinished bodies.
-    buffered: usize,
+    pub(super) buffered: Held,
     pub(super) early_resets: u32,
     patience: Patience,
 }
@@ -109,7 +110,7 @@ where
             replies: Arc::default(),
             finished: Vec::new(),
             orders: Vec::new(),
-            buffered: 0,
+            buffered: Held::new(limits.buffered_bytes, limits.process_bytes),
             early_resets: 0,
             patience: Patience::new(&limits),
             limits,
@@ -222,11 +223,12 @@ where
             } => self.data(stream, data, flow, end, cx),
             Event::Reset { stream, .. } => {
                 self.check_was_open(stream)?;
+                let unread = self.out.owes(stream);
                 self.out.forget(stream);
-                match self.remove(stream) {
-                    Some(_) => self.count_early_reset(),
-                    None => Ok(()),
+                if self.remove(stream).is_some() || unread {
+                    return self.count_early_reset();
                 }
+                Ok(())
             }
             Event::Settings(settings) => self.settings(&settings),
             Event::Ping(payload) => {

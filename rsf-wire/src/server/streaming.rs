@@ -175,6 +175,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let missing = body
             .announced()
             .map(|announced| announced.saturating_sub(body.len() as u64));
+        self.buffered.shrink(body.counted());
         pipe.begin(body.finish());
         self.hand_over(stream, headers, pipe, open, missing, |handler, call| {
             handler.slow(route, call)

@@ -57,6 +57,19 @@ impl Handler for Paths {
     }
 }
 
+/// Both ends the engine's own, over a pipe of `bytes`.
+pub(crate) fn pair(bytes: usize, client: Limits, server: Limits) -> Client {
+    let (near, far) = tokio::io::duplex(bytes);
+    let (client, connection) = Client::new(near, "test", client, |_| {});
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    tokio::spawn(async move {
+        let _ = serve(far, Arc::new(Paths), server, std::future::pending()).await;
+    });
+    client
+}
+
 pub(crate) struct Peer {
     io: DuplexStream,
     engine: JoinHandle<()>,

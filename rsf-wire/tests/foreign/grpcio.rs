@@ -5,10 +5,11 @@ use std::path::Path;
 use prost::Message;
 use rsf_testkit::{Process, Program, python};
 use rsf_wire::message::unframe;
-use rsf_wire::{Client, Literals, Reply, Request};
+use rsf_wire::{Client, Head, Headers, Incoming, Literals, Outgoing, Reply, Request};
 
 use crate::testing::{
-    EchoStatus, INITIAL, SOON, SimpleRequest, SimpleResponse, TRAILING, connected, framed, payload, served,
+    EchoStatus, INITIAL, InputRequest, InputResponse, Messages, ResponseParameters, SOON, SimpleRequest,
+    SimpleResponse, StreamingRequest, TRAILING, connected, framed, payload, served,
 };
 
 fn script(name: &str) -> Program {
@@ -43,6 +44,14 @@ async fn grpcio_calls_the_engine() {
         "compressed_unary",
         "cancel_unary",
         "timeout_unary",
+        "client_streaming",
+        "server_streaming",
+        "ping_pong",
+        "empty_stream",
+        "cancel_after_begin",
+        "cancel_after_first_response",
+        "timeout_on_sleeping_server",
+        "status_of_a_stream",
         // Once more over what all of these have left behind.
         "empty_unary",
         "large_unary",
@@ -178,4 +187,129 @@ async fn the_engine_gives_calls_to_grpcio_up_and_goes_on() {
         assert_eq!(size(&reply), 2_000 + i);
     }
     assert_eq!(client.pending(), 0);
+}
+
+const FOLDER: &str = "/grpc.testing.TestService";
+const STREAM_SIZES: [i32; 4] = [31_415, 9, 2_653, 58_979];
+const INPUT_SIZES: [usize; 4] = [27_182, 8, 1_828, 45_904];
+
+fn open(client: &Client, path: &str) -> (Outgoing, Incoming) {
+    let head = Head {
+        method: "POST",
+        path,
+        authority: None,
+        grpc: true,
+        fields: Literals::new(),
+    };
+    let opened = client.open(head, false);
+    (opened.outgoing, opened.incoming)
+}
+
+async fn say(outgoing: &mut Outgoing, message: &impl Message) {
+    std::future::poll_fn(|cx| outgoing.poll_room(cx)).await.unwrap();
+    outgoing.send(framed(message), false);
+}
+
+fn wants(sizes: &[i32], with: usize) -> StreamingRequest {
+    StreamingRequest {
+        response_parameters: sizes
+            .iter()
+            .map(|size| ResponseParameters { size: *size })
+            .collect(),
+        payload: payload(with),
+        response_status: None,
+    }
+}
+
+async fn head(incoming: &mut Incoming) -> Headers {
+    let headers = std::future::poll_fn(|cx| incoming.poll_head(cx)).await.unwrap();
+    assert_eq!(headers.get(":status"), Some(&b"200"[..]));
+    headers
+}
+
+async fn came(messages: &mut Messages) -> usize {
+    let message = messages.next().await.expect("a message");
+    SimpleResponse::decode(message)
+        .unwrap()
+        .payload
+        .unwrap()
+        .body
+        .len()
+}
+
+/// Reads on to the end, where the status stands.
+async fn ended(mut messages: Messages) -> Option<Vec<u8>> {
+    assert_eq!(messages.next().await, None);
+    let trailers = messages.into_body().take_trailers();
+    trailers.and_then(|trailers| trailers.get("grpc-status").map(<[u8]>::to_vec))
+}
+
+#[tokio::test]
+async fn the_engine_streams_with_grpcio() {
+    let (_server, client) = grpcio_server().await;
+    let ok = Some(b"0".to_vec());
+
+    // client_streaming
+    let (mut outgoing, mut incoming) = open(&client, &format!("{FOLDER}/StreamingInputCall"));
+    for size in INPUT_SIZES {
+        say(
+            &mut outgoing,
+            &InputRequest {
+                payload: payload(size),
+            },
+        )
+        .await;
+    }
+    outgoing.send(bytes::Bytes::new(), true);
+    head(&mut incoming).await;
+    let mut replies = Messages::of(incoming);
+    let total = InputResponse::decode(replies.next().await.unwrap()).unwrap();
+    assert_eq!(
+        total.aggregated_payload_size as usize,
+        INPUT_SIZES.iter().sum::<usize>()
+    );
+    assert_eq!(ended(replies).await, ok);
+
+    // server_streaming
+    let (mut outgoing, mut incoming) = open(&client, &format!("{FOLDER}/StreamingOutputCall"));
+    say(&mut outgoing, &wants(&STREAM_SIZES, 0)).await;
+    outgoing.send(bytes::Bytes::new(), true);
+    head(&mut incoming).await;
+    let mut replies = Messages::of(incoming);
+    for size in STREAM_SIZES {
+        assert_eq!(came(&mut replies).await, size as usize);
+    }
+    assert_eq!(ended(replies).await, ok);
+
+    // ping_pong
+    let (mut outgoing, mut incoming) = open(&client, &format!("{FOLDER}/FullDuplexCall"));
+    say(&mut outgoing, &wants(&STREAM_SIZES[..1], INPUT_SIZES[0])).await;
+    head(&mut incoming).await;
+    let mut replies = Messages::of(incoming);
+    assert_eq!(came(&mut replies).await, STREAM_SIZES[0] as usize);
+    for i in 1..4 {
+        say(&mut outgoing, &wants(&STREAM_SIZES[i..=i], INPUT_SIZES[i])).await;
+        assert_eq!(came(&mut replies).await, STREAM_SIZES[i] as usize);
+    }
+    outgoing.send(bytes::Bytes::new(), true);
+    assert_eq!(ended(replies).await, ok);
+
+    // empty_stream: its status stands in the headers, for nothing else comes.
+    let (mut outgoing, mut incoming) = open(&client, &format!("{FOLDER}/FullDuplexCall"));
+    outgoing.send(bytes::Bytes::new(), true);
+    let headers = head(&mut incoming).await;
+    assert_eq!(headers.get("grpc-status"), Some(&b"0"[..]), "{headers:?}");
+    assert_eq!(ended(Messages::of(incoming)).await, None);
+
+    // cancel_after_begin, cancel_after_first_response
+    drop(open(&client, &format!("{FOLDER}/StreamingInputCall")));
+    let (mut outgoing, mut incoming) = open(&client, &format!("{FOLDER}/FullDuplexCall"));
+    say(&mut outgoing, &wants(&STREAM_SIZES[..1], INPUT_SIZES[0])).await;
+    head(&mut incoming).await;
+    let mut replies = Messages::of(incoming);
+    assert_eq!(came(&mut replies).await, STREAM_SIZES[0] as usize);
+    drop((outgoing, replies));
+
+    // The connection has taken no harm.
+    assert_eq!(size(&unary(&client, &sized(100, 0)).await), 100);
 }

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use rsf_wire::message::{frame, unframe};
-use rsf_wire::server::Handling;
-use rsf_wire::{Call, Client, Handler, Headers, Limits, Literals, Response, serve};
+use rsf_wire::server::{Handling, Serving};
+use rsf_wire::{
+    Call, Client, Handler, Headers, Incoming, Limits, Literals, Response, Route, StreamingCall, serve,
+};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long a peer may take for a step.
@@ -47,6 +49,37 @@ pub(crate) struct SimpleResponse {
     pub(crate) payload: Option<Payload>,
 }
 
+/// `StreamingInputCallRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct InputRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) payload: Option<Payload>,
+}
+
+/// `StreamingInputCallResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct InputResponse {
+    #[prost(int32, tag = "1")]
+    pub(crate) aggregated_payload_size: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ResponseParameters {
+    #[prost(int32, tag = "1")]
+    pub(crate) size: i32,
+}
+
+/// `StreamingOutputCallRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StreamingRequest {
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) response_parameters: Vec<ResponseParameters>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) payload: Option<Payload>,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) response_status: Option<EchoStatus>,
+}
+
 pub(crate) fn payload(size: usize) -> Option<Payload> {
     let body = Bytes::from(vec![0; size]);
     Some(Payload { body })
@@ -61,6 +94,21 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
 struct TestService;
 
 impl Handler for TestService {
+    fn route(&self, headers: &Headers) -> Route {
+        let path = headers.get(":path").unwrap_or_default();
+        match path.ends_with(b"StreamingOutputCall")
+            || path.ends_with(b"StreamingInputCall")
+            || path.ends_with(b"FullDuplexCall")
+        {
+            true => Route::Streaming,
+            false => Route::Unary(0),
+        }
+    }
+
+    fn stream(&self, call: StreamingCall) -> Serving {
+        Box::pin(streaming(call))
+    }
+
     fn call(&self, call: Call) -> Option<Handling> {
         let method = call.path().strip_prefix("/grpc.testing.TestService/")?;
         match method {
@@ -68,6 +116,82 @@ impl Handler for TestService {
             "UnaryCall" => Some(Box::pin(unary(call))),
             _ => None,
         }
+    }
+}
+
+/// Answers each request of a stream with what it asks for; `StreamingInputCall` counts them.
+async fn streaming(call: StreamingCall) {
+    let counts = call
+        .headers
+        .get(":path")
+        .unwrap_or_default()
+        .ends_with(b"StreamingInputCall");
+    let mut requests = Messages::of(call.body);
+    let mut replies = call.answer.grpc(Literals::new());
+    let mut size = 0;
+    while let Some(message) = requests.next().await {
+        if counts {
+            let request = InputRequest::decode(message).unwrap();
+            size += request.payload.map_or(0, |payload| payload.body.len());
+            continue;
+        }
+        let request = StreamingRequest::decode(message).unwrap();
+        if let Some(status) = request.response_status.filter(|status| status.code != 0) {
+            let Response::Status(trailers) = Response::status(status.code as u32, &status.message) else {
+                return;
+            };
+            return replies.finish(trailers);
+        }
+        for wanted in request.response_parameters {
+            let response = SimpleResponse {
+                payload: payload(wanted.size as usize),
+            };
+            if std::future::poll_fn(|cx| replies.poll_room(cx)).await.is_err() {
+                return;
+            }
+            replies.send(framed(&response), false);
+        }
+    }
+    if counts {
+        let total = InputResponse {
+            aggregated_payload_size: size as i32,
+        };
+        replies.send(framed(&total), false);
+    }
+    replies.finish(ok());
+}
+
+/// The messages of a body, however its pieces fall.
+pub(crate) struct Messages {
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl Messages {
+    pub(crate) fn of(body: Incoming) -> Self {
+        Messages {
+            body,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The next message; `None` at the end, or where the stream broke.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(&[_, a, b, c, d]) = self.buffer.first_chunk::<5>() {
+                let length = u32::from_be_bytes([a, b, c, d]) as usize;
+                if self.buffer.len() >= 5 + length {
+                    return Some(self.buffer.split_to(5 + length).freeze().slice(5..));
+                }
+            }
+            let piece = std::future::poll_fn(|cx| self.body.poll_data(cx)).await?.ok()?;
+            self.buffer.extend_from_slice(&piece);
+        }
+    }
+
+    /// The body, read to its end.
+    pub(crate) fn into_body(self) -> Incoming {
+        self.body
     }
 }
 

@@ -15,4 +15,5 @@ mod raw;
 mod peer;
 
 mod floods;
+mod memory;
 mod slow;

@@ -150,7 +150,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             return Ok(());
         }
         let (agrees, gathered) = (body.agrees(end), body.len());
-        self.buffered += length;
+        let fits = end || self.buffered.grow(length);
+        if fits && !end {
+            body.count(length);
+        }
         if !agrees {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
@@ -158,7 +161,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             self.dispatch(stream, None, cx);
         } else if gathered > self.limits.gathered_bytes && self.handler.takes_slow() {
             self.hand_over_slow(stream);
-        } else if self.buffered > self.limits.buffered_bytes {
+        } else if !fits {
             Refusal::Buffered.note();
             return self.fail(stream, ErrorCode::REFUSED_STREAM);
         }
@@ -281,7 +284,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         match &removed.stage {
             Stage::Receiving { body, .. } => {
                 self.receiving -= 1;
-                self.buffered = self.buffered.saturating_sub(body.len());
+                self.buffered.shrink(body.counted());
             }
             Stage::Streaming(_) => self.serving -= 1,
             Stage::Running { .. } => {}
