@@ -7,11 +7,13 @@ BACKEND ?= embedded
 # How many schedules of faults `make sim` runs, and for how long `make soak` goes on.
 SEEDS ?= 10000
 MINUTES ?= 60
+# How long `make fuzz` feeds each target.
+SECONDS ?= 60
 # More arguments for `rsf dev`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-pump bench-memory bench-balance bench-instructions clean help
+.PHONY: demo fuzz test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-pump bench-memory bench-balance bench-instructions clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -55,6 +57,9 @@ sim-guards: ## take each guard of the control path away; some schedule of faults
 
 soak: ## go on with fresh schedules of faults for MINUTES=60 (release build)
 	@cargo run --quiet --release --package rsf-simulation -- --minutes $(MINUTES)
+
+fuzz: ## feed the wire engine at random, SECONDS=60 a target; SEED=7 begins with that one
+	@RSF_FUZZ_SECONDS=$(SECONDS) $(if $(SEED),RSF_FUZZ_SEED=$(SEED)) cargo test --quiet --package rsf-wire --test random fuzz -- --nocapture
 
 bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)

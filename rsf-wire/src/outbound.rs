@@ -133,7 +133,7 @@ impl Outbound {
 
     /// Whether far more waits than calls bring: a peer that reads nothing is told things all the same.
     pub(crate) fn is_drowned(&self) -> bool {
-        self.unwritten() >= 16 * self.limit
+        self.unwritten() >= 16 * self.limit + KEPT_BYTES
     }
 
     /// Frames to be appended to directly: control frames, which no window holds back.
