@@ -18,9 +18,7 @@
 //! It knows nothing of governance: no retries, deadlines, routes or names. A caller that loses interest cancels; a
 //! timeout is a header like others.
 //!
-//! What it does not do yet: TLS, compression, and a time budget for handlers that are polled in
-//! place.
-//! It also rests where a peer keeps a body half sent: how long is for the caller to bound.
+//! What it does not do yet: compression, and a time budget for handlers that are polled in place. TLS is the byte stream's.
 
 pub mod limits;
 pub mod refusals;

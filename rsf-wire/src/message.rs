@@ -141,17 +141,48 @@ impl Gathered {
         self.first.len() + self.more.len()
     }
 
-    /// What content-length announced.
-    pub(crate) fn announced(&self) -> Option<u64> {
-        self.announced
-    }
-
     pub(crate) fn finish(self) -> Bytes {
         if self.more.is_empty() {
             self.first
         } else {
             self.more.freeze()
         }
+    }
+}
+
+/// What content-length announced of a body that is handed on as it comes.
+#[derive(Debug, Default)]
+pub(crate) struct Announced(Option<u64>);
+
+impl Announced {
+    /// `None` where content-length is no number.
+    pub(crate) fn of(headers: &Headers) -> Option<Announced> {
+        Gathered::behind(headers).map(|body| Announced::rest(&body))
+    }
+
+    /// What of it has not come.
+    pub(crate) fn rest(body: &Gathered) -> Announced {
+        Announced(
+            body.announced
+                .map(|announced| announced.saturating_sub(body.len() as u64)),
+        )
+    }
+
+    /// Whether all has come, as far as was announced.
+    pub(crate) fn is_met(&self) -> bool {
+        self.0.is_none_or(|missing| missing == 0)
+    }
+
+    /// Counts bytes that came; `false` where they are too many, or at the `end` too few.
+    pub(crate) fn count(&mut self, bytes: usize, end: bool) -> bool {
+        let Announced(Some(missing)) = self else {
+            return true;
+        };
+        match missing.checked_sub(bytes as u64) {
+            Some(left) => *missing = left,
+            None => return false,
+        }
+        !end || self.is_met()
     }
 }
 

@@ -62,6 +62,12 @@ impl Fleet {
     }
 
     pub fn on(kind: Kind, runtime: IoRuntime) -> Fleet {
+        // What is written for hyper's wire must hold for the engine: `RSF_TEST_WIRE=engine` runs it there.
+        #[cfg(feature = "engine-spike")]
+        let kind = match std::env::var("RSF_TEST_WIRE") {
+            Ok(wire) if wire == "engine" && kind == Kind::Http2 => Kind::Engine,
+            _ => kind,
+        };
         Fleet {
             kind,
             runtime,

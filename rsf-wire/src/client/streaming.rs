@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::Bytes;
 
@@ -12,6 +13,7 @@ use super::state::State;
 use super::{Client, Fate, Life, Shared};
 use crate::frame::{self, ErrorCode};
 use crate::hpack::{Constants, Headers, Literals, Pair};
+use crate::message::Announced;
 use crate::outbound::{Trailers, Writing};
 use crate::stream::{Incoming, Link, Order, Outgoing, Pipe, StreamError, halves};
 
@@ -74,6 +76,9 @@ pub(super) struct Streaming {
     pipe: Arc<Pipe>,
     headed: bool,
     over: bool,
+    /// Whether the reply has no body, whatever its content-length says.
+    bodiless: bool,
+    announced: Announced,
 }
 
 /// A call that waits for a stream, with what was sent already though it has no room.
@@ -88,6 +93,23 @@ struct Queued {
     trailers: Option<Literals>,
 }
 
+const WRONG_LENGTH: &str = "another length than its content-length says";
+
+impl Streaming {
+    /// Takes a reply's headers over. `None` where they announce another body than comes.
+    fn begin_reply(&mut self, headers: Headers, end: bool) -> Option<Option<Waker>> {
+        let bodiless = self.bodiless || headers.get(":status") == Some(b"304");
+        if !bodiless {
+            self.announced = Announced::of(&headers)?;
+        }
+        if end && !self.announced.is_met() {
+            return None;
+        }
+        self.headed = true;
+        Some(self.pipe.head(headers))
+    }
+}
+
 impl State {
     fn open_streaming(&mut self, head: Head<'_>, end: bool) -> (usize, Arc<Pipe>) {
         self.next_call += 1;
@@ -100,6 +122,8 @@ impl State {
             pipe: pipe.clone(),
             headed: false,
             over: false,
+            bodiless: head.method == "HEAD",
+            announced: Announced::default(),
         });
         let slot = index | STREAMING;
         self.count_streams();
@@ -283,31 +307,28 @@ impl State {
         let Some(call) = self.streamings.get_mut(slot ^ STREAMING) else {
             return;
         };
-        if call.headed {
-            if end {
-                self.streaming_ended(stream, slot, Some(headers));
-            } else {
-                self.break_streaming(
-                    stream,
-                    slot,
-                    ErrorCode::PROTOCOL_ERROR,
-                    "trailers that do not end it",
-                );
+        let problem = match headers.get(":status") {
+            _ if call.headed && (!end || !headers.pseudo().are_none()) => {
+                "trailers that do not end it, or hold a pseudo-header"
             }
-            return;
-        }
-        match headers.get(":status") {
+            _ if call.headed && !call.announced.is_met() => WRONG_LENGTH,
+            _ if call.headed => return self.streaming_ended(stream, slot, Some(headers)),
+            _ if !headers.pseudo().are_a_replys() => "no valid :status",
             // An interim response: the real one follows.
-            Some([b'1', _, _]) if !end => {}
-            Some([b'2'..=b'5', _, _]) => {
-                call.headed = true;
-                self.out.wakers.extend(call.pipe.head(headers));
-                if end {
-                    self.streaming_ended(stream, slot, None);
+            Some([b'1', _, _]) if !end => return,
+            Some([b'2'..=b'5', _, _]) => match call.begin_reply(headers, end) {
+                Some(waker) => {
+                    self.out.wakers.extend(waker);
+                    if end {
+                        self.streaming_ended(stream, slot, None);
+                    }
+                    return;
                 }
-            }
-            _ => self.break_streaming(stream, slot, ErrorCode::PROTOCOL_ERROR, "no valid :status"),
-        }
+                None => WRONG_LENGTH,
+            },
+            _ => "no valid :status",
+        };
+        self.break_streaming(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
     }
 
     pub(super) fn streaming_data(&mut self, stream: u32, slot: usize, data: Bytes, flow: u32, end: bool) {
@@ -317,6 +338,9 @@ impl State {
         if !call.headed {
             let problem = "a body before its headers";
             return self.break_streaming(stream, slot, ErrorCode::PROTOCOL_ERROR, problem);
+        }
+        if !call.announced.count(data.len(), end) {
+            return self.break_streaming(stream, slot, ErrorCode::PROTOCOL_ERROR, WRONG_LENGTH);
         }
         match call.pipe.push(data, flow) {
             Ok(waker) => self.out.wakers.extend(waker),

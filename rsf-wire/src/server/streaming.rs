@@ -13,7 +13,7 @@ use super::{Handler, Response};
 use crate::client::Fate;
 use crate::frame::{self, ConnectionError, ErrorCode};
 use crate::hpack::{Headers, Literals};
-use crate::message::Gathered;
+use crate::message::Announced;
 use crate::outbound::Trailers;
 use crate::stream::{Incoming, Link, Order, Outgoing, Pipe, StreamError, halves};
 
@@ -64,22 +64,7 @@ pub(super) struct Open {
     task: Option<AbortHandle>,
     headed: bool,
     grpc: bool,
-    /// Bytes that content-length announced and that have not come.
-    missing: Option<u64>,
-}
-
-impl Open {
-    /// Counts bytes that came; `false` where content-length said otherwise.
-    fn count(&mut self, bytes: usize, end: bool) -> bool {
-        let Some(missing) = &mut self.missing else {
-            return true;
-        };
-        match missing.checked_sub(bytes as u64) {
-            Some(left) => *missing = left,
-            None => return false,
-        }
-        !end || *missing == 0
-    }
+    announced: Announced,
 }
 
 impl Drop for Open {
@@ -119,10 +104,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         headers: Headers,
         end: bool,
     ) -> Result<(), ConnectionError> {
-        let Some(announced) = Gathered::behind(&headers).filter(|body| body.agrees(end)) else {
+        let announced = Announced::of(&headers).filter(|announced| !end || announced.is_met());
+        let Some(announced) = announced else {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         };
-        let missing = announced.announced();
         let pipe = Pipe::new(&self.limits, true);
         if end {
             pipe.end(None);
@@ -132,7 +117,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             credit: 0,
             ended: end,
         };
-        self.hand_over(stream, headers, pipe, open, missing, |handler, call| {
+        self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
             handler.stream(call)
         });
         Ok(())
@@ -172,12 +157,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             frame::write_window_update(self.out.control(), stream, unacknowledged);
         }
         let pipe = Pipe::new(&self.limits, true);
-        let missing = body
-            .announced()
-            .map(|announced| announced.saturating_sub(body.len() as u64));
+        let announced = Announced::rest(&body);
         self.buffered.shrink(body.counted());
         pipe.begin(body.finish());
-        self.hand_over(stream, headers, pipe, open, missing, |handler, call| {
+        self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
             handler.slow(route, call)
         });
     }
@@ -188,7 +171,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         headers: Headers,
         pipe: Arc<Pipe>,
         open: Stream,
-        missing: Option<u64>,
+        announced: Announced,
         start: impl FnOnce(&H, StreamingCall) -> Serving,
     ) {
         self.out.open(stream, open.credit, pipe.clone());
@@ -208,7 +191,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             task: serving.ok().map(|serving| tokio::spawn(serving).abort_handle()),
             headed: false,
             grpc,
-            missing,
+            announced,
         };
         self.serving += 1;
         let stage = Stage::Streaming(Box::new(serving));
@@ -225,7 +208,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let Some(open) = self.serving(stream) else {
             return Ok(());
         };
-        if !open.count(data.len(), end) {
+        if !open.announced.count(data.len(), end) {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
         let Ok(waker) = open.pipe.push(data, flow) else {
@@ -236,9 +219,9 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         Ok(())
     }
 
-    /// A request's trailers; `false` where the stream is no streaming one.
+    /// A request's trailers; `false` where the stream is no streaming one, or its body is too short.
     pub(super) fn streaming_trailers(&mut self, stream: u32, trailers: &Headers) -> bool {
-        let Some(open) = self.serving(stream) else {
+        let Some(open) = self.serving(stream).filter(|open| open.announced.is_met()) else {
             return false;
         };
         let waker = open.pipe.end(Some(trailers.clone()));

@@ -53,7 +53,8 @@ async fn serve_connection(
     let limits = Limits {
         concurrent_streams: options.max_concurrent_streams,
         header_list_bytes: MAX_HEADER_BYTES,
-        gathered_bytes: FREE_BYTES,
+        // With one more frame it is still free.
+        gathered_bytes: FREE_BYTES - 16 * 1024,
         keepalive: Some(Keepalive {
             interval: options.keepalive_interval,
             timeout: options.keepalive_timeout,
