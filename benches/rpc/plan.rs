@@ -16,7 +16,7 @@ pub(crate) enum Peer {
     Tonic,
     /// Generated RSF client and server under the reference policy.
     Governed,
-    /// The same over RSF's own engine, which is a spike and off by default.
+    /// The same over RSF's own engine, which is off by default.
     Engine,
     /// RSF's wire by itself, with all that a governed call carries: what governance stands on.
     Wire,
@@ -62,9 +62,9 @@ impl fmt::Display for Cell {
         let peer = match self.peer {
             Peer::Tonic => "tonic",
             Peer::Governed => "rsf governed",
-            Peer::Engine => "rsf governed (engine spike)",
+            Peer::Engine => "rsf governed (engine)",
             Peer::Wire => "rsf wire alone",
-            Peer::EngineWire => "rsf wire alone (engine spike)",
+            Peer::EngineWire => "rsf wire alone (engine)",
         };
         let mode = match self.mode {
             Mode::Multi => "multi",

@@ -23,7 +23,7 @@ fn kinds() -> Vec<Kind> {
     vec![
         Kind::Http2,
         Kind::InProcess,
-        #[cfg(feature = "engine-spike")]
+        #[cfg(feature = "engine")]
         Kind::Engine,
     ]
 }

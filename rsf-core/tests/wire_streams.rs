@@ -230,7 +230,7 @@ async fn a_handler_that_does_not_read_stops_its_sender(kind: Kind) {
 fn is_hypers(kind: Kind) -> bool {
     match kind {
         Kind::Http2 => true,
-        #[cfg(feature = "engine-spike")]
+        #[cfg(feature = "engine")]
         Kind::Http2ToEngine => true,
         _ => false,
     }
