@@ -158,7 +158,6 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         }
         let pipe = Pipe::new(&self.limits, true);
         let announced = Announced::rest(&body);
-        self.buffered.shrink(body.counted());
         pipe.begin(body.finish());
         self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
             handler.slow(route, call)
