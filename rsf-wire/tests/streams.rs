@@ -627,6 +627,19 @@ async fn a_silent_peer_is_given_up_and_one_that_answers_is_not() {
     let took = begun.elapsed().as_secs_f64();
     assert!((9.0..=10.5).contains(&took), "{took} s");
     assert_eq!(head(&mut held.incoming).await.unwrap_err().fate, Fate::Written);
+    // One that takes nothing either.
+    let (near, mut far) = tokio::io::duplex(512);
+    far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let (client, connection) = Client::new(near, "test:1", Limits::default(), |_| {});
+    tokio::spawn(client.keep_alive(keepalive));
+    let mut stuck = client.open(grpc("/s/hold"), false);
+    stuck.outgoing.send(Bytes::from(vec![0; 10_000]), true);
+    let ended = tokio::time::timeout(2 * SOON, connection)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(ended.to_string().contains("PING"), "{ended}");
+    drop(stuck);
     // The same of a server's peer.
     let (mut near, far) = tokio::io::duplex(64 * 1024);
     near.write_all(rsf_wire::frame::PREFACE).await.unwrap();

@@ -93,8 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
                 Poll::Ready(written) => written?,
                 Poll::Pending if progress => {}
                 Poll::Pending => {
-                    // A peer that does not read may be given up.
-                    self.shared.state.lock().sleep(cx.waker());
+                    self.shared.state.lock().wait_for_socket(cx.waker());
                     return Poll::Pending;
                 }
             }

@@ -42,6 +42,8 @@ pub(super) struct State {
     silent: bool,
     /// The connection's future, where it sleeps.
     sleeper: Option<Waker>,
+    /// The same where it waits for a socket that takes nothing: what callers send does not wake it.
+    stuck: Option<Waker>,
 }
 
 struct Call {
@@ -86,6 +88,7 @@ impl State {
             heard: 0,
             silent: false,
             sleeper: None,
+            stuck: None,
         }
     }
 
@@ -204,6 +207,11 @@ impl State {
         self.sleeper = Some(waker.clone());
     }
 
+    /// Waits for the socket, or to be given up with its peer.
+    pub(super) fn wait_for_socket(&mut self, waker: &Waker) {
+        self.stuck = Some(waker.clone());
+    }
+
     /// The output was taken: there is room again.
     pub(super) fn output_taken(&mut self) {
         // Calls that wait before bodies that do: a large one would take all the room each time.
@@ -253,6 +261,7 @@ impl State {
     /// The peer has not answered a PING.
     pub(super) fn fall_silent(&mut self) {
         self.silent = true;
+        self.sleeper = self.stuck.take().or(self.sleeper.take());
         self.close();
     }
 
