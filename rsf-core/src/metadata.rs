@@ -30,18 +30,11 @@ pub struct Metadata {
 enum Pairs {
     Map(HeaderMap),
     /// As a wire read them. Few ask for them all: one value is found faster by a look at each.
-    #[cfg_attr(
-        not(feature = "engine"),
-        allow(dead_code, reason = "hyper reads into maps, the engine into fields")
-    )]
     Fields(Fields, OnceLock<Box<HeaderMap>>),
 }
 
-/// What a wire of its own reads headers into.
-#[cfg(feature = "engine")]
+/// What RSF's own engine reads headers into.
 type Fields = crate::wire::engine::Fields;
-#[cfg(not(feature = "engine"))]
-type Fields = std::convert::Infallible;
 
 /// Headers that are no map yet.
 pub(crate) trait Unmapped {
@@ -51,21 +44,6 @@ pub(crate) trait Unmapped {
     fn is_empty(&self) -> bool;
     /// All of them, HTTP's own apart.
     fn to_map(&self) -> HeaderMap;
-}
-
-#[cfg(not(feature = "engine"))]
-impl Unmapped for std::convert::Infallible {
-    fn value(&self, _: &str) -> Option<&[u8]> {
-        match *self {}
-    }
-
-    fn is_empty(&self) -> bool {
-        match *self {}
-    }
-
-    fn to_map(&self) -> HeaderMap {
-        match *self {}
-    }
 }
 
 impl Pairs {
@@ -174,7 +152,6 @@ impl Metadata {
     }
 
     /// What a wire has read, to be put in order when somebody asks for more than a value.
-    #[cfg(feature = "engine")]
     pub(crate) fn from_fields(fields: Fields) -> Self {
         Metadata {
             pairs: Some(Arc::new(Pairs::Fields(fields, OnceLock::new()))),

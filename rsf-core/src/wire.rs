@@ -6,7 +6,7 @@
 //!
 //! - [`http2`]: gRPC over HTTP/2 by hyper, driven directly.
 //! - [`in_process`]: one process, no socket; messages are serialized all the same.
-//! - `engine`, with the feature `engine`: RSF's own engine, off until it is measured and proven everywhere.
+//! - [`engine`]: RSF's own engine. Calls go over hyper until it is measured and proven everywhere.
 
 use std::fmt;
 use std::pin::Pin;
@@ -38,7 +38,6 @@ pub(crate) mod status_header;
 pub mod http2;
 pub mod in_process;
 
-#[cfg(feature = "engine")]
 pub mod engine;
 
 pub use budget::BodyPlace;

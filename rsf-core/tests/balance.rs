@@ -397,7 +397,6 @@ async fn loads_are_reported_over_http2() {
     loaded(&Fleet::new(Kind::Http2)).await;
 }
 
-#[cfg(feature = "engine")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loads_are_reported_over_the_engine() {
     for kind in [Kind::Engine, Kind::EngineToHttp2, Kind::Http2ToEngine] {

@@ -27,7 +27,6 @@ const KIB: usize = 1024;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_requests_are_held_within_a_budget() {
     are_held(Kind::Http2).await;
-    #[cfg(feature = "engine")]
     are_held(Kind::Engine).await;
 }
 

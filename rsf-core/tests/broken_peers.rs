@@ -294,7 +294,6 @@ async fn a_request_that_never_comes_whole_is_refused(kind: Kind) {
     };
     let (provider, drain) = (line.node.provider.clone(), CancellationToken::new());
     let server = match kind {
-        #[cfg(feature = "engine")]
         Kind::Engine => tokio::spawn(rsf_core::wire::engine::serve(listener, provider, options, drain)),
         _ => tokio::spawn(serve(listener, provider, options, drain)),
     };
@@ -326,7 +325,6 @@ mod http2 {
     over! { Http2: what_is_no_http2_is_closed an_http1_client_is_told_what_the_port_speaks a_silent_connection_is_closed_and_half_a_preface_may_be_finished broken_messages_get_a_status headers_over_the_limit_are_refused a_body_that_never_ends_is_over_with_its_deadline what_is_no_grpc_is_told_so a_request_that_never_comes_whole_is_refused }
 }
 
-#[cfg(feature = "engine")]
 mod engine {
     over! { Engine: what_is_no_http2_is_closed an_http1_client_is_told_what_the_port_speaks a_silent_connection_is_closed_and_half_a_preface_may_be_finished broken_messages_get_a_status headers_over_the_limit_are_refused a_body_that_never_ends_is_over_with_its_deadline what_is_no_grpc_is_told_so a_request_that_never_comes_whole_is_refused }
 }

@@ -560,7 +560,6 @@ async fn a_peer_that_never_says_a_word_is_not_connected(kind: Kind) {
 }
 
 /// Streams have numbers, and they run out: nobody is to notice.
-#[cfg(feature = "engine")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_grows_old_is_replaced_before_a_call_is_turned_away() {
     const CALLS: u32 = 2000;
@@ -607,7 +606,6 @@ mod http2 {
     }
 }
 
-#[cfg(feature = "engine")]
 mod engine {
     over! { Engine:
         a_half_open_connection_is_found_by_the_keepalive_alone

@@ -1,5 +1,4 @@
 //! What runs over the engine besides RSF's own calls: requests as `http` shapes them, to services of either kind.
-#![cfg(feature = "engine")]
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod support;

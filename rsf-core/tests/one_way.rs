@@ -20,12 +20,7 @@ use tokio::sync::Semaphore;
 use support::{Echo, Fleet, Kind, Note, SOON, counted, eventually, note};
 
 fn kinds() -> Vec<Kind> {
-    vec![
-        Kind::Http2,
-        Kind::InProcess,
-        #[cfg(feature = "engine")]
-        Kind::Engine,
-    ]
+    vec![Kind::Http2, Kind::InProcess, Kind::Engine]
 }
 
 /// Handlers wait until the semaphore lets them go; those asked to fail then do.

@@ -213,7 +213,6 @@ async fn a_tonic_call_has_its_place_in_a_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn graceful_ends_fail_no_tonic_call() {
     graceful_ends(Kind::Http2).await;
-    #[cfg(feature = "engine")]
     graceful_ends(Kind::Engine).await;
 }
 

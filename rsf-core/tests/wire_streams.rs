@@ -228,12 +228,7 @@ async fn a_handler_that_does_not_read_stops_its_sender(kind: Kind) {
 
 /// Whether the client is hyper's: it goes on with a request's body when nobody wants the answer any more.
 fn is_hypers(kind: Kind) -> bool {
-    match kind {
-        Kind::Http2 => true,
-        #[cfg(feature = "engine")]
-        Kind::Http2ToEngine => true,
-        _ => false,
-    }
+    matches!(kind, Kind::Http2 | Kind::Http2ToEngine)
 }
 
 async fn a_client_that_does_not_read_stops_its_handler(kind: Kind) {

@@ -25,11 +25,8 @@ use super::{ECHO, GET, Note, PUT, SOON, descriptor, eventually};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// RSF's own engine, at both ends or at one.
-    #[cfg(feature = "engine")]
     Engine,
-    #[cfg(feature = "engine")]
     EngineToHttp2,
-    #[cfg(feature = "engine")]
     Http2ToEngine,
     Http2,
     InProcess,
@@ -63,7 +60,6 @@ impl Fleet {
 
     pub fn on(kind: Kind, runtime: IoRuntime) -> Fleet {
         // What is written for hyper's wire must hold for the engine: `RSF_TEST_WIRE=engine` runs it there.
-        #[cfg(feature = "engine")]
         let kind = match std::env::var("RSF_TEST_WIRE") {
             Ok(wire) if wire == "engine" && kind == Kind::Http2 => Kind::Engine,
             _ => kind,
@@ -86,9 +82,7 @@ impl Fleet {
         match self.kind {
             Kind::Http2 => Arc::new(Http2Wire::new()),
             Kind::InProcess => Arc::new(self.in_process.clone()),
-            #[cfg(feature = "engine")]
             Kind::Engine | Kind::EngineToHttp2 => Arc::new(rsf_core::wire::engine::EngineWire::new()),
-            #[cfg(feature = "engine")]
             Kind::Http2ToEngine => Arc::new(Http2Wire::new()),
         }
     }
@@ -377,7 +371,6 @@ impl Listening {
             let listener = TcpListener::from_std(self.socket).unwrap();
             let options = ServerOptions::default();
             match kind {
-                #[cfg(feature = "engine")]
                 Kind::Engine | Kind::Http2ToEngine => {
                     rsf_core::wire::engine::serve(listener, dispatch, options, stop).await;
                 }

@@ -20,17 +20,14 @@ macro_rules! on_all_wires {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() { super::$case(crate::support::Kind::InProcess).await })*
         }
-        #[cfg(feature = "engine")]
         mod engine {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() { super::$case(crate::support::Kind::Engine).await })*
         }
-        #[cfg(feature = "engine")]
         mod engine_to_http2 {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() { super::$case(crate::support::Kind::EngineToHttp2).await })*
         }
-        #[cfg(feature = "engine")]
         mod http2_to_engine {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() { super::$case(crate::support::Kind::Http2ToEngine).await })*
