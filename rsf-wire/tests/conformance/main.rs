@@ -23,5 +23,6 @@ mod server_http2;
 mod server_messages;
 mod server_windows;
 
+mod bytes;
 mod client;
 mod client_frames;
