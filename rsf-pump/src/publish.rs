@@ -19,6 +19,7 @@ use crate::config::PumpConfig;
 use crate::fold::{Fold, Moment, Slots};
 use crate::intake::poll;
 use crate::leader::Takeover;
+use crate::shrink::ShrinkRule;
 use crate::state::StateFile;
 use draft::{Draft, Published};
 pub(crate) use round::Outcome;
@@ -132,7 +133,7 @@ impl Publisher {
                 continue;
             }
             *newest = version;
-            let published = Published::read(&list.instances, references);
+            let published = Published::read(&list.instances, references, list.hold);
             self.published.insert(list.service, published);
         }
         if behind > 0 {
@@ -201,7 +202,7 @@ impl Publisher {
     }
 
     /// Begins a round: renders what is due as it is *now*, and leaves out what the directory already has.
-    pub(crate) fn flush(&mut self, at: Moment, fold: &Fold) {
+    pub(crate) fn flush(&mut self, at: Moment, fold: &Fold, rule: &ShrinkRule) {
         let Some(term) = self.term.clone() else { return };
         let (mut drafts, mut rendered) = (Vec::new(), 0);
         for (key, waiting) in self.coalesce.take(at.elapsed) {
@@ -218,7 +219,8 @@ impl Publisher {
                 // It was deleted, or would be at once.
                 continue;
             }
-            let Some(draft) = Draft::of(&key, fold, slots, published) else {
+            let hold = rule.published_hold(at.elapsed, at.unix_ms, &key);
+            let Some(draft) = Draft::of(&key, fold, slots, published, hold) else {
                 continue;
             };
             rendered += draft.instances();

@@ -4,6 +4,9 @@ mod lane;
 mod pause;
 mod running;
 
+mod answers;
+mod term;
+
 mod report;
 
 use std::sync::Arc;
@@ -158,7 +161,7 @@ impl Pump {
                 },
                 () = at(running.start, flush) => {
                     let now = running.now();
-                    running.publisher.flush(now, &running.fold);
+                    running.publisher.flush(now, &running.fold, &running.rule);
                 }
                 () = at(running.start, deadline) => running.check_deadlines(&mut intake),
                 _ = report.tick() => {

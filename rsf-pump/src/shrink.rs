@@ -1,8 +1,9 @@
 //! Rule R: how much of a list may be lost without a word, and for how long the pump distrusts a source.
 
 mod distrust;
+mod inherit;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rsf_registry::world;
@@ -52,6 +53,8 @@ pub struct ShrinkRule {
     config: ShrinkConfig,
     sources: Sources,
     services: BTreeMap<String, Guard>,
+    /// Services whose holds have begun or ended since that was last asked for.
+    changed: BTreeSet<String>,
     holds_begun: u64,
 }
 
@@ -72,9 +75,18 @@ struct Loss {
 #[derive(Debug)]
 struct Held {
     since: Duration,
+    /// How old it was then: an earlier leader began it.
+    inherited: Duration,
     before: usize,
-    held: usize,
+    /// `None` until who is missing has been judged here once.
+    held: Option<usize>,
     answering: usize,
+}
+
+impl Held {
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.since) + self.inherited
+    }
 }
 
 impl ShrinkRule {
@@ -84,6 +96,7 @@ impl ShrinkRule {
             config,
             sources: Sources::new(sources),
             services: BTreeMap::new(),
+            changed: BTreeSet::new(),
             holds_begun: 0,
         }
     }
@@ -106,7 +119,8 @@ impl ShrinkRule {
     /// Notes a discontinuity of a source, which answers: from `now` on no lease of it expires for one full TTL.
     ///
     /// A source that merely keeps failing now and then cannot extend this for ever: interruptions in an unbroken
-    /// chain count for `max_hold` at most. Answers whether it counts.
+    /// chain count for `max_hold` at most, from the last time on that it changed or lost something. Answers whether it
+    /// counts.
     pub fn discontinuity(&mut self, source: usize, now: Duration, reason: Discontinuity) -> bool {
         self.sources.discontinuity(source, now, reason, &self.config)
     }
@@ -154,7 +168,9 @@ impl ShrinkRule {
         let guard = self.services.entry(service.to_owned()).or_default();
         guard.forget(now, self.config.window);
         if std::mem::take(&mut guard.released) {
-            guard.hold = None;
+            if guard.hold.take().is_some() {
+                self.changed.insert(service.to_owned());
+            }
             return missing;
         }
         let before = guard.losses.front().map_or(listed, |loss| loss.listed_before);
@@ -166,10 +182,12 @@ impl ShrinkRule {
         if admitted < missing && guard.hold.is_none() {
             guard.hold = Some(Held {
                 since: now,
+                inherited: Duration::ZERO,
                 before,
-                held: 0,
+                held: None,
                 answering: 0,
             });
+            self.changed.insert(service.to_owned());
             self.holds_begun += 1;
             tracing::warn!(
                 service,
@@ -179,11 +197,11 @@ impl ShrinkRule {
             );
         }
         if let Some(hold) = &mut guard.hold {
-            if now < hold.since + self.config.max_hold {
+            if hold.age(now) < self.config.max_hold {
                 let floor = percent_ceil(hold.before, self.config.floor_percent);
                 admitted = admitted.min(listed.saturating_sub(floor));
             }
-            hold.held = missing - admitted;
+            hold.held = Some(missing - admitted);
             hold.answering = answering;
         }
         if admitted > 0 {
@@ -196,23 +214,9 @@ impl ShrinkRule {
         admitted
     }
 
-    /// Takes over what an earlier leader let go of a service: `ages` says how long ago, the newest last, of a list that
-    /// has `listed` now. The window goes on over a change of leaders; where more is known here already, that counts.
-    pub fn inherit(&mut self, now: Duration, service: &str, listed: usize, ages: &[Duration]) {
-        let guard = self.services.entry(service.to_owned()).or_default();
-        guard.forget(now, self.config.window);
-        let loss = |(age, later): (&Duration, usize)| Loss {
-            at: now.saturating_sub(*age),
-            count: 1,
-            listed_before: listed + later,
-        };
-        let inherited = ages.iter().zip((1..=ages.len()).rev()).map(loss);
-        let inherited: VecDeque<Loss> = inherited
-            .filter(|loss| loss.at + self.config.window > now)
-            .collect();
-        if inherited.len() >= guard.losses.iter().map(|loss| loss.count).sum() {
-            guard.losses = inherited;
-        }
+    /// The services whose holds have begun or ended since the last call.
+    pub fn take_changed_holds(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Whether a hold lasts on this service.
@@ -225,12 +229,14 @@ impl ShrinkRule {
     /// Ends the holds of services that no longer miss anything; `missing` says which still do.
     pub fn settle(&mut self, now: Duration, missing: impl Fn(&str) -> bool) {
         let window = self.config.window;
+        let changed = &mut self.changed;
         self.services.retain(|service, guard| {
             guard.forget(now, window);
-            let over = guard.hold.as_ref().is_some_and(|hold| hold.held == 0) || !missing(service);
-            if over {
+            let nobody = guard.hold.as_ref().is_some_and(|hold| hold.held == Some(0));
+            if nobody || !missing(service) {
                 guard.released = false;
                 if guard.hold.take().is_some() {
+                    changed.insert(service.clone());
                     tracing::info!(service, "hold ended: no instance is held any more");
                 }
             }
@@ -256,10 +262,10 @@ impl ShrinkRule {
     pub fn holds(&self, now: Duration) -> Vec<Hold> {
         let hold = |(service, guard): (&String, &Guard)| {
             let held = guard.hold.as_ref()?;
-            let age = now.saturating_sub(held.since);
+            let age = held.age(now);
             Some(Hold {
                 service: service.clone(),
-                held: held.held,
+                held: held.held.unwrap_or_default(),
                 answering: held.answering,
                 before: held.before,
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
@@ -292,134 +298,4 @@ fn percent_ceil(count: usize, percent: u8) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule() -> ShrinkRule {
-        let config = ShrinkConfig {
-            enforced: true,
-            lease_ttl: secs(15),
-            share_percent: 20,
-            window: secs(10),
-            floor_percent: 50,
-            max_hold: secs(300),
-        };
-        ShrinkRule::new(config, 2)
-    }
-
-    fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn what_an_earlier_leader_let_go_counts_in_the_window() {
-        let mut rule = rule();
-        rule.inherit(secs(100), "s", 17, &[secs(30), secs(6), secs(5), secs(5)]);
-        assert_eq!(rule.admit(secs(100), "s", 17, 5, 0), 1, "4 of 20, 3 are gone");
-        rule.inherit(secs(100), "s", 16, &[]);
-        assert_eq!(rule.admit(secs(100), "s", 16, 4, 0), 0, "it knows better");
-        assert_eq!(rule.admit(secs(105), "s", 16, 4, 0), 2);
-    }
-
-    #[test]
-    fn a_fifth_goes_at_once_and_the_rest_is_held_at_half() {
-        let mut rule = rule();
-        assert_eq!(rule.admit(secs(0), "s", 20, 12, 0), 4);
-        assert_eq!(rule.admit(secs(5), "s", 16, 8, 0), 0);
-        assert_eq!(rule.admit(secs(10), "s", 16, 8, 0), 3);
-        assert_eq!(rule.admit(secs(20), "s", 13, 5, 0), 2);
-        assert_eq!(rule.admit(secs(30), "s", 11, 3, 0), 1, "half of 20 stays");
-        assert_eq!(rule.admit(secs(299), "s", 10, 2, 0), 0);
-        let holds = rule.holds(secs(299));
-        assert_eq!(
-            (holds[0].held, holds[0].before, holds[0].releasing),
-            (2, 20, false)
-        );
-        assert_eq!(
-            rule.admit(secs(300), "s", 10, 2, 0),
-            2,
-            "its time is over: 20 % of 10 a window"
-        );
-    }
-
-    #[test]
-    fn one_instance_may_always_go() {
-        let mut rule = rule();
-        for (second, listed) in [(0, 3), (10, 2), (20, 1)] {
-            assert_eq!(rule.admit(secs(second), "s", listed, 1, 0), 1);
-        }
-        assert!(rule.holds(secs(20)).is_empty());
-    }
-
-    #[test]
-    fn an_operator_ends_a_hold_at_once() {
-        let mut rule = rule();
-        rule.admit(secs(0), "s", 20, 20, 0);
-        assert_eq!(rule.end_hold(Some("other")), 0);
-        assert_eq!(rule.end_hold(None), 1);
-        assert_eq!(rule.admit(secs(1), "s", 16, 16, 0), 16);
-        assert!(rule.holds(secs(1)).is_empty());
-    }
-
-    #[test]
-    fn who_answers_is_kept_until_an_operator_says_otherwise() {
-        let mut rule = rule();
-        assert_eq!(rule.admit(secs(0), "s", 20, 12, 0), 4);
-        assert_eq!(rule.admit(secs(10), "s", 16, 5, 3), 3);
-        assert_eq!(
-            rule.admit(secs(400), "s", 13, 0, 5),
-            0,
-            "its time is over, and it answers"
-        );
-        rule.settle(secs(400), |_| true);
-        let holds = rule.holds(secs(400));
-        assert_eq!((holds[0].held, holds[0].answering), (5, 5));
-        assert_eq!(rule.end_hold(None), 1);
-        assert_eq!(rule.admit(secs(401), "s", 13, 0, 5), 5);
-    }
-
-    #[test]
-    fn a_hold_ends_when_nothing_is_missing() {
-        let mut rule = rule();
-        rule.admit(secs(0), "s", 20, 20, 0);
-        rule.settle(secs(1), |_| true);
-        assert_eq!(rule.holds(secs(1)).len(), 1);
-        rule.settle(secs(2), |_| false);
-        assert!(rule.holds(secs(2)).is_empty());
-        assert_eq!(rule.holds_begun(), 1);
-    }
-
-    #[test]
-    fn interruptions_cannot_stop_expiry_for_ever() {
-        let mut rule = rule();
-        let mut refused = false;
-        for second in (0..400).step_by(10) {
-            refused |= !rule.discontinuity(1, secs(second), Discontinuity::Interrupted);
-        }
-        assert!(refused);
-        assert!(rule.trusts(1, secs(400), secs(15)));
-        assert!(rule.discontinuity(1, secs(400), Discontinuity::SourceChanged));
-        assert!(!rule.trusts(1, secs(414), secs(15)));
-        assert!(
-            !rule.trusts(1, secs(429), secs(30)),
-            "a longer lease has a longer grace"
-        );
-        assert!(rule.trusts(1, secs(415), secs(15)));
-    }
-
-    #[test]
-    fn one_sources_fault_is_not_anothers() {
-        let mut rule = rule();
-        assert!(!rule.trusts(0, secs(0), secs(15)), "it was never read");
-        for source in [0, 1] {
-            rule.discontinuity(source, secs(0), Discontinuity::Started);
-        }
-        rule.silent(1);
-        assert!(rule.trusts(0, secs(15), secs(15)) && !rule.trusts(1, secs(15), secs(15)));
-        assert!(!rule.trusts_all(secs(15), secs(15)));
-        rule.answered(1);
-        rule.discontinuity(0, secs(15), Discontinuity::Vanished);
-        assert!(!rule.trusts(0, secs(29), secs(15)) && rule.trusts(1, secs(29), secs(15)));
-        assert!(rule.trusts_all(secs(30), secs(15)));
-    }
-}
+mod tests;

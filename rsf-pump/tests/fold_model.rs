@@ -627,3 +627,77 @@ fn who_left_while_nobody_led_is_named_with_the_reason() {
     assert_eq!(removed.len(), 1);
     assert_eq!(removed[0].cause(), RemovalCause::Deregistered);
 }
+
+#[test]
+fn a_list_knows_better_than_the_last_word_heard_of_one_that_no_source_has() {
+    let (mut fold, mut later) = (Fold::new(), Fold::new());
+    let live = |services| LiveLease {
+        lease: lease(1, 1, 1, services),
+        remaining: Duration::from_secs(15),
+    };
+    // This one heard of the services `a` alone, and then of a source that was emptied; another pump, of `b` alone.
+    fold.sweep(moment(0), 0, Duration::ZERO, vec![live(1)]);
+    let entry = fold.list(SERVICES[0]).0.remove(0);
+    fold.sweep(moment(6), 0, Duration::from_secs(6), Vec::new());
+    later.sweep(moment(0), 0, Duration::ZERO, vec![live(2)]);
+    let published = [
+        ServiceList {
+            service: SERVICES[0].into(),
+            removed: vec![Removal {
+                instance: entry.instance,
+                incarnation: entry.incarnation,
+                cause: RemovalCause::Deregistered.into(),
+                at_unix_ms: 5_000,
+            }],
+            ..ServiceList::default()
+        },
+        ServiceList {
+            service: SERVICES[1].into(),
+            instances: later.list(SERVICES[1]).0,
+            ..ServiceList::default()
+        },
+    ];
+    fold.restore(moment(7), &published, TTL);
+    assert!(fold.list(SERVICES[0]).0.is_empty());
+    assert_eq!(fold.list(SERVICES[1]).0, published[1].instances);
+    assert!(fold.list(SERVICES[1]).1.is_empty(), "it has not left");
+}
+
+#[test]
+fn whose_address_another_has_was_replaced_and_did_not_leave_by_its_word() {
+    let mut before = Fold::new();
+    before.observe(
+        moment(0),
+        0,
+        Duration::ZERO,
+        LiveLease {
+            lease: lease(1, 1, 5, 3),
+            remaining: Duration::from_secs(15),
+        },
+    );
+    let list = |service: &str| ServiceList {
+        service: service.into(),
+        instances: before.list(service).0,
+        ..ServiceList::default()
+    };
+    let mut fold = Fold::new();
+    fold.observe(
+        moment(9),
+        0,
+        Duration::from_secs(9),
+        LiveLease {
+            lease: lease(2, 2, 5, 3),
+            remaining: Duration::from_secs(15),
+        },
+    );
+    // It reads one list back, and, from a backup, the other.
+    fold.restore(moment(10), &[list(SERVICES[0])], TTL);
+    fold.restore(moment(11), &[list(SERVICES[0]), list(SERVICES[1])], TTL);
+    for service in &SERVICES[..2] {
+        let (listed, removed) = fold.list(service);
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].instance, name(2));
+        assert_eq!(removed.len(), 1, "{service}");
+        assert_eq!(removed[0].cause(), RemovalCause::Evicted, "{service}");
+    }
+}

@@ -78,6 +78,7 @@ impl Twin {
             written_unix_ms: 1_700_000_000_000,
             instances,
             removed,
+            hold: None,
         };
         self.lists
             .lock()

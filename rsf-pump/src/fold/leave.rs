@@ -176,6 +176,9 @@ impl Fold {
                 Standing::Gone { deadline, trusted } => (deadline, trusted),
             };
             if deadline > now {
+                let listed = known.listed.iter().copied();
+                let inherited = |service: &ServiceId| rule.is_inherited(self.shared.key(*service));
+                verdicts.open.extend(listed.filter(inherited));
                 continue;
             }
             let proven = trusted && finding == Some(Finding::Gone);

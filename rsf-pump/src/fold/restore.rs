@@ -142,8 +142,9 @@ impl Fold {
     }
 
     /// The other half of [`Fold::let_go`]: the published list has an instance that this fold's has not. It is taken back
-    /// where only its lease ran out. Who left by its word while nobody led was never in a list of this fold: without a
-    /// reason consumers would keep it.
+    /// where only its lease ran out, and where no source has its lease now: its last word that this fold heard may be
+    /// older than the list. Who left by its word while nobody led was never in a list of this fold: without a reason
+    /// consumers would keep it.
     fn realign(
         &mut self,
         at: Moment,
@@ -163,12 +164,16 @@ impl Fold {
         }
         let same_start = known.held.incarnation == incarnation;
         let expired = members.has_expired(id, incarnation);
-        // What is known of it stood in other lists, and is not its own word.
-        let hearsay = known.copies.is_empty() && self.claims.owner(&known.held.address) == Some(place);
-        if same_start && (expired || hearsay) {
+        // What is known of it was its word once, or stood in other lists.
+        let hearsay = !known.lingers() && !known.held.is_tombstone();
+        let ousted = self
+            .claims
+            .owner(&known.held.address)
+            .is_some_and(|owner| owner != place);
+        if same_start && (expired || (hearsay && !ousted)) {
             self.take_back(place, service, schema);
         } else if !expired {
-            let said = same_start && !known.held.offers(service);
+            let said = same_start && !hearsay && !known.held.offers(service);
             let cause = if said || known.held.is_tombstone() {
                 RemovalCause::Deregistered
             } else {
@@ -193,8 +198,10 @@ impl Fold {
         listed.sort_unstable();
         known.listed = listed.into();
         (known.suspect, known.left) = (true, None);
-        self.suspects.insert(place);
         let (id, incarnation) = (known.id.clone(), known.held.incarnation);
+        self.suspects.insert(place);
+        // It gave its address up when it left the last list.
+        self.claims.add(place, &self.places);
         let member = Member {
             slot: slot(&id),
             place,

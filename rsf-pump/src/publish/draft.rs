@@ -7,9 +7,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use rsf_registry::StoreError;
 use rsf_registry::directory::seal::{GROWN, SHRUNK, plain_bytes};
 use rsf_registry::directory::{ListSealer, SealedList, shard_of, slot};
-use rsf_registry::record::{ListHead, ListVersion, ListedInstance, Removal, ServiceList, ShardReference};
+use rsf_registry::record::{
+    ListHead, ListHold, ListVersion, ListedInstance, Removal, ServiceList, ShardReference,
+};
 
 use crate::fold::{Fold, Slots};
+
+/// How far apart two times of a hold's beginning may be that are the same one: it is reckoned anew from two clocks.
+const SAME_BEGINNING_MS: u64 = 1_000;
 
 /// What the directory is known to have of one list. It keeps no instances: a fleet's lists are large.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,13 +26,18 @@ pub(crate) struct Published {
     /// What its head says of the shards; nothing where it is stored whole.
     references: Vec<ShardReference>,
     instances: usize,
+    hold: Option<ListHold>,
     /// Whether it was cut as a whole and no shard was written alone since: to cut it again would change nothing.
     cut_whole: bool,
 }
 
 impl Published {
     /// A list as it was read back.
-    pub(crate) fn read(instances: &[ListedInstance], references: Vec<ShardReference>) -> Self {
+    pub(crate) fn read(
+        instances: &[ListedInstance],
+        references: Vec<ShardReference>,
+        hold: Option<ListHold>,
+    ) -> Self {
         let parts = parts(instances.iter(), references.len().max(1));
         let plain = parts.iter().map(|part| plain_bytes(part.iter().copied()));
         Published {
@@ -35,6 +45,7 @@ impl Published {
             digests: parts.into_iter().map(digest).collect(),
             references,
             instances: instances.len(),
+            hold,
             cut_whole: true,
         }
     }
@@ -42,6 +53,18 @@ impl Published {
     /// Whether nobody stands in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.instances == 0
+    }
+
+    /// Whether it says the same of a hold, as far as clocks can tell.
+    fn says(&self, hold: Option<&ListHold>) -> bool {
+        match (&self.hold, hold) {
+            (None, None) => true,
+            (Some(mine), Some(other)) => {
+                let apart = mine.since_unix_ms.abs_diff(other.since_unix_ms);
+                mine.before == other.before && apart <= SAME_BEGINNING_MS
+            }
+            _ => false,
+        }
     }
 
     /// Whether it is stored in shards.
@@ -68,6 +91,7 @@ pub(crate) struct Draft {
     version: ListVersion,
     written_unix_ms: u64,
     removed: Vec<Removal>,
+    hold: Option<ListHold>,
     content: Content,
 }
 
@@ -76,13 +100,20 @@ enum Content {
     /// All of it, in as many shards as its size asks for.
     Whole(Vec<ListedInstance>),
     /// The shards that changed with their digests, and what is known of all of them.
+    /// None of them where only what the head says is another.
     Shards(Vec<(usize, Vec<ListedInstance>, u64)>, Published),
 }
 
 impl Draft {
-    /// What is to be written of a list as it is now, after a change in `slots`; nothing where the directory has it already.
-    /// For a list in shards the cost is that of the shards that changed.
-    pub(crate) fn of(key: &str, fold: &Fold, slots: Slots, published: Option<&Published>) -> Option<Draft> {
+    /// What is to be written of a list as it is now, after a change in `slots`, with the hold that lasts on it; nothing where
+    /// the directory has it already. For a list in shards the cost is that of the shards that changed.
+    pub(crate) fn of(
+        key: &str,
+        fold: &Fold,
+        slots: Slots,
+        published: Option<&Published>,
+        hold: Option<ListHold>,
+    ) -> Option<Draft> {
         let (content, removed) = match published {
             Some(published) if published.is_sharded() && !published.is_out_of_shape() => {
                 let shards = published.digests.len();
@@ -95,7 +126,7 @@ impl Draft {
                     })
                     .filter(|(index, _, digest)| published.digests[*index] != *digest)
                     .collect();
-                if changed.is_empty() {
+                if changed.is_empty() && published.says(hold.as_ref()) {
                     return None;
                 }
                 (Content::Shards(changed, published.clone()), fold.removed(key))
@@ -103,8 +134,11 @@ impl Draft {
             published => {
                 let (instances, removed) = fold.list(key);
                 let same = match published {
-                    None => instances.is_empty() && removed.is_empty(),
-                    Some(published) => !published.is_sharded() && published.digests == [digest(&instances)],
+                    None => instances.is_empty() && removed.is_empty() && hold.is_none(),
+                    Some(published) => {
+                        let content = !published.is_sharded() && published.digests == [digest(&instances)];
+                        content && published.says(hold.as_ref())
+                    }
                 };
                 if same {
                     return None;
@@ -117,6 +151,7 @@ impl Draft {
             version: ListVersion::default(),
             written_unix_ms: 0,
             removed,
+            hold,
             content,
         })
     }
@@ -145,13 +180,15 @@ impl Draft {
                     written_unix_ms: self.written_unix_ms,
                     instances,
                     removed: self.removed,
+                    hold: self.hold,
                 };
                 let (sealed, references) = sealer.seal_with_references(&list)?;
-                let published = Published::read(&list.instances, references);
+                let published = Published::read(&list.instances, references, list.hold);
                 Ok((sealed, published))
             }
             Content::Shards(changed, mut published) => {
-                published.cut_whole = false;
+                published.cut_whole &= changed.is_empty();
+                published.hold = self.hold;
                 let mut new = Vec::with_capacity(changed.len());
                 for (index, instances, digest) in changed {
                     published.digests[index] = digest;
@@ -168,6 +205,7 @@ impl Draft {
                     written_unix_ms: self.written_unix_ms,
                     removed: self.removed,
                     shards: published.references.clone(),
+                    hold: self.hold,
                 };
                 Ok((sealer.head(&head, new, published.plain.iter().sum())?, published))
             }
@@ -260,7 +298,7 @@ mod tests {
         published: Option<&Published>,
         sequence: u64,
     ) -> Option<(SealedList, Published)> {
-        let draft = Draft::of("s", &folded(instances), Slots::ALL, published)?;
+        let draft = Draft::of("s", &folded(instances), Slots::ALL, published, None)?;
         let sealed = draft.at(version(sequence), 1).seal(&ListSealer::unsigned());
         Some(sealed.expect("good instances"))
     }
@@ -280,6 +318,45 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_is_written_when_it_begins_and_when_it_ends() {
+        let at = |since_unix_ms| {
+            Some(ListHold {
+                before: 9,
+                since_unix_ms,
+            })
+        };
+        for count in [5, 20_000] {
+            let (many, mut published) = (instances(count), None);
+            let fold = folded(&many);
+            let mut write = |hold: Option<ListHold>, what: &str| {
+                let slots = if published.is_some() {
+                    Slots::default()
+                } else {
+                    Slots::ALL
+                };
+                let draft = Draft::of("s", &fold, slots, published.as_ref(), hold)?;
+                let sealed = draft.at(version(1), 1).seal(&ListSealer::unsigned());
+                let (sealed, now) = sealed.expect(what);
+                let first = published.replace(now).is_none();
+                assert!(first || sealed.shards.is_empty(), "{what}: its head alone");
+                Some(sealed)
+            };
+            let whole = write(None, "new").expect("new");
+            let held = write(at(7_000), "held").expect("it began").over(Some(&whole));
+            let read = ListOpener::unverified().open(&held).expect("good").list;
+            assert_eq!((read.hold, read.instances.len()), (at(7_000), count));
+            assert!(write(at(7_001), "the clock's grain").is_none());
+            assert!(write(at(60_000), "another").is_some());
+            let free = write(None, "over").expect("it ended").over(Some(&whole));
+            assert_eq!(
+                ListOpener::unverified().open(&free).expect("good").list.hold,
+                None
+            );
+            assert!(write(None, "nothing new").is_none());
+        }
+    }
+
+    #[test]
     fn a_change_of_one_in_twenty_thousand_writes_one_shard() {
         let mut many = instances(20_000);
         let (first, published) = draft(&many, None, 1).expect("new");
@@ -290,7 +367,7 @@ mod tests {
         );
         let read = ListOpener::unverified().open(&first).expect("whole");
         assert_eq!(
-            Published::read(&many, read.shards),
+            Published::read(&many, read.shards, None),
             published,
             "a new leader goes on where the former ended"
         );
@@ -317,9 +394,9 @@ mod tests {
                 .expect("another shard")
                 .instance,
         );
-        assert!(Draft::of("s", &fold, elsewhere, Some(&published)).is_none());
+        assert!(Draft::of("s", &fold, elsewhere, Some(&published), None).is_none());
         let here = Slots::of(&many[7].instance);
-        let draft = Draft::of("s", &fold, here, Some(&published)).expect("changed");
+        let draft = Draft::of("s", &fold, here, Some(&published), None).expect("changed");
         let (third, _) = draft
             .at(version(3), 1)
             .seal(&ListSealer::unsigned())
@@ -359,7 +436,7 @@ mod tests {
         few.truncate(500);
         let (_, tiny) = draft(&few, Some(&published), 2).expect("changed");
         assert!(tiny.is_out_of_shape());
-        let read = Published::read(&few, tiny.references.clone());
+        let read = Published::read(&few, tiny.references.clone(), None);
         assert!(!read.is_out_of_shape(), "nothing changed since");
         few[0].weight = 7;
         let (_, changed) = draft(&few, Some(&read), 3).expect("changed");
@@ -381,7 +458,7 @@ mod tests {
             "{bytes}"
         );
         tag(&mut many[..10_000], 400);
-        let draft = Draft::of("s", &folded(&many), Slots::ALL, Some(&published)).expect("changed");
+        let draft = Draft::of("s", &folded(&many), Slots::ALL, Some(&published), None).expect("changed");
         let error = draft.at(version(2), 1).seal(&ListSealer::unsigned());
         let error = error.expect_err("over 8 MiB").to_string();
         assert!(error.contains("together"), "{error}");
@@ -390,7 +467,7 @@ mod tests {
     #[test]
     fn more_instances_than_are_served_are_refused_by_name() {
         let many = instances(20_001);
-        let draft = Draft::of("s", &folded(&many), Slots::ALL, None).expect("new");
+        let draft = Draft::of("s", &folded(&many), Slots::ALL, None, None).expect("new");
         let error = draft.at(version(1), 1).seal(&ListSealer::unsigned());
         let error = error.expect_err("too many").to_string();
         assert!(error.contains("20001 instances"), "{error}");

@@ -103,14 +103,15 @@ impl Sources {
             return false;
         };
         trust.silent = false;
+        let limited = matches!(reason, Discontinuity::Interrupted | Discontinuity::Paused);
         let chain_began = match &mut trust.grace {
-            Some(grace) if now < grace.last + config.lease_ttl => {
+            // One that lost something does not merely keep failing: what comes after is counted from there.
+            Some(grace) if limited && now < grace.last + config.lease_ttl => {
                 grace.last = now;
                 grace.chain_began
             }
             _ => now,
         };
-        let limited = matches!(reason, Discontinuity::Interrupted | Discontinuity::Paused);
         if limited && now.saturating_sub(chain_began) > config.max_hold {
             return false;
         }

@@ -153,6 +153,54 @@ async fn a_change_of_leaders_lets_nobody_go_faster() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_leader_goes_on_with_a_hold_and_with_what_was_there_before_it() {
+    let (mut world, first) = World::with(20, named("first")).await;
+    let killed = Instant::now();
+    world.fleet.kill("s", 0..18);
+    secs(60).await;
+    assert_eq!(world.directory.len("s"), 10);
+    first.kill().await;
+    let published = world.directory.list("s").expect("list").hold.expect("a hold");
+    assert_eq!(published.before, 20);
+
+    let second = world.pump(named("second"));
+    secs(100).await;
+    assert_eq!(
+        world.directory.len("s"),
+        10,
+        "half of what was there, not of what it found"
+    );
+    let hold = second.handle.status().holds[0].clone();
+    assert!(hold.before == 20 && hold.age_ms > 140_000, "{hold:?}");
+    assert_eq!(world.directory.list("s").expect("list").hold, Some(published));
+
+    let rest = killed + 305 * SECOND - Instant::now();
+    secs(rest.as_secs()).await;
+    assert_eq!(world.directory.len("s"), 10, "300 s in all");
+    until(100 * SECOND, "released", || world.directory.len("s") == 2).await;
+    until(7 * SECOND, "no hold any more", || {
+        world.directory.list("s").is_some_and(|list| list.hold.is_none())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inherited_hold_ends_when_all_are_back() {
+    let (mut world, first) = World::with(20, named("first")).await;
+    world.fleet.kill("s", 0..12);
+    secs(60).await;
+    first.kill().await;
+    world.fleet.start("s", 12);
+    let second = world.pump(named("second"));
+    until(10 * SECOND, "whole", || world.directory.len("s") == 20).await;
+    until(7 * SECOND, "no hold", || {
+        second.handle.status().holds.is_empty()
+            && world.directory.list("s").is_some_and(|list| list.hold.is_none())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_from_a_backup_is_written_anew_where_it_happens_to_be_right() {
     let (mut world, _pump) = World::with(5, PumpSettings::default()).await;
     let backup = world.directory.list("s").expect("list");

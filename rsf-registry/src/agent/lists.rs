@@ -386,6 +386,7 @@ mod tests {
             written_unix_ms: 1,
             instances: instances.iter().map(listed).collect(),
             removed: removed.iter().map(removal).collect(),
+            hold: None,
         }
     }
 

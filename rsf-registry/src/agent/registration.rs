@@ -245,6 +245,9 @@ impl Keeper {
                 // One attempt is owed to those who watch; the TTL does the rest.
                 Err(_) if dropped => return,
                 Err(error) if error.is_transient() => Instant::now() + self.backoff.next(),
+                // A replica that is being promoted refuses writes for a moment, and the lease goes on: there is time
+                // for another attempt before it runs out, and for one after that.
+                Err(StoreError::Refused { .. }) => Instant::now() + jittered(self.ttl / 6),
                 Err(_) => Instant::now() + jittered(self.ttl / 3),
             };
             tokio::select! {

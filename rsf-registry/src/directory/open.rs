@@ -238,6 +238,7 @@ fn assemble(head: ListHead, shards: &BTreeMap<String, Bytes>) -> Result<OpenedLi
         written_unix_ms: head.written_unix_ms,
         instances,
         removed: head.removed,
+        hold: head.hold,
     };
     check(&list)?;
     Ok(OpenedList {

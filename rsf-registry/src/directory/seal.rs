@@ -106,6 +106,7 @@ impl ListSealer {
                     written_unix_ms: list.written_unix_ms,
                     removed: list.removed.clone(),
                     shards: references.clone(),
+                    hold: list.hold,
                 };
                 let plain = plain_bytes(&list.instances);
                 return Ok((self.head(&head, cut, plain)?, references));
@@ -295,6 +296,7 @@ mod tests {
             written_unix_ms: list.written_unix_ms,
             removed: list.removed.clone(),
             shards: cut.iter().map(|shard| shard.reference.clone()).collect(),
+            hold: list.hold,
         };
         let plain = cut.iter().map(|shard| shard.plain).sum();
         (head, cut, plain)

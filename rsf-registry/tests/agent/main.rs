@@ -130,6 +130,7 @@ fn list((epoch, sequence): (u64, u64), instances: &[&str], removed: &[&str]) -> 
         written_unix_ms: 1,
         instances: instances.iter().enumerate().map(listed).collect(),
         removed: removed.iter().map(removal).collect(),
+        hold: None,
     }
 }
 

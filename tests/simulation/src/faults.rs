@@ -201,19 +201,18 @@ impl Faults {
             }
             Event::DieTogether => self.die_together(),
             _ => {
-                let process = site
-                    .instances
-                    .lock()
-                    .get(&id)
-                    .map(|instance| instance.process.clone());
-                if let Some(process) = process {
-                    self.trouble(event, id, process);
+                let instances = site.instances.lock();
+                let start = instances.get(&id);
+                let start = start.map(|instance| (instance.process.clone(), instance.incarnation()));
+                drop(instances);
+                if let Some((process, incarnation)) = start {
+                    self.trouble(event, id, process, incarnation);
                 }
             }
         }
     }
 
-    fn trouble(&self, event: Event, id: String, process: Arc<Process>) {
+    fn trouble(&self, event: Event, id: String, process: Arc<Process>, incarnation: u64) {
         let site = self.site.clone();
         let still = event == Event::StandStill;
         let set = move |on: bool| {
@@ -228,7 +227,12 @@ impl Faults {
                 (false, true) => "is cut off",
                 (false, false) => "is connected again",
             };
-            site.judge.change(&id, word, |life| life.set_trouble(on));
+            site.judge.change(&id, word, |life| {
+                // It may have been started anew meanwhile.
+                if life.incarnation == incarnation {
+                    life.set_trouble(on);
+                }
+            });
         };
         set(true);
         self.last_for(self.site.chance.seconds(1, 30), move || set(false));

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::trace::Trace;
 use calm::Calm;
 pub(crate) use calm::Part;
-pub(crate) use life::{Life, State};
+pub(crate) use life::{Life, State, Trouble};
 use lists::Shrinking;
 use views::View;
 
@@ -40,6 +40,8 @@ pub(crate) type Writer = (String, u64);
 struct Known {
     /// Instance → its newest start.
     lives: BTreeMap<String, Life>,
+    /// Starts of instances whose leases may have run out before their successors of the same names came.
+    died: Vec<Life>,
     calm: Calm,
     /// Service → the list in the directory.
     stored: BTreeMap<String, ServiceList>,
@@ -83,7 +85,9 @@ impl Judge {
             &life.id,
             format_args!("starts at {} with {:?}", life.address, life.services.keys()),
         );
-        self.known.lock().lives.insert(life.id.clone(), life);
+        let mut known = self.known.lock();
+        let former = known.lives.insert(life.id.clone(), life);
+        known.died.extend(former.filter(Life::may_have_expired));
     }
 
     /// Something becomes different about an instance.
@@ -94,7 +98,7 @@ impl Judge {
         }
     }
 
-    /// A pump begins to lead. It knows of no hold but its own: rule R keeps half of the list that it found.
+    /// A pump begins to lead, and goes on with the holds that it found published.
     pub(crate) fn leads(&self, pump: Writer) {
         let mut known = self.known.lock();
         known.leader = Some(pump);
@@ -102,8 +106,7 @@ impl Judge {
             stored, shrinking, ..
         } = &mut *known;
         for (service, shrinking) in shrinking {
-            let found = stored.get(service).map_or(0, |list| list.instances.len());
-            shrinking.keep_half_of(found);
+            shrinking.goes_on(stored.get(service));
         }
     }
 

@@ -8,12 +8,8 @@ use rsf_simulation::{Guard, Missing, Options, missed_by, run};
 /// In each of the tests; the time that nextest gives one is for a slow machine's debug build.
 const SEEDS: u64 = 125;
 
-/// Seeds that break an invariant and are not mended yet: each leaves this list with its defect (docs/reliability.md).
-const KNOWN_RED: [u64; 1] = [1970];
-
 fn nothing_breaks(part: u64) -> std::io::Result<()> {
-    let seeds = (part - 1) * SEEDS + 1..=part * SEEDS;
-    for seed in seeds.filter(|seed| !KNOWN_RED.contains(seed)) {
+    for seed in (part - 1) * SEEDS + 1..=part * SEEDS {
         let outcome = run(seed, Options::default())?;
         if outcome.violation.is_some() {
             let trace = Options {
@@ -69,17 +65,6 @@ without! {
     without_the_wait_after_a_wipe Missing::Guard(Guard::Blind);
     without_the_fence Missing::Fence;
     without_rising_epochs Missing::Epochs;
-}
-
-#[test]
-fn what_is_known_to_break_still_does() {
-    for seed in KNOWN_RED {
-        let outcome = run(seed, Options::default()).expect("a run");
-        assert!(
-            outcome.violation.is_some(),
-            "seed {seed} is mended: take it off the list"
-        );
-    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ const TTL: Duration = Duration::from_secs(15);
 struct Registry {
     lease: Mutex<Option<(u64, Instant)>>,
     refused: Mutex<Option<Instant>>,
+    /// Until when it refuses writes, as a replica does.
+    read_only: Mutex<Option<Instant>>,
     /// The sequences that were written, in order.
     written: Mutex<Vec<u64>>,
 }
@@ -21,6 +23,16 @@ impl Registry {
     fn held(&self) -> Option<u64> {
         let lease = self.lease.lock().filter(|(_, end)| *end > Instant::now());
         lease.map(|(incarnation, _)| incarnation)
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if self.read_only.lock().is_none_or(|end| end <= Instant::now()) {
+            return Ok(());
+        }
+        Err(StoreError::Refused {
+            backend: "redis",
+            reason: "READONLY it is a replica".to_owned(),
+        })
     }
 
     /// Does what the owner of the lease does; whether it was out.
@@ -35,6 +47,7 @@ impl Registry {
 #[async_trait]
 impl LeaseStore for Registry {
     async fn put(&self, lease: &Lease, ttl: Duration) -> Result<(), StoreError> {
+        self.check_writable()?;
         if let Some(incarnation) = self.held().filter(|held| *held > lease.incarnation) {
             *self.refused.lock() = Some(Instant::now());
             return Err(StoreError::Superseded {
@@ -50,6 +63,7 @@ impl LeaseStore for Registry {
     }
 
     async fn renew(&self, _: &str, incarnation: u64, ttl: Duration) -> Result<Renewal, StoreError> {
+        self.check_writable()?;
         if self.held() != Some(incarnation) {
             return Ok(Renewal::Unknown);
         }
@@ -119,4 +133,26 @@ async fn a_change_is_repeated_until_no_replica_can_go_back_behind_it() {
     let written = registry.written.lock().len();
     sleep(TTL * 4).await;
     assert_eq!(registry.written.lock().len(), written, "renewed again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_a_replica_refused_is_tried_again_before_the_next_is_due() {
+    let registry = Arc::new(Registry::default());
+    let registration = register(&registry);
+    let mut status = registration.status();
+    for _ in 0..20 {
+        status
+            .wait_for(|status| status.registered)
+            .await
+            .expect("the task lives");
+        let refusing = Duration::from_secs(1);
+        let before = registry.lease.lock().expect("a lease").1;
+        // It begins to refuse shortly before the next renewal, and does so for a second.
+        sleep(TTL / 3 - Duration::from_millis(500)).await;
+        *registry.read_only.lock() = Some(Instant::now() + refusing);
+        sleep(refusing + TTL / 5).await;
+        let after = registry.lease.lock().expect("a lease").1;
+        assert!(after > before, "renewed within a fifth of the TTL");
+        sleep(TTL).await;
+    }
 }

@@ -85,6 +85,7 @@ pub(crate) async fn a_change_brings_one_shard(fixture: &impl Fixture) {
         written_unix_ms: whole.written_unix_ms,
         removed: whole.removed.clone(),
         shards: references,
+        hold: whole.hold,
     };
     let plain = plain_bytes(&whole.instances);
     let update = sealer.head(&head, vec![shard], plain).expect("a good head");

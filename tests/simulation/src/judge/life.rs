@@ -10,6 +10,8 @@ use super::TTL;
 /// How long an instance may be cut off before its lease can run out: the TTL less the longest time between two
 /// renewals and their retry.
 const HARMLESS: Duration = Duration::from_secs(6);
+/// Troubles that are no further apart leave an instance no time to renew its lease between them.
+const TOGETHER: Duration = Duration::from_secs(4);
 /// How long after its own trouble an instance may still be missing.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -25,10 +27,46 @@ pub(crate) struct Life {
     pub(crate) dropped: BTreeMap<String, Instant>,
     pub(crate) state: State,
     pub(crate) since: Instant,
-    /// Since when it stands still or cannot reach its lease's server.
-    pub(crate) trouble: Option<Instant>,
-    /// When its last trouble ended that was long enough to cost it its lease.
-    pub(crate) troubled: Option<Instant>,
+    pub(crate) trouble: Trouble,
+}
+
+/// What keeps an instance from renewing its lease: it stands still, cannot reach its lease's server, or both.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Trouble {
+    /// How many kinds of it there are now.
+    kinds: usize,
+    /// When the last unbroken trouble began.
+    began: Option<Instant>,
+    /// When it ended.
+    ended: Option<Instant>,
+    /// When the last one ended that was long enough to cost a lease.
+    costly: Option<Instant>,
+}
+
+impl Trouble {
+    fn begin(&mut self) {
+        let goes_on = self.kinds > 0 || self.ended.is_some_and(|ended| ended.elapsed() < TOGETHER);
+        if !goes_on || self.began.is_none() {
+            self.began = Some(Instant::now());
+        }
+        self.kinds += 1;
+    }
+
+    fn end(&mut self) {
+        if self.kinds == 1 {
+            let now = Instant::now();
+            self.ended = Some(now);
+            if self.began.is_some_and(|began| now - began >= HARMLESS) {
+                self.costly = Some(now);
+            }
+        }
+        self.kinds = self.kinds.saturating_sub(1);
+    }
+
+    /// Whether it lasts, and for long enough to cost a lease.
+    fn is_costly(&self) -> bool {
+        self.kinds > 0 && self.began.is_some_and(|began| began.elapsed() >= HARMLESS)
+    }
 }
 
 /// What an instance does.
@@ -45,14 +83,12 @@ pub(crate) enum State {
 }
 
 impl Life {
-    /// It stands still, is cut off, or no longer is.
+    /// It stands still, is cut off, or no longer is; each kind by itself.
     pub(crate) fn set_trouble(&mut self, trouble: bool) {
         if trouble {
-            self.trouble.get_or_insert_with(Instant::now);
-        } else if let Some(since) = self.trouble.take()
-            && since.elapsed() >= HARMLESS
-        {
-            self.troubled = Some(Instant::now());
+            self.trouble.begin();
+        } else {
+            self.trouble.end();
         }
     }
 
@@ -64,11 +100,11 @@ impl Life {
 
     /// Whether it lives and nothing of its own keeps it from renewing its lease.
     pub(super) fn is_well(&self) -> bool {
-        let in_trouble = self.trouble.is_some_and(|since| since.elapsed() >= HARMLESS);
         let was_troubled = self
-            .troubled
+            .trouble
+            .costly
             .is_some_and(|ended| ended.elapsed() < TTL + RECOVERY);
-        self.is_alive() && !in_trouble && !was_troubled
+        self.is_alive() && !self.trouble.is_costly() && !was_troubled
     }
 
     /// Whether it has been up and well, with this service, for at least so long.
@@ -76,8 +112,13 @@ impl Life {
         let long = |since: Instant| since.elapsed() >= time;
         self.state == State::Up
             && self.is_well()
-            && self.troubled.is_none_or(long)
+            && self.trouble.costly.is_none_or(long)
             && self.provides_since(service).is_some_and(long)
+    }
+
+    /// Whether it died so long ago that its lease may have run out.
+    pub(super) fn may_have_expired(&self) -> bool {
+        self.state == State::Dead && self.since.elapsed() >= HARMLESS
     }
 
     pub(super) fn is_alive(&self) -> bool {

@@ -210,10 +210,11 @@ impl Known {
         let near = |life: &&Life| {
             let apart = life.since.max(dead.since) - life.since.min(dead.since);
             let expires = !matches!(life.state, State::Up | State::Left { told: true }) || !life.is_well();
-            expires && life.id != dead.id && life.services.contains_key(service) && apart < 3 * TTL
+            let other = (&life.id, life.incarnation) != (&dead.id, dead.incarnation);
+            expires && other && life.services.contains_key(service) && apart < 3 * TTL
         };
         let held = self.shrinking.get(service).is_some_and(|s| s.floor.is_some());
-        !held && self.lives.values().filter(near).count() == 0
+        !held && !self.lives.values().chain(&self.died).any(|life| near(&life))
     }
 
     /// Whether the directory shows the truth.
@@ -252,11 +253,17 @@ impl Known {
 }
 
 impl Shrinking {
-    /// A hold that begins anew has a list of this size before it.
-    pub(super) fn keep_half_of(&mut self, listed: usize) {
-        if let Some((_, floor)) = &mut self.floor {
-            *floor = (*floor).min(listed.div_ceil(2));
-        }
+    /// A new leader keeps half of what was there before the hold that its predecessor published. Where that died before
+    /// the hold began, nobody can know what was there: it keeps half of the list that it found, from which one may leave.
+    pub(super) fn goes_on(&mut self, found: Option<&ServiceList>) {
+        let Some((_, floor)) = &mut self.floor else { return };
+        let hold = found.and_then(|list| list.hold.as_ref());
+        let half = match (hold, found.map_or(0, |list| list.instances.len())) {
+            (Some(hold), _) => hold.before.div_ceil(2) as usize,
+            (None, 0 | 1) => 0,
+            (None, listed) => listed.div_ceil(2),
+        };
+        *floor = (*floor).min(half);
     }
 
     /// Rule R, as the directory sees it.
@@ -324,5 +331,10 @@ fn shown(list: &ServiceList) -> String {
             _ => listed.instance.clone(),
         })
         .collect();
-    format!("{} {epoch}.{sequence}: {}", list.service, names.join(" "))
+    let held = list
+        .hold
+        .as_ref()
+        .map(|hold| format!(" [held, of {}]", hold.before));
+    let (names, held) = (names.join(" "), held.unwrap_or_default());
+    format!("{} {epoch}.{sequence}: {names}{held}", list.service)
 }

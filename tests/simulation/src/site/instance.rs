@@ -9,7 +9,7 @@ use rsf_registry::{AgentOptions, Backend, Registration, RegistrationRequest, Reg
 use tokio::time::{Instant, sleep};
 
 use super::{NAMESPACE, Nothing, Site};
-use crate::judge::{Life, State};
+use crate::judge::{Life, State, Trouble};
 use crate::process::Process;
 use crate::redis::RedisClient;
 
@@ -21,6 +21,13 @@ pub(crate) struct Instance {
     pub(crate) process: Arc<Process>,
     registration: Registration,
     _agent: RegistryAgent,
+}
+
+impl Instance {
+    /// Which start of it this is.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.registration.lease().incarnation
+    }
 }
 
 impl Site {
@@ -73,8 +80,7 @@ impl Site {
             dropped: BTreeMap::new(),
             state: State::Up,
             since: now,
-            trouble: None,
-            troubled: None,
+            trouble: Trouble::default(),
         });
         let instance = Instance {
             id: id.clone(),
