@@ -13,7 +13,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use rsf_registry::record::{
-    Lease, LeaseState, ListVersion, ListedInstance, ProvidedService, Removal, RemovalCause, ServiceList,
+    Lease, LeaseState, ListHold, ListVersion, ListedInstance, ProvidedService, Removal, RemovalCause,
+    ServiceList,
 };
 use rsf_registry::{Observed, Watch};
 
@@ -109,6 +110,10 @@ pub(crate) fn list(service: &str, epoch: u64, sequence: u64, count: usize) -> Se
             cause: RemovalCause::Expired.into(),
             at_unix_ms: 8,
         }],
+        hold: Some(ListHold {
+            before: 9,
+            since_unix_ms: 10,
+        }),
     }
 }
 
