@@ -26,16 +26,14 @@ mod rsf {
     pub(crate) use rsf_core::client::{Channel, Client};
     pub(crate) use rsf_core::message::{Request, Response};
     pub(crate) use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
-    pub(crate) use rsf_core::server::{CallScope, Service};
+    pub(crate) use rsf_core::server::{CallScope, Handled, Service};
     pub(crate) use rsf_core::status::Status;
-    pub(crate) use rsf_core::wire::Frame;
 
     /// What generated code is made of.
     pub(crate) mod codegen {
         pub(crate) use std::sync::Arc;
 
         pub(crate) use bytes::Bytes;
-        pub(crate) use futures_util::future::BoxFuture;
         #[allow(
             clippy::single_component_path_imports,
             reason = "generated code names it by this path"

@@ -289,7 +289,7 @@ impl Parts<'_> {
         );
         put!(
             out,
-            "    fn call(self: {rsf}::codegen::Arc<Self>, method: usize, request: {rsf}::Request<{rsf}::codegen::Bytes>, scope: {rsf}::CallScope) -> {rsf}::codegen::BoxFuture<'static, ::std::result::Result<{rsf}::Response<{rsf}::Frame>, {rsf}::Status>> {{"
+            "    fn call(self: {rsf}::codegen::Arc<Self>, method: usize, request: {rsf}::Request<{rsf}::codegen::Bytes>, scope: {rsf}::CallScope) -> {rsf}::Handled {{"
         );
         put!(out, "        match method {{");
         for (number, Unary { rust_name, .. }) in self.unary.iter().enumerate() {

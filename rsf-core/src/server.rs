@@ -44,7 +44,7 @@ mod shard;
 mod stack;
 
 pub use blocking::{Blocking, UnknownMethod};
-pub use handling::CallScope;
+pub use handling::{CallScope, Handled};
 pub use intercept::{ServerCall, ServerInterceptor, ServerNext};
 pub use provider::{ProvidedService, Provider, ProviderBuilder, ProviderError, ProviderIdentity};
 pub use service::{Service, decode, encode, handle};

@@ -111,7 +111,7 @@ impl Service for OwnedEcho {
         method: usize,
         request: rsf_core::message::Request<bytes::Bytes>,
         scope: rsf_core::server::CallScope,
-    ) -> futures_util::future::BoxFuture<'static, Result<Response<rsf_core::wire::Frame>, Status>> {
+    ) -> rsf_core::server::Handled {
         self.0.clone().call(method, request, scope)
     }
 }

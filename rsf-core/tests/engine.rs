@@ -1,12 +1,25 @@
 //! What runs over the engine besides RSF's own calls: requests as `http` shapes them, to services of either kind.
-#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step fails the test"
+)]
 
 mod support;
 
+use http::{HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
 use prost::Message as _;
+use rsf_core::message::Response;
+use rsf_core::server::Provider;
+use rsf_core::status::Code;
 use rsf_core::wire::{Frame, Target};
 use support::{Echo, Fleet, Kind, Note, note};
+
+#[path = "support/line.rs"]
+mod line;
+use line::{connect, read, request, soon};
 
 /// One unary request by way of `Connection::http`; the body's message and the trailers.
 async fn ask(kind: Kind, path: &str, message: &impl prost::Message) -> (bytes::Bytes, http::HeaderMap) {
@@ -67,5 +80,53 @@ async fn unknown_paths_answer_unimplemented() {
     for kind in KINDS {
         let (_, headers) = ask(kind, "/no.Such/Method", &Note::default()).await;
         assert_eq!(headers["grpc-status"], "12", "{kind:?}");
+    }
+}
+
+/// A server learns what the beginning of a connection's calls means. That must never lead one to another's handler.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_all_methods_and_implementations_find_theirs_on_one_connection() {
+    let calls = [
+        ("Get", None, Some("plain 0")),
+        ("Put", None, Some("plain 1")),
+        ("Get", Some("gold"), Some("gold 0")),
+        ("Put", Some("gold"), Some("gold 1")),
+        ("Get", Some("silver"), None),
+        ("No", None, None),
+    ];
+    let named = |name: &'static str| {
+        Echo::with(move |method, _| async move { Ok(Response::new(note(&format!("{name} {method}")))) })
+    };
+    for kind in KINDS {
+        let fleet = Fleet::new(kind);
+        let builder = Provider::builder()
+            .service("", named("plain"))
+            .service("gold", named("gold"));
+        let node = fleet.provide_built(builder);
+        let connection = connect(&fleet, &node).await;
+        // What is learned in the first round is used in the others, which go in another order.
+        for step in 0..4 * calls.len() {
+            let (method, implementation, wanted) = calls[step * 5 % calls.len()];
+            // The implementation where RSF's clients say it, and among what differs from call to call.
+            for aside in [false, true] {
+                let mut sent = request(method, &note(""));
+                let implementation = implementation.map(HeaderValue::from_static);
+                match aside {
+                    false => sent.implementation = implementation,
+                    true => sent.own.extend(
+                        implementation.map(|name| (HeaderName::from_static("rsf-implementation"), name)),
+                    ),
+                }
+                let reply = soon(sent.over(&connection)).await.unwrap();
+                let found = reply.result.as_ref().map(|_| read(&reply).text);
+                match (found, wanted) {
+                    (Ok(found), Some(wanted)) => assert_eq!(found, wanted, "{kind:?}, {method}"),
+                    (Err(status), None) => {
+                        assert_eq!(status.code(), Code::Unimplemented, "{kind:?}, {method}")
+                    }
+                    (found, wanted) => panic!("{kind:?}, {method}: {found:?} instead of {wanted:?}"),
+                }
+            }
+        }
     }
 }

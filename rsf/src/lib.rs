@@ -46,7 +46,7 @@ pub use rsf_core::policy::Priority;
 pub use rsf_core::runtime::blocking;
 pub use rsf_core::server::dedup;
 pub use rsf_core::server::{
-    Blocking, CallScope, ServerCall, ServerInterceptor, ServerNext, Service, UnknownMethod, handle,
+    Blocking, CallScope, Handled, ServerCall, ServerInterceptor, ServerNext, Service, UnknownMethod, handle,
 };
 pub use rsf_core::status::{Code, Status};
 pub use rsf_core::wire::Frame;
@@ -55,7 +55,6 @@ pub use rsf_core::wire::Frame;
 #[doc(hidden)]
 pub mod codegen {
     pub use bytes::Bytes;
-    pub use futures_util::future::BoxFuture;
     pub use prost;
     pub use prost_types;
     pub use rsf_core::server::{decode, encode};

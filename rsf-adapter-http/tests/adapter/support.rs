@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MapKey, Value};
@@ -20,7 +19,7 @@ use rsf_core::message::{Request, Response};
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
 use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
-use rsf_core::server::{CallScope, Provider, ProviderIdentity, Service};
+use rsf_core::server::{CallScope, Handled, Provider, ProviderIdentity, Service};
 use rsf_core::status::{Code, Status};
 use rsf_core::wire::Frame;
 use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
@@ -326,12 +325,7 @@ impl Service for Probe {
         &self.descriptor
     }
 
-    fn call(
-        self: Arc<Self>,
-        method: usize,
-        request: Request<Bytes>,
-        scope: CallScope,
-    ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
         let name = self.descriptor.methods[method].name.clone();
         let method = self.service.methods().find(|known| known.name() == name).unwrap();
         scope.run(async move {

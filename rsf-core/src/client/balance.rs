@@ -36,7 +36,7 @@ use alias::Alias;
 use candidates::{Drawn, is_tried};
 use consistent_hash::Ring;
 use round_robin::Stride;
-use score::{Measure, Median, Score, slow_from};
+use score::{Measure, Median, Score};
 
 /// From this many endpoints on, two candidates are drawn instead of looking at all.
 const SCAN_BELOW: usize = 16;
@@ -52,13 +52,17 @@ pub(crate) struct Pool {
     avoids: bool,
 }
 
+/// What a pending call counts of a member of weight 1. All weights up to 16 divide it, so that members are as much loaded as
+/// each other where they are.
+const CALL: u32 = 720_720 * 4096;
+
 /// An endpoint and its share.
 #[derive(Clone)]
 pub(crate) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u32,
-    /// What one pending call counts: one divided by the weight.
-    per_call: f32,
+    /// What one pending call counts: a part of [`CALL`].
+    per_call: u32,
 }
 
 impl Member {
@@ -66,7 +70,7 @@ impl Member {
         Member {
             endpoint,
             weight,
-            per_call: 1.0 / weight as f32,
+            per_call: CALL / weight.max(1),
         }
     }
 }
@@ -257,11 +261,11 @@ impl Pool {
 
     #[inline(always)]
     fn measure(&self, now: Moment) -> Measure {
-        let median = self.median.get(&self.members, now);
+        let (median, slow_from) = self.median.get(&self.members, now);
         Measure {
             now,
             median,
-            slow_from: slow_from(median),
+            slow_from,
             warm_up: self.warm_up,
             avoids: self.avoids,
         }

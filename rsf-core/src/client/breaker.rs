@@ -6,7 +6,7 @@
 //! At most a share of the instances is open at once; beyond it the others serve (Envoy's and Finagle's panic mode).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,7 +19,9 @@ use crate::policy::NodeBreakerRules as Rules;
 pub(crate) struct NodeBreaker {
     /// Whether the instance is open or has failed since its last success. Calls to a well instance read this word and
     /// take no lock; written under the lock.
-    troubled: AtomicBool,
+    ///
+    /// 0 or 1: what a choice adds up with other such words.
+    troubled: AtomicU8,
     state: Mutex<State>,
     group: Arc<BreakerGroup>,
 }
@@ -146,7 +148,7 @@ fn most_open(members: usize, percent: u32) -> usize {
 impl NodeBreaker {
     pub(super) fn new(group: Arc<BreakerGroup>) -> Self {
         NodeBreaker {
-            troubled: AtomicBool::new(false),
+            troubled: AtomicU8::new(0),
             state: Mutex::default(),
             group,
         }
@@ -155,6 +157,12 @@ impl NodeBreaker {
     /// Whether the instance is open, or has failed since its last success.
     #[inline(always)]
     pub(super) fn is_troubled(&self) -> bool {
+        self.trouble() != 0
+    }
+
+    /// The same as a number: 0 where it is not.
+    #[inline(always)]
+    pub(super) fn trouble(&self) -> u8 {
         self.troubled.load(Ordering::Relaxed)
     }
 
@@ -204,7 +212,7 @@ impl NodeBreaker {
         state.streak = Streak::default();
         state.open_until = None;
         state.trial = false;
-        self.troubled.store(false, Ordering::Relaxed);
+        self.troubled.store(0, Ordering::Relaxed);
         if was_open {
             state.closed_at = Some(Moment::now());
             drop(state);
@@ -221,7 +229,7 @@ impl NodeBreaker {
             return;
         }
         let mut state = self.state.lock();
-        self.troubled.store(true, Ordering::Relaxed);
+        self.troubled.store(1, Ordering::Relaxed);
         state.streak.count(failure);
         if state.open_until.is_none() {
             if rules.enabled && state.streak.is_over(&rules) && self.group.try_open() {

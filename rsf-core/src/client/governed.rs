@@ -28,7 +28,7 @@ impl Running {
         if call.channel.shared.interceptors.is_empty() {
             Running::Bare(Governed {
                 course: Course::new(call),
-                around: None,
+                surroundings: Surroundings::default(),
             })
         } else {
             Running::Boxed(Box::pin(intercepted(call)))
@@ -48,32 +48,50 @@ impl Future for Running {
     }
 }
 
-/// A call without interceptors: [`Around`] it all, and the [`Course`].
+/// A call without interceptors: its [`Surroundings`] and its [`Course`].
 pub(crate) struct Governed {
     // Before what is around it: a call that is dropped is counted as cancelled when its attempts are.
     course: Course<OutboundCall>,
-    /// What the guards around it keep once it has begun.
-    around: Option<<Around as Guard>::Pass>,
+    surroundings: Surroundings,
 }
 
 impl Governed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        if let Phase::Guards = self.course.phase {
-            let call = &mut self.course.call;
-            call.begin();
-            match Around::enter(call) {
-                Ok(pass) => self.around = Some(pass),
-                Err(outcome) => {
-                    self.course.phase = Phase::Over;
-                    return Poll::Ready(outcome);
-                }
-            }
+        if let Phase::Guards = self.course.phase
+            && let Err(outcome) = self.surroundings.enter(&mut self.course.call)
+        {
+            self.course.phase = Phase::Over;
+            return Poll::Ready(outcome);
         }
         let mut outcome = ready!(Pin::new(&mut self.course).poll(cx));
-        if let Some(pass) = self.around.take() {
-            Around::leave(pass, &mut self.course.call, &mut outcome);
-        }
+        self.surroundings.leave(&mut self.course.call, &mut outcome);
         Poll::Ready(outcome)
+    }
+}
+
+/// What is [`Around`] a call from its first poll to its end, whoever else stands around it. Dropped before the end, the call
+/// is counted as cancelled.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    /// What the guards keep once the call has begun.
+    pass: Option<<Around as Guard>::Pass>,
+}
+
+impl Surroundings {
+    /// The call begins.
+    #[inline(always)]
+    pub(super) fn enter(&mut self, call: &mut OutboundCall) -> Result<(), Outcome> {
+        call.begin();
+        self.pass = Some(Around::enter(call)?);
+        Ok(())
+    }
+
+    /// The call has ended.
+    #[inline(always)]
+    pub(super) fn leave(&mut self, call: &mut OutboundCall, outcome: &mut Outcome) {
+        if let Some(pass) = self.pass.take() {
+            Around::leave(pass, call, outcome);
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::deadline::due;
-use super::governed::Course;
-use super::stack::{Around, Guard, OutboundCall, Outcome};
+use super::governed::{Course, Surroundings};
+use super::stack::{OutboundCall, Outcome};
 use crate::context::Context;
 use crate::error::RpcError;
 use crate::message::Response;
@@ -179,13 +179,12 @@ impl<I: ClientInterceptor> Erased for I {
 
 /// A call with the application's own code around it.
 pub(super) async fn intercepted(mut call: OutboundCall) -> Outcome {
-    call.begin();
-    let pass = match Around::enter(&mut call) {
-        Ok(pass) => pass,
-        Err(outcome) => return outcome,
-    };
+    let mut surroundings = Surroundings::default();
+    if let Err(outcome) = surroundings.enter(&mut call) {
+        return outcome;
+    }
     let mut outcome = intercept(&mut call).await;
-    Around::leave(pass, &mut call, &mut outcome);
+    surroundings.leave(&mut call, &mut outcome);
     outcome
 }
 

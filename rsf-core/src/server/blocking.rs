@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::handling::CallScope;
+use super::handling::{CallScope, Handled};
 use super::limits::Places;
 use super::service::Service;
 use crate::error::framework_status;
@@ -86,12 +85,7 @@ impl<S: Service> Service for Blocking<S> {
         self.service.descriptor()
     }
 
-    fn call(
-        self: Arc<Self>,
-        method: usize,
-        request: Request<Bytes>,
-        scope: CallScope,
-    ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
         self.service.clone().call(method, request, scope)
     }
 

@@ -84,7 +84,7 @@ impl CallScope {
     }
 
     /// The handler's future, within the scope.
-    pub fn run<F>(self, handled: F) -> BoxFuture<'static, InboundReply>
+    pub fn run<F>(self, handled: F) -> Handled
     where
         F: Future<Output = InboundReply> + Send + 'static,
     {
@@ -95,7 +95,26 @@ impl CallScope {
             around: self.around,
         };
         let handling: Box<Handling<F>> = Box::write(place, handling);
-        Box::into_pin(handling)
+        Handled(Box::into_pin(handling))
+    }
+}
+
+/// A handler's future within its call's scope: what [`Service::call`](super::Service::call) returns. Only [`CallScope::run`]
+/// makes one, so that no service can lose its call's scope by mistake, and with it deadline, limits and measurement.
+#[must_use = "the call is handled where this is awaited"]
+pub struct Handled(pub(super) BoxFuture<'static, InboundReply>);
+
+impl std::fmt::Debug for Handled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handled").finish_non_exhaustive()
+    }
+}
+
+impl Future for Handled {
+    type Output = InboundReply;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<InboundReply> {
+        self.0.as_mut().poll(cx)
     }
 }
 
@@ -206,7 +225,7 @@ impl Ending {
     }
 
     /// Whether the deadline has passed; wakes the task when it does.
-    #[cold]
+    #[inline(never)]
     fn is_late(&mut self, context: Option<&Context>, cx: &TaskContext<'_>) -> bool {
         let Some(deadline) = context.and_then(Context::deadline) else {
             return false;

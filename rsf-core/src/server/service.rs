@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
-use super::handling::CallScope;
+use super::handling::{CallScope, Handled};
 use crate::error::framework_status;
 use crate::message::{Request, Response};
 use crate::method::ServiceDescriptor;
@@ -19,17 +18,9 @@ pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &ServiceDescriptor;
 
     /// Handles one request of the method at place `method` of the descriptor: hands the handler's future to `scope`
-    /// ([`CallScope::run`]) and returns what comes out. The handler's future runs within the call's
+    /// ([`CallScope::run`], the one way to a [`Handled`]) and returns what comes out. The handler's future runs within the call's
     /// [`Context`](crate::context::Context); what this does before that does not.
-    ///
-    /// A call whose scope is dropped counts as cancelled and gives its places in the limits back at once, and what is returned
-    /// in its stead runs without deadline and context.
-    fn call(
-        self: Arc<Self>,
-        method: usize,
-        request: Request<Bytes>,
-        scope: CallScope,
-    ) -> BoxFuture<'static, Result<Response<Frame>, Status>>;
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled;
 
     /// Whether the method's handler may block its thread, and so runs on one of its own; see
     /// [`Blocking`](super::Blocking).

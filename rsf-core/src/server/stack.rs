@@ -12,7 +12,7 @@ use super::admission::{Admit, Deadline};
 use super::authorize::Authorize;
 use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
-use super::handling::{CallScope, Ending};
+use super::handling::{CallScope, Ending, Handled};
 use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Groups, Places, Pool, PoolLimits, ThresholdPlace, threshold};
 use super::observe::{Catch, Measured, panicked};
@@ -149,11 +149,13 @@ impl ServerStack {
         let (service, place) = (method.service.clone(), method.place);
         let scope = CallScope::straight(call.context, ending);
         // What a service does before its handler's future may panic too.
-        let handling = catch_unwind(AssertUnwindSafe(|| service.call(place, request, scope)));
-        handling.unwrap_or_else(|_| {
-            let status = panicked(method, &self.shared.panics);
-            Box::pin(std::future::ready(Err(status)))
-        })
+        match catch_unwind(AssertUnwindSafe(|| service.call(place, request, scope))) {
+            Ok(Handled(handling)) => handling,
+            Err(_) => {
+                let status = panicked(method, &self.shared.panics);
+                Box::pin(std::future::ready(Err(status)))
+            }
+        }
     }
 
     #[cold]

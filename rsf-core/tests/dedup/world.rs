@@ -14,9 +14,7 @@ use rsf_core::method::ServiceDescriptor;
 use rsf_core::server::dedup::{
     Claim, Claimed, DedupKey, DedupStore, DedupStoreError, Entry, EntryState, Held, MemoryDedup,
 };
-use rsf_core::server::{CallScope, Provider, Service};
-use rsf_core::status::Status;
-use rsf_core::wire::Frame;
+use rsf_core::server::{CallScope, Handled, Provider, Service};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{ECHO, Echo, Fleet, Node, Note, PUT, Peer, counted, descriptor, eventually, number};
@@ -33,12 +31,7 @@ impl Service for Deduplicated {
         &self.1
     }
 
-    fn call(
-        self: Arc<Self>,
-        method: usize,
-        request: Request<Bytes>,
-        scope: CallScope,
-    ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
         self.0.clone().call(method, request, scope)
     }
 }

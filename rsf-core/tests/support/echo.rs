@@ -8,9 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rsf_core::message::{Request, Response};
 use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
-use rsf_core::server::{CallScope, Service, handle};
+use rsf_core::server::{CallScope, Handled, Service, handle};
 use rsf_core::status::Status;
-use rsf_core::wire::Frame;
 use tokio::sync::{Semaphore, watch};
 
 use super::SOON;
@@ -217,12 +216,7 @@ impl Service for Echo {
         &self.descriptor
     }
 
-    fn call(
-        self: Arc<Self>,
-        method: usize,
-        request: Request<Bytes>,
-        scope: CallScope,
-    ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
         scope.run(async move {
             struct Running<'a>(&'a Seen, bool);
             impl Drop for Running<'_> {

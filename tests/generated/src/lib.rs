@@ -27,7 +27,7 @@ pub mod rsf {
     pub use rsf_core::client::{Channel, Client};
     pub use rsf_core::message::{Request, Response};
     pub use rsf_core::method::{MethodDescriptor, ServiceDescriptor};
-    pub use rsf_core::server::{CallScope, Service};
+    pub use rsf_core::server::{CallScope, Handled, Service};
     pub use rsf_core::status::Status;
     pub use rsf_core::wire::Frame;
 
@@ -36,7 +36,6 @@ pub mod rsf {
         pub use std::sync::Arc;
 
         pub use bytes::Bytes;
-        pub use futures_util::future::BoxFuture;
         pub use rsf_core::server::{decode, encode};
         pub use {prost, prost_types};
     }

@@ -64,7 +64,7 @@ impl Pool {
     /// The one with the fewest pending calls per weight, then by lot, where all are well and nothing else counts.
     #[inline(always)]
     pub(super) fn least_of_plain(&self, measure: &Measure) -> Option<&Member> {
-        let (mut best, mut least, mut tied) = (None, f32::INFINITY, 0);
+        let (mut best, mut least, mut tied) = (None, u64::MAX, 0);
         // Its own, once there is a tie: the thread's takes longer to find than to ask.
         let mut lots: Option<fastrand::Rng> = None;
         for member in &self.members {
@@ -72,7 +72,7 @@ impl Pool {
             if !measure.is_plain(endpoint) {
                 return None;
             }
-            let value = endpoint.vitals.pending() as f32 * member.per_call;
+            let value = u64::from(endpoint.vitals.pending()) * u64::from(member.per_call);
             if value < least {
                 (best, least, tied) = (Some(member), value, member.weight);
             } else if value == least {

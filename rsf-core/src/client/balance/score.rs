@@ -4,7 +4,7 @@
 //! weight: it gets a smaller share, idle or not. *Hard* knowledge (failing again and again, slowness) counts as pending
 //! calls that are not there: an instance that fails at once has none of its own and would draw everything.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::client::endpoint::Endpoint;
@@ -61,8 +61,7 @@ pub(super) struct Score {
 }
 
 /// The mean latency beyond which a member is slow beside this median.
-#[inline(always)]
-pub(super) fn slow_from(median: f32) -> f32 {
+fn slow_from(median: f32) -> f32 {
     match median {
         0.0 => f32::INFINITY,
         median => (median * SLOW_RATIO).max(median + SLOW_MICROS),
@@ -87,7 +86,7 @@ impl Measure {
     /// Whether a member is well and has its full share, and its pending calls per weight are all that counts.
     #[inline(always)]
     pub(super) fn is_plain(&self, endpoint: &Endpoint) -> bool {
-        let unwell = !endpoint.is_connected() | endpoint.breaker.is_troubled();
+        let unwell = endpoint.breaker.trouble() | endpoint.vitals.unconnected();
         endpoint.vitals.is_plain(unwell, LEAST_LOAD, self.slow_from)
     }
 
@@ -96,9 +95,9 @@ impl Measure {
     /// draw each call that finds the others busy.
     pub(super) fn pending_by_lot(&self, member: &Member) -> Score {
         let vitals = &member.endpoint.vitals;
-        if vitals.is_plain(false, LEAST_LOAD, self.slow_from) {
+        if vitals.is_plain(0, LEAST_LOAD, self.slow_from) {
             return Score {
-                value: vitals.pending() as f32 * member.per_call,
+                value: vitals.pending() as f32 / member.weight as f32,
                 quality: 1.0,
             };
         }
@@ -194,10 +193,10 @@ impl Measure {
 }
 
 /// The median latency of a pool's members, renewed by whoever picks when it is old.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Median {
-    /// Bits of an `f32`, microseconds.
-    micros: AtomicU32,
+    /// Bits of two `f32`, microseconds: in the lower half the median, in the upper half what is slow beside it.
+    micros: AtomicU64,
     /// The millisecond when it is to be renewed.
     due: AtomicU64,
 }
@@ -208,19 +207,38 @@ const RENEWED: Duration = Duration::from_millis(250);
 const LOOKED_AT: usize = 64;
 
 impl Median {
+    /// The median, and the mean latency beyond which a member is slow.
     #[inline(always)]
-    pub(super) fn get(&self, members: &[Member], now: Moment) -> f32 {
-        let at = now.millis();
+    pub(super) fn get(&self, members: &[Member], now: Moment) -> (f32, f32) {
         let due = self.due.load(Relaxed);
-        if at >= due {
-            let next = at + RENEWED.as_millis() as u64;
-            if self.due.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
-                let median = median(members);
-                self.micros.store(median.to_bits(), Relaxed);
-                return median;
-            }
+        if now.millis() >= due {
+            self.renew(members, now, due);
         }
-        f32::from_bits(self.micros.load(Relaxed))
+        let micros = self.micros.load(Relaxed);
+        (
+            f32::from_bits(micros as u32),
+            f32::from_bits((micros >> 32) as u32),
+        )
+    }
+
+    #[cold]
+    fn renew(&self, members: &[Member], now: Moment, due: u64) {
+        let next = now.millis() + RENEWED.as_millis() as u64;
+        if self.due.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
+            let median = median(members);
+            let slow = u64::from(slow_from(median).to_bits());
+            self.micros
+                .store(slow << 32 | u64::from(median.to_bits()), Relaxed);
+        }
+    }
+}
+
+impl Default for Median {
+    fn default() -> Self {
+        Median {
+            micros: AtomicU64::new(u64::from(slow_from(0.0).to_bits()) << 32),
+            due: AtomicU64::new(0),
+        }
     }
 }
 

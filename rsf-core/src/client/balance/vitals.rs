@@ -46,7 +46,8 @@ pub(crate) struct Vitals {
     load: Aged,
     /// 0: has its full share. Else the millisecond when it started, from [`LONG_AGO`] on.
     warming: AtomicU64,
-    connected: AtomicBool,
+    /// 0 without a connection, else 1.
+    connected: AtomicU8,
     /// What is being done for a connection; the endpoint's, and here because each draw looks at it.
     pub(in crate::client) effort: AtomicU8,
     /// A call has come since the endpoint's keeper last looked. Here because each call looks at it.
@@ -68,7 +69,7 @@ impl Vitals {
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn begin_warm_up_at(&mut self, now: Moment) {
         *self = Vitals {
-            connected: AtomicBool::new(self.is_connected()),
+            connected: AtomicU8::new(self.connected.load(Relaxed)),
             effort: AtomicU8::new(self.effort.load(Relaxed)),
             ..Vitals::default()
         };
@@ -78,18 +79,24 @@ impl Vitals {
     /// Whether there is a connection.
     #[inline(always)]
     pub(crate) fn is_connected(&self) -> bool {
-        self.connected.load(Relaxed)
+        self.connected.load(Relaxed) != 0
+    }
+
+    /// The opposite as a number: 0 where there is one.
+    #[inline(always)]
+    pub(crate) fn unconnected(&self) -> u8 {
+        self.connected.load(Relaxed) ^ 1
     }
 
     pub(crate) fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Relaxed);
+        self.connected.store(connected.into(), Relaxed);
     }
 
     /// Whether nothing is known of it that changes its share: it does not fail, reports a load below `least`, is not new, and
-    /// its mean latency is not above `slow_from`. `unwell` is what else must not be: one question more is cheaper here than a
-    /// branch of its own.
+    /// its mean latency is not above `slow_from`. `unwell` is what else must be 0: one question more is cheaper here than a branch of
+    /// its own.
     #[inline(always)]
-    pub(crate) fn is_plain(&self, unwell: bool, least: f32, slow_from: f32) -> bool {
+    pub(crate) fn is_plain(&self, unwell: u8, least: f32, slow_from: f32) -> bool {
         let known = self.failures.bits() | self.warming.load(Relaxed) | u64::from(unwell);
         known == 0 && self.load.is_below(least) && !self.mean.is_above(slow_from)
     }
@@ -353,7 +360,7 @@ mod tests {
         let other = Vitals::default();
         other.report_load(now, -0.0);
         assert!(
-            other.is_plain(false, 0.1, f32::INFINITY),
+            other.is_plain(0, 0.1, f32::INFINITY),
             "a negative nothing is nothing"
         );
         assert_eq!(vitals.load(now + LOAD_STALE), 0.75);

@@ -90,8 +90,8 @@ const TRACEPARENT_NAME: Name<13> = Name::new("traceparent");
 
 /// What varies from call to call.
 pub(super) fn varying(request: &UnaryRequest<'_>) -> Literals {
-    // Room for deadline, request id and trace.
-    let mut literals = Literals::with_capacity(128);
+    // Room for deadline, request id and trace, however long the deadline.
+    let mut literals = Literals::with_capacity(160);
     if let Some(timeout) = request.timeout {
         push_named(&mut literals, &TIMEOUT_NAME, write_timeout(timeout).as_bytes());
     }

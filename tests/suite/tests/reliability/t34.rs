@@ -11,10 +11,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rsf::codegen::{BoxFuture, Bytes};
+use rsf::codegen::Bytes;
 use rsf::{
-    Application, CallScope, Channel, Frame, MethodDescriptor, Reason, Request, Response, RpcError, Service,
-    ServiceDescriptor, Settings, Status,
+    Application, CallScope, Channel, Handled, MethodDescriptor, Reason, Request, Response, RpcError, Service,
+    ServiceDescriptor, Settings,
 };
 use rsf_console::model::PatchPolicy;
 use rsf_core::control::Scope;
@@ -378,12 +378,7 @@ impl Service for Ledger {
         &self.0
     }
 
-    fn call(
-        self: Arc<Self>,
-        method: usize,
-        request: Request<Bytes>,
-        scope: CallScope,
-    ) -> BoxFuture<'static, Result<Response<Frame>, Status>> {
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
         scope.run(rsf::handle(
             request,
             async move |request: Request<ProbeRequest>| {
