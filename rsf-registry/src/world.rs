@@ -33,6 +33,25 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(work).await
 }
 
+/// How many bytes a shard of a list may have that usually may have `usual`: so few in some simulations that lists of a
+/// dozen instances stand in shards.
+#[cfg(not(feature = "simulation"))]
+#[inline(always)]
+pub(crate) const fn shard_bytes(usual: usize) -> usize {
+    usual
+}
+
+/// How many bytes a shard of a list may have that usually may have `usual`: so few in some simulations that lists of a
+/// dozen instances stand in shards.
+#[cfg(feature = "simulation")]
+pub(crate) fn shard_bytes(usual: usize) -> usize {
+    match simulated::has_small_shards() {
+        // What a shard has beside its instances does not become less.
+        true => usual / 2048 + 48,
+        false => usual,
+    }
+}
+
 /// A protection of the control path. All of them stand, always, but in a simulation's negative control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Guard {
@@ -87,6 +106,7 @@ mod simulated {
         start: Instant,
         unix: Duration,
         without: Option<Guard>,
+        small_shards: bool,
     }
 
     thread_local! {
@@ -102,8 +122,22 @@ mod simulated {
         /// Enters a world in which it is `unix` now; call it inside a runtime whose clock is paused.
         pub fn enter(unix: Duration, without: Option<Guard>) -> Self {
             let start = Instant::now();
-            WORLD.set(Some(World { start, unix, without }));
+            WORLD.set(Some(World {
+                start,
+                unix,
+                without,
+                small_shards: false,
+            }));
             Simulation(())
+        }
+
+        /// Lets lists of a dozen instances stand in shards, as those of thousands do elsewhere.
+        pub fn with_small_shards(self) -> Self {
+            WORLD.set(WORLD.get().map(|world| World {
+                small_shards: true,
+                ..world
+            }));
+            self
         }
     }
 
@@ -115,6 +149,10 @@ mod simulated {
 
     pub(super) fn unix_now() -> Option<Duration> {
         WORLD.get().map(|world| world.unix + world.start.elapsed())
+    }
+
+    pub(super) fn has_small_shards() -> bool {
+        WORLD.get().is_some_and(|world| world.small_shards)
     }
 
     pub(super) fn without() -> Option<Guard> {

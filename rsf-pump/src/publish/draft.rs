@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rsf_registry::StoreError;
-use rsf_registry::directory::seal::{GROWN, SHRUNK, plain_bytes};
+use rsf_registry::directory::seal::{is_grown, is_shrunk, plain_bytes};
 use rsf_registry::directory::{ListSealer, SealedList, shard_of, slot};
 use rsf_registry::record::{
     ListHead, ListHold, ListVersion, ListedInstance, Removal, ServiceList, ShardReference,
@@ -80,7 +80,7 @@ impl Published {
         }
         let sizes = self.references.iter().map(|shard| shard.bytes as usize);
         let (total, most) = sizes.fold((0, 0), |(total, most), size| (total + size, size.max(most)));
-        most > GROWN || (!self.references.is_empty() && total < SHRUNK * self.references.len())
+        is_grown(most) || is_shrunk(total, self.references.len())
     }
 }
 
@@ -249,7 +249,7 @@ mod tests {
     use std::time::Duration;
 
     use rsf_registry::directory::ListOpener;
-    use rsf_registry::directory::seal::AIM;
+    use rsf_registry::directory::seal::{AIM, GROWN};
 
     use super::*;
     use crate::fold::Moment;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::sealed::{MAX_SHARDS, SealedList, shard_name, shard_names, shard_of, slot};
 use crate::format::{Kind, MAX_RECORD, MAX_STORED, compress, sealed};
 use crate::record::{ListHead, ListShard, ListVersion, ListedInstance, ServiceList, ShardReference};
-use crate::{StoreError, limits};
+use crate::{StoreError, limits, world};
 
 /// What a shard aims at when a list is cut, in stored bytes.
 pub const AIM: usize = 256 << 10;
@@ -20,6 +20,17 @@ pub const AIM: usize = 256 << 10;
 pub const GROWN: usize = 384 << 10;
 /// A list whose shards have less than this on average is put together again, in stored bytes.
 pub const SHRUNK: usize = 64 << 10;
+
+/// Whether a list or a shard of so many stored bytes is to be cut: it has more than [`GROWN`].
+pub fn is_grown(bytes: usize) -> bool {
+    bytes > world::shard_bytes(GROWN)
+}
+
+/// Whether so many shards of `bytes` stored bytes in all are to be put together again: they have less than [`SHRUNK`] on
+/// average.
+pub fn is_shrunk(bytes: usize, shards: usize) -> bool {
+    bytes < world::shard_bytes(SHRUNK) * shards
+}
 
 /// Seals the lists of one namespace.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +85,7 @@ impl ListSealer {
         limits::check_list(list)?;
         let invalid = |reason: String| invalid(&list.service, reason);
         let frame = compress(list).map_err(invalid)?;
-        if frame.len() <= GROWN {
+        if !is_grown(frame.len()) {
             let sealed = SealedList {
                 service: list.service.clone(),
                 version: list.version.unwrap_or_default().order(),
@@ -95,10 +106,13 @@ impl ListSealer {
                 compress(&kept).map_err(invalid)?.len()
             }
         };
-        let mut shards = content.div_ceil(AIM).next_power_of_two().max(2);
+        let mut shards = content
+            .div_ceil(world::shard_bytes(AIM))
+            .next_power_of_two()
+            .max(2);
         while shards <= MAX_SHARDS {
             let cut = self.cut(list, shards)?;
-            if cut.iter().all(|shard| shard.data.len() <= GROWN) {
+            if !cut.iter().any(|shard| is_grown(shard.data.len())) {
                 let references: Vec<_> = cut.iter().map(|shard| shard.reference.clone()).collect();
                 let head = ListHead {
                     service: list.service.clone(),

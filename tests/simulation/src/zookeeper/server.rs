@@ -213,7 +213,16 @@ impl ZooKeeper {
     /// A write of a pump takes effect.
     pub(super) fn write(&self, state: &mut State, writer: &Writer, sealed: SealedList) {
         let service = sealed.service.clone();
+        let new = sealed.shards.len();
         let sealed = sealed.over(state.sealed.get(&service));
+        if !sealed.names.is_empty() {
+            let shards = sealed.names.len();
+            let trace = &self.judge.trace;
+            trace.note(
+                "directory",
+                format_args!("{service} stands in {shards} shards, {new} of them new"),
+            );
+        }
         match ListOpener::unverified().open(&sealed) {
             Ok(opened) => {
                 let former = state.lists.get(&service).cloned();
