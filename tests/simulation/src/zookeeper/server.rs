@@ -197,10 +197,16 @@ impl ZooKeeper {
         self.changed.notify_waiters();
     }
 
-    /// Overwrites a list, as no pump would.
+    /// Overwrites a list, as no pump would. Shards are nodes of their own: those that were there stay.
     pub(crate) fn plant(&self, list: &ServiceList) {
         match ListSealer::unsigned().seal(list) {
-            Ok(sealed) => self.state.lock().store(sealed, list.clone(), Instant::now()),
+            Ok(mut sealed) => {
+                let mut state = self.state.lock();
+                let former = state.sealed.get(&list.service);
+                let shards = former.map(|former| former.shards.clone());
+                sealed.shards.extend(shards.unwrap_or_default());
+                state.store(sealed, list.clone(), Instant::now());
+            }
             Err(error) => self.judge.broken(format!("a list cannot be planted: {error}")),
         }
     }
