@@ -14,12 +14,13 @@ use crate::format::{Kind, MAX_RECORD, MAX_STORED, compress, sealed};
 use crate::record::{ListHead, ListShard, ListVersion, ListedInstance, ServiceList, ShardReference};
 use crate::{StoreError, limits, world};
 
-/// What a shard aims at when a list is cut, in stored bytes.
-pub const AIM: usize = 256 << 10;
+/// What a shard aims at when a list is cut, in stored bytes. About two thousand instances: who changes one of them has all
+/// of its shard rendered, compressed, written and read.
+pub const AIM: usize = 64 << 10;
 /// A list or a shard that grew over this is cut, in stored bytes.
-pub const GROWN: usize = 384 << 10;
+pub const GROWN: usize = 96 << 10;
 /// A list whose shards have less than this on average is put together again, in stored bytes.
-pub const SHRUNK: usize = 64 << 10;
+pub const SHRUNK: usize = 16 << 10;
 
 /// Whether a list or a shard of so many stored bytes is to be cut: it has more than [`GROWN`].
 pub fn is_grown(bytes: usize) -> bool {
@@ -351,7 +352,7 @@ mod tests {
 
     #[test]
     fn removals_do_not_make_shards_that_are_too_small_to_stay() {
-        let mut large = list(2_700, || noise(100));
+        let mut large = list(675, || noise(100));
         large.removed = removals(9_000);
         let frame = compress(&large).expect("it fits").len();
         assert!(frame > 2 * AIM, "{frame} bytes would be four shards");
