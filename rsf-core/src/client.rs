@@ -16,7 +16,7 @@
 //! Beside the path: [`snapshot`] is what calls read, [`follow`] builds a new one when the control plane speaks,
 //! [`guards`] is what a method keeps across snapshots, [`reply_type`] reads its schema, [`key`] hashes routing keys,
 //! [`explain`] tells people what a call would meet, [`subset`] chooses the instances that this process uses, [`kept`] are
-//! those that fell out of the list and still answer, [`balance`], [`breaker`], [`budget`], [`latency`] and [`endpoint`] are
+//! those that fell out of the list and still answer, [`sighted`] tells the control plane of them, [`balance`], [`breaker`], [`budget`], [`latency`] and [`endpoint`] are
 //! the mechanisms, [`streaming`] runs unchanged tonic clients: routed, balanced and broken, not limited, degraded or (once
 //! an instance has seen the request) retried. Its time is a [`Moment`](crate::moment): the clock is read where a call
 //! begins, and after whatever waits.
@@ -45,6 +45,7 @@ mod observe;
 mod reply_type;
 mod retry;
 mod route;
+mod sighted;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod simulated;
 mod snapshot;
@@ -176,10 +177,10 @@ impl Consumer {
             balancers: parts.balancers,
             channels: Arc::downgrade(&channels),
         };
-        Consumer {
-            shared: Arc::new(shared),
-            channels,
-        }
+        let shared = Arc::new(shared);
+        let telling = sighted::tell(Arc::downgrade(&shared));
+        shared.runtime.handle().spawn(telling);
+        Consumer { shared, channels }
     }
 
     /// A typed client of the default implementation.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -23,6 +24,35 @@ pub trait ControlPlane: Send + Sync + 'static {
 
     /// Says that this process runs `revision` of `scope`, or why it refused it and kept the last good one.
     fn acknowledge(&self, scope: &Scope, revision: u64, refusal: Option<String>);
+
+    /// Says what this process knows of instances that the registry may be wrong about, in place of all that it said
+    /// before; nothing once it knows of none. What nobody repeats is to be forgotten soon. By default nobody is told.
+    fn report(&self, sightings: Vec<Sighting>) {
+        let _ = sightings;
+    }
+}
+
+/// What this process knows of an instance by its own connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Its id.
+    pub instance: Arc<str>,
+    /// The start that was seen.
+    pub incarnation: u64,
+    /// What was seen.
+    pub seen: Seen,
+}
+
+/// How an instance stands to those who call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It has answered on the connection that holds now, and its calls do not fail.
+    Answers,
+    /// It answered on an earlier connection; for so long each attempt to connect has been refused.
+    Refuses {
+        /// Since the first of these attempts.
+        lasting: Duration,
+    },
 }
 
 /// What is known of a service's instances.
@@ -182,6 +212,7 @@ pub struct StaticControlPlane {
     lists: Mutex<HashMap<String, watch::Sender<Discovery>>>,
     policies: Mutex<HashMap<Scope, watch::Sender<PolicyState>>>,
     acknowledged: Mutex<HashMap<Scope, (u64, Option<String>)>>,
+    sightings: Mutex<Vec<Sighting>>,
 }
 
 impl StaticControlPlane {
@@ -235,6 +266,11 @@ impl StaticControlPlane {
     pub fn acknowledged(&self, scope: &Scope) -> Option<(u64, Option<String>)> {
         self.acknowledged.lock().get(scope).cloned()
     }
+
+    /// What was last reported of instances.
+    pub fn sightings(&self) -> Vec<Sighting> {
+        self.sightings.lock().clone()
+    }
 }
 
 impl ControlPlane for StaticControlPlane {
@@ -264,5 +300,9 @@ impl ControlPlane for StaticControlPlane {
         self.acknowledged
             .lock()
             .insert(scope.clone(), (revision, refusal));
+    }
+
+    fn report(&self, sightings: Vec<Sighting>) {
+        *self.sightings.lock() = sightings;
     }
 }

@@ -89,6 +89,8 @@ pub struct ConnectError {
     pub address: Arc<str>,
     /// In the system's words.
     pub reason: String,
+    /// The host answered that nobody listens there: more than silence, which a partition looks like too.
+    pub refused: bool,
 }
 
 /// A connection that carries many calls at once.

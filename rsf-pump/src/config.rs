@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::InquiryConfig;
+use crate::evidence::{InquiryConfig, Kind};
 use crate::shrink::ShrinkConfig;
 
 /// The settings as they stand in a file, unchecked. Unknown fields are refused.
@@ -47,14 +47,17 @@ pub struct PumpSettings {
     pub shrink_floor_percent: u8,
     /// How long a hold lasts without evidence, milliseconds, at least the window. Default 300 000.
     pub shrink_hold_ms: u64,
-    /// Whether evidence is asked for about instances that are missing and held: a TCP connection to their service port, and
-    /// whatever else the pump was given, tells who is gone and who lives. Default `true`.
+    /// Whether instances that are missing and held are asked themselves: a TCP connection to their service port tells who is
+    /// gone and who lives. Default `true`.
     pub probe: bool,
+    /// Whether consumers are believed who report, from their own connections, which of them answer and which are gone.
+    /// Default `true`.
+    pub reports: bool,
     /// How long one question to one kind of evidence may take, milliseconds, 10 to 60 000. Default 1 000.
     pub probe_timeout_ms: u64,
-    /// How many probes begin a second at most, 1 to 10 000. Default 100.
+    /// How many held instances are looked into a second at most, 1 to 10 000. Default 100.
     pub probe_rate: u32,
-    /// How many probes run at once, 1 to 10 000. Default 32.
+    /// How many are looked into at once, 1 to 10 000. Default 32.
     pub probe_concurrency: u32,
     /// How long a finding stands before it is asked for again, milliseconds, 1 000 to 600 000; it counts for three times
     /// as long. Default 10 000.
@@ -81,6 +84,7 @@ impl Default for PumpSettings {
             shrink_floor_percent: 50,
             shrink_hold_ms: 300_000,
             probe: true,
+            reports: true,
             probe_timeout_ms: 1_000,
             probe_rate: 100,
             probe_concurrency: 32,
@@ -104,7 +108,9 @@ pub struct PumpConfig {
     pub(crate) write_rate: u32,
     pub(crate) list_retention: Option<Duration>,
     pub(crate) shrink: ShrinkConfig,
-    pub(crate) probe: Option<InquiryConfig>,
+    /// The kinds of evidence that count.
+    pub(crate) evidence: Vec<Kind>,
+    pub(crate) inquiry: InquiryConfig,
 }
 
 impl PumpConfig {
@@ -155,12 +161,16 @@ impl PumpSettings {
                 floor_percent: self.shrink_floor_percent,
                 max_hold: ms(self.shrink_hold_ms),
             },
-            probe: self.probe.then(|| InquiryConfig {
+            evidence: [(Kind::Probe, self.probe), (Kind::Reports, self.reports)]
+                .into_iter()
+                .filter_map(|(kind, counts)| counts.then_some(kind))
+                .collect(),
+            inquiry: InquiryConfig {
                 timeout: ms(self.probe_timeout_ms),
                 gap: Duration::from_secs(1) / self.probe_rate.max(1),
                 concurrency: usize::try_from(self.probe_concurrency).unwrap_or(1),
                 interval: ms(self.probe_interval_ms),
-            }),
+            },
         })
     }
 

@@ -9,7 +9,7 @@
 //! 3. [`fold`]: leases become lists. Pure; its cost follows the change. An instance stays while any source has its lease,
 //!    and while the source that had it last does not answer. Otherwise it leaves right after a sweep that went well, past
 //!    its own deadline, and as far as [`shrink`] (rule R) admits.
-//! 4. [`evidence`]: who is held is asked, and asked about: who is gone leaves at once, who answers stays.
+//! 4. [`evidence`]: who is held is asked, and those who call it are: who is gone leaves at once, who answers stays.
 //! 5. `coalesce`, `publish`: a lone change goes out fast, a storm is gathered; only lists that changed are written, the
 //!    newest content only, `(epoch, sequence)` rising.
 //! 6. `leader`, `state`: one pump leads, fenced by its epoch; the others fold along. A new leader reads the published
@@ -46,7 +46,9 @@
 //! | `rsf_pump_source_up{source}`, `rsf_pump_source_distrusted{source}`, `rsf_pump_source_leases{source}` | the source answers; it was discontinued less than a TTL ago; leases it has |
 //! | `rsf_pump_services`, `rsf_pump_leases`, `rsf_pump_unconfirmed` | sizes; `unconfirmed`: listed and not seen since the last discontinuity |
 //! | `rsf_pump_holds`, `rsf_pump_held_instances`, `rsf_pump_holds_total` | rule R: alert on `rsf_pump_holds > 0` |
-//! | `rsf_pump_probes_total{finding}` | evidence of held instances: `answers`, `gone`, `unclear` |
+//! | `rsf_pump_probes_total{finding}` | held instances that were looked into: `answers`, `gone`, `unclear` |
+//! | `rsf_pump_evidence_total{kind,finding}` | what each kind of evidence said of them: `probe`, `reports` |
+//! | `rsf_pump_reports_total{what}` | consumers' reports that were read: `answers`, `gone`, `other_start`, `ill_formed` |
 //! | `rsf_pump_lists_waiting`, `rsf_pump_lag_seconds` | changed lists not yet written; time from change to written list |
 //! | `rsf_pump_terms_total`, `rsf_pump_fenced_total` | terms begun; ended by a refused write |
 //! | `rsf_pump_hints_total`, `rsf_pump_deadline_checks_total`, `rsf_pump_sweeps_total`, `rsf_pump_sweep_seconds` | the sources' load |
@@ -74,6 +76,6 @@ mod pump;
 pub mod status;
 
 pub use config::{InvalidConfig, PumpConfig, PumpSettings};
-pub use evidence::{Evidence, Finding, TcpProbe};
+pub use evidence::{ConsumerReports, Evidence, Finding, TcpProbe};
 pub use pump::Pump;
 pub use status::{PumpHandle, PumpStatus, PumpStopped, Role};

@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) discontinuities: IntCounterVec,
     pub(crate) removed: IntCounterVec,
     pub(crate) probes: IntCounterVec,
+    pub(crate) evidence: IntCounterVec,
     pub(crate) lists_written: IntCounter,
     pub(crate) write_errors: IntCounter,
     pub(crate) lists_removed: IntCounter,
@@ -88,9 +89,16 @@ impl Metrics {
             probes: counters(
                 r,
                 "probes_total",
-                "Held instances that were asked themselves.",
+                "Held instances that were looked into, by what all evidence says together.",
                 "finding",
             )?,
+            evidence: {
+                let opts = opts(
+                    "evidence_total",
+                    "What each kind of evidence said of held instances.",
+                );
+                add(r, IntCounterVec::new(opts, &["kind", "finding"])?)?
+            },
             lists_written: counter(r, "lists_written_total", "Lists written.")?,
             write_errors: counter(r, "write_errors_total", "Lists whose write failed.")?,
             lists_removed: counter(

@@ -123,8 +123,8 @@ impl Pump {
         drop(handle);
         let names = sources.iter().map(|source| source.name().to_owned()).collect();
         let mut intake = Intakes::new(sources, &config);
-        evidence.retain(|_| config.probe.is_some());
-        let mut inquiry = Inquiry::new(evidence, config.probe.clone().unwrap_or_default());
+        evidence.retain(|evidence| config.evidence.contains(&evidence.kind()));
+        let mut inquiry = Inquiry::new(evidence, config.inquiry.clone());
         let mut leader = Leader::new(writer.clone(), opener, config.pump.clone(), state.clone());
         let view = state.clone();
         let publisher = Publisher::new(writer, sealer, state, &config);

@@ -36,7 +36,7 @@ pub struct Hold {
     pub service: String,
     /// How many instances are listed only because of the hold.
     pub held: usize,
-    /// How many of them answer when they are probed.
+    /// How many of them answer, by a probe or by a consumer's report.
     #[serde(default)]
     pub answering: usize,
     /// How many were listed before it.

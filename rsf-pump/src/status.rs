@@ -79,9 +79,12 @@ pub struct Counters {
     pub write_errors: u64,
     /// Instances that left a list, by cause.
     pub removed: BTreeMap<String, u64>,
-    /// Held instances that were asked themselves, by finding.
+    /// Held instances that were looked into, by what all evidence says together.
     #[serde(default)]
     pub probes: BTreeMap<String, u64>,
+    /// The same by what each kind of evidence said, those that count: `probe`, `reports`.
+    #[serde(default)]
+    pub evidence: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// The state of a pump at one moment; at most half a second old.

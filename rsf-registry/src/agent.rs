@@ -5,6 +5,7 @@
 //!   disk.
 //! - [`ControlPlane::policy`] follows a scope's policy in the same way.
 //! - [`ControlPlane::acknowledge`] says which revision this instance runs.
+//! - [`ControlPlane::report`] says which instances answer, or are gone, that the registry may be wrong about.
 
 mod beat;
 mod registration;
@@ -16,6 +17,7 @@ mod policies;
 mod saver;
 
 mod acknowledgements;
+mod reports;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::core::Collector;
-use rsf_core::control::{ControlPlane, Discovery, PolicyState, Scope};
+use rsf_core::control::{ControlPlane, Discovery, PolicyState, Scope, Sighting};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -39,6 +41,7 @@ use acknowledgements::Acknowledger;
 use beat::Beat;
 use overrides::Overrides;
 use peers::Peers;
+use reports::Reporter;
 use saver::{Record, Saver};
 
 pub use overrides::{
@@ -123,6 +126,7 @@ struct Shared {
     opener: ListOpener,
     beat: Arc<Beat>,
     acknowledger: Acknowledger,
+    reporter: Reporter,
     runtime: Handle,
 }
 
@@ -142,6 +146,7 @@ impl RegistryAgent {
             .map(|state| SnapshotFolder::new(state, &options.namespace));
         let runtime = Handle::current();
         let acknowledger = Acknowledger::start(backend.acknowledgements.clone(), options.lease_ttl / 3);
+        let reporter = Reporter::start(backend.reports.clone(), options.lease_ttl);
         let saver = disk.clone().map(Saver::start);
         let opener = backend.directory.opener();
         let shared = Shared {
@@ -155,6 +160,7 @@ impl RegistryAgent {
             disk,
             saver,
             acknowledger,
+            reporter,
             runtime,
         };
         Ok(RegistryAgent {
@@ -237,6 +243,7 @@ impl RegistryAgent {
         self.shared
             .acknowledger
             .speak_for(&registration.lease(), registration.status());
+        self.shared.reporter.speak_for(&registration.lease().instance);
         Ok(registration)
     }
 }
@@ -266,6 +273,10 @@ impl ControlPlane for RegistryAgent {
         self.shared
             .acknowledger
             .acknowledge(&scope.to_string(), revision, refusal);
+    }
+
+    fn report(&self, sightings: Vec<Sighting>) {
+        self.shared.reporter.report(sightings);
     }
 }
 

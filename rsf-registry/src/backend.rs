@@ -13,7 +13,7 @@ use crate::directory::ListOpener;
 use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
 use crate::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
-    StoreError,
+    ReportSource, ReportStore, StoreError,
 };
 
 /// What every instance uses of a registry, in one namespace.
@@ -27,6 +27,8 @@ pub struct Backend {
     pub policies: Arc<dyn PolicyStore>,
     /// What it says of the policies that it runs.
     pub acknowledgements: Arc<dyn Acknowledgements>,
+    /// What it says of instances whose registration is in doubt.
+    pub reports: Arc<dyn ReportStore>,
 }
 
 impl Backend {
@@ -65,6 +67,8 @@ pub struct ControlBackend {
     pub policies: Arc<dyn PolicyWriter>,
     /// Where the console reads which revision runs where.
     pub acknowledgements: Arc<dyn Acknowledgements>,
+    /// Where the pump reads what consumers say of instances.
+    pub reports: Arc<dyn ReportSource>,
 }
 
 impl ControlBackend {
@@ -96,7 +100,8 @@ impl From<EmbeddedRegistry> for Backend {
             leases: registry.clone(),
             directory: registry.clone(),
             policies: registry.clone(),
-            acknowledgements: registry,
+            acknowledgements: registry.clone(),
+            reports: registry,
         }
     }
 }
@@ -109,7 +114,8 @@ impl From<EmbeddedNamespace> for Backend {
             leases: namespace.clone(),
             directory: namespace.clone(),
             policies: namespace.clone(),
-            acknowledgements: namespace,
+            acknowledgements: namespace.clone(),
+            reports: namespace,
         }
     }
 }
@@ -122,7 +128,8 @@ impl From<EmbeddedNamespace> for ControlBackend {
             lease_sources: vec![namespace.clone()],
             directory: namespace.clone(),
             policies: namespace.clone(),
-            acknowledgements: namespace,
+            acknowledgements: namespace.clone(),
+            reports: namespace,
         }
     }
 }
@@ -135,6 +142,7 @@ impl From<Cluster> for Backend {
             directory: cluster.directory,
             policies: cluster.policies,
             acknowledgements: cluster.acknowledgements,
+            reports: cluster.reports,
         }
     }
 }
@@ -147,6 +155,7 @@ impl From<Cluster> for ControlBackend {
             directory: cluster.writer,
             policies: cluster.policies,
             acknowledgements: cluster.acknowledgements,
+            reports: cluster.report_source,
         }
     }
 }

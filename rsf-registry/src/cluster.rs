@@ -20,7 +20,8 @@ pub use redis::{RedisDedup, RedisLeases, RedisServers, RedisUrl};
 
 use crate::directory::ListOpener;
 use crate::{
-    Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyWriter, StoreError, limits,
+    Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyWriter, ReportSource,
+    ReportStore, StoreError, limits,
 };
 use zookeeper::Session;
 use zookeeper::namespace::Namespace;
@@ -35,6 +36,10 @@ pub struct Cluster {
     pub sources: Vec<Arc<dyn LeaseSource>>,
     /// Where instances say which policies they run.
     pub acknowledgements: Arc<dyn Acknowledgements>,
+    /// Where consumers say what they know of instances.
+    pub reports: Arc<dyn ReportStore>,
+    /// Where the pump reads that.
+    pub report_source: Arc<dyn ReportSource>,
     /// Where consumers watch lists.
     pub directory: Arc<dyn Directory>,
     /// Where the leading pump writes lists.
@@ -89,19 +94,37 @@ pub(crate) fn open_at(
         .iter()
         .map(|server| Arc::new(server.clone()) as Arc<dyn LeaseSource>)
         .collect();
-    let (leases, acknowledgements): (Arc<dyn LeaseStore>, Arc<dyn Acknowledgements>) = match &servers[..] {
-        [only] => (Arc::new(only.clone()), Arc::new(only.clone())),
-        _ => {
-            let all = Arc::new(RedisServers::new(servers));
-            (all.clone(), all)
-        }
+    let stores = match &servers[..] {
+        [only] => Stores::of(Arc::new(only.clone())),
+        _ => Stores::of(Arc::new(RedisServers::new(servers))),
     };
     Ok(Cluster {
-        leases,
+        leases: stores.leases,
         sources,
-        acknowledgements,
+        acknowledgements: stores.acknowledgements,
+        reports: stores.reports,
+        report_source: stores.report_source,
         directory: directory.clone(),
         writer: directory,
         policies: Arc::new(ZooKeeperPolicies::new(nodes)),
     })
+}
+
+/// What one Redis server does as well as several.
+struct Stores {
+    leases: Arc<dyn LeaseStore>,
+    acknowledgements: Arc<dyn Acknowledgements>,
+    reports: Arc<dyn ReportStore>,
+    report_source: Arc<dyn ReportSource>,
+}
+
+impl Stores {
+    fn of<S: LeaseStore + Acknowledgements + ReportStore + ReportSource>(store: Arc<S>) -> Self {
+        Stores {
+            leases: store.clone(),
+            acknowledgements: store.clone(),
+            reports: store.clone(),
+            report_source: store,
+        }
+    }
 }

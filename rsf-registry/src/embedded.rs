@@ -8,6 +8,7 @@ mod tables;
 
 mod leases;
 mod namespace;
+mod reports;
 mod store;
 
 mod service;

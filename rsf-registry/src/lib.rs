@@ -9,10 +9,12 @@
 //!    ([`Directory`]).
 //! 4. [`policy`]: the console publishes policy revisions ([`PolicyWriter`]) and every instance watches its own ([`PolicyStore`]), and
 //!    acknowledges what it runs ([`Acknowledgements`]).
-//! 5. [`embedded`]: all of it in one process and one file, served over gRPC; [`cluster`]: for fleets, on Redis and
+//! 5. [`report`]: consumers say which instances answer them whose leases are in doubt ([`ReportStore`]), for the pump
+//!    ([`ReportSource`]).
+//! 6. [`embedded`]: all of it in one process and one file, served over gRPC; [`cluster`]: for fleets, on Redis and
 //!    ZooKeeper; [`backend`] opens either by its URL. The store
 //!    of deduplicated calls' outcomes is opened there too: it is the provider's, not the registry's, and may share its Redis.
-//! 6. [`agent`]: an instance's side of any backend, the [`ControlPlane`](rsf_core::control::ControlPlane) of its data
+//! 7. [`agent`]: an instance's side of any backend, the [`ControlPlane`](rsf_core::control::ControlPlane) of its data
 //!    path; what it last knew is on disk ([`snapshot`]).
 //!
 //! This crate folds nothing (that is `rsf-pump`), keeps no history of policies (that is `rsf-console`), and decides
@@ -28,6 +30,7 @@ pub mod watch;
 pub mod directory;
 pub mod lease;
 pub mod policy;
+pub mod report;
 
 pub mod limits;
 
@@ -50,4 +53,5 @@ pub use directory::{Directory, DirectoryWriter, Term};
 pub use error::StoreError;
 pub use lease::{Hint, LeaseSource, LeaseStore, Renewal, Sweep};
 pub use policy::{Acknowledgements, PolicyStore, PolicyWriter};
+pub use report::{ReportSource, ReportStore, Reported};
 pub use watch::{Observed, Watch};

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::StoreError;
-use crate::record::{Acknowledgement, Lease, ListedInstance, PolicyRecord, ServiceList};
+use crate::record::{
+    Acknowledgement, Lease, ListedInstance, PolicyRecord, Report, ReportFinding, ServiceList,
+};
 
 /// The longest name: instance, application, service key, scope, zone (characters).
 pub const MAX_NAME: usize = 200;
@@ -15,7 +17,11 @@ pub const MAX_WEIGHT: u32 = 10_000;
 pub const MAX_REQUEST: usize = 4 << 20;
 /// The largest encoded list or policy (bytes).
 pub const MAX_RECORD: usize = 8 << 20;
-/// The shortest and the longest TTL of a lease or an acknowledgement.
+/// The most reports of one message.
+pub const MAX_REPORTS: usize = 64;
+/// The most reporters of one instance that a server keeps.
+pub const MAX_REPORTERS: usize = 8;
+/// The shortest and the longest TTL of a lease, an acknowledgement or a report.
 pub const TTL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 const MAX_SERVICES: usize = 1_000;
@@ -209,6 +215,42 @@ pub fn check_acknowledgement(acknowledgement: &Acknowledgement) -> Result<(), St
             &acknowledgement.scope,
             "its refusal is longer than 4096 characters".to_owned(),
         ));
+    }
+    Ok(())
+}
+
+/// Checks a consumer's reports as it writes them: at most [`MAX_REPORTS`], all its own, each of a start of an instance, and
+/// with a finding.
+///
+/// # Errors
+/// [`StoreError::Invalid`] of the first report that is wrong.
+pub fn check_reports(reports: &[Report]) -> Result<(), StoreError> {
+    let Some(first) = reports.first() else {
+        return Ok(());
+    };
+    check_name("reporter", &first.reporter)?;
+    let wrong = |key: &str, reason: &str| Err(invalid(key, reason.to_owned()));
+    if reports.len() > MAX_REPORTS {
+        let count = reports.len();
+        return wrong(
+            &first.reporter,
+            &format!("it reports on {count} instances at once; at most {MAX_REPORTS}"),
+        );
+    }
+    for report in reports {
+        check_name("instance", &report.instance)?;
+        if report.reporter != first.reporter {
+            return wrong(&report.instance, "a message has the reports of one reporter");
+        }
+        if report.incarnation == 0 {
+            return wrong(&report.instance, "a report is of one start; its incarnation is 0");
+        }
+        if report.finding() == ReportFinding::Unspecified {
+            return wrong(
+                &report.instance,
+                "a report says that it answers or that it is gone",
+            );
+        }
     }
     Ok(())
 }

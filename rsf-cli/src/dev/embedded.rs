@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rsf::{Application, Settings};
 use rsf_adapter_http::{Adapter, AdapterSettings, DirectorySchemas};
 use rsf_console::{Console, ConsoleSettings, Parts, PumpStatus, Token};
-use rsf_pump::{Pump, PumpHandle, PumpSettings, TcpProbe};
+use rsf_pump::{ConsumerReports, Pump, PumpHandle, PumpSettings, TcpProbe};
 use rsf_registry::backend::{Backend, ControlBackend, RegistryUrl};
 use rsf_registry::embedded::{self, EmbeddedNamespace, EmbeddedStore};
 use tokio_util::sync::CancellationToken;
@@ -124,6 +124,10 @@ impl ControlPlane {
             settings.validate()?,
             &metrics,
         )?;
+        let reports = ConsumerReports::new(backend.reports, &metrics)?;
+        let pump = pump
+            .with_evidence(Arc::new(TcpProbe))
+            .with_evidence(Arc::new(reports));
         let handle = pump.handle();
         let listener = listen(arguments.ports.pump_port, PUMP_PORT).await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -135,8 +139,7 @@ impl ControlPlane {
             self.end.clone(),
         );
         self.tasks.spawn(port);
-        self.tasks
-            .spawn(pump.with_evidence(Arc::new(TcpProbe)).run(self.end.clone()));
+        self.tasks.spawn(pump.run(self.end.clone()));
         Ok((handle, url))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use rsf_core::identity::{SigningKey, TrustedKeys};
-use rsf_pump::{Pump, PumpSettings, TcpProbe};
+use rsf_pump::{ConsumerReports, Pump, PumpSettings, TcpProbe};
 use rsf_registry::backend::ControlBackend;
 use rsf_registry::directory::{ListOpener, ListSealer};
 use serde::Deserialize;
@@ -114,7 +114,10 @@ async fn serve(arguments: RunArguments) -> Result<(), Failure> {
         }
         None => pump,
     };
-    let pump = pump.with_evidence(Arc::new(TcpProbe));
+    let reports = ConsumerReports::new(backend.reports, &metrics)?;
+    let pump = pump
+        .with_evidence(Arc::new(TcpProbe))
+        .with_evidence(Arc::new(reports));
     let listener = super::listen(admin, "admin port").await?;
     let bound = listener.local_addr()?;
     let end = super::until_signal()?;

@@ -10,14 +10,18 @@ use std::time::Duration;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::balance::{Observed, Vitals};
 use super::breaker::{BreakerGroup, NodeBreaker};
-use crate::control::Instance;
+use crate::control::{Instance, Seen};
 use crate::moment::Moment;
 use crate::policy::ConnectionsRules;
 use crate::wire::{ConnectError, Connection};
+
+/// How old a refusal may be: longer than the pauses between attempts, where policy leaves them as they are.
+const REFUSED_LATELY: Duration = Duration::from_secs(15);
 
 /// A future for a connection that is not there yet.
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, ConnectError>> + Send>>;
@@ -99,6 +103,10 @@ struct Link {
     tries: u64,
     /// Why the last one failed; `None` where it did not, or there was none.
     failure: Option<ConnectError>,
+    /// The first and the last of the attempts that were refused since there was a connection, where no other came between.
+    refused: Option<(Instant, Instant)>,
+    /// The peer of an earlier connection has proven to be the instance.
+    proven: bool,
 }
 
 impl Endpoint {
@@ -169,6 +177,23 @@ impl Endpoint {
         self.is_connected() && self.breaker.is_closed()
     }
 
+    /// What its connections tell of a registered instance; `None` where that is nothing: no call has been answered yet, or
+    /// there is silence, which a partition looks like too.
+    pub(super) fn seen(&self, now: Instant) -> Option<Seen> {
+        self.target.as_ref()?;
+        if self.is_connected() {
+            let proven = self
+                .connection()
+                .is_some_and(|linked| linked.verified.load(Ordering::Relaxed));
+            return (proven && self.breaker.is_closed()).then_some(Seen::Answers);
+        }
+        let link = self.link.borrow();
+        let (first, last) = link.refused.filter(|_| link.proven)?;
+        (now < last + REFUSED_LATELY).then(|| Seen::Refuses {
+            lasting: last.saturating_duration_since(first),
+        })
+    }
+
     /// Whether the last attempt to connect failed.
     pub(super) fn is_unreachable(&self) -> bool {
         self.link.borrow().failure.is_some()
@@ -235,6 +260,7 @@ impl Endpoint {
             let gone = |reason: &str| ConnectError {
                 address: endpoint.instance.address.clone(),
                 reason: reason.to_owned(),
+                refused: false,
             };
             let ended = link.wait_for(|link| link.tries > before).await;
             let failure = ended.map_err(|_| gone("the endpoint is gone"))?.failure.clone();
@@ -264,6 +290,7 @@ impl Endpoint {
         self.link.send_modify(|link| {
             link.tries += 1;
             link.failure = None;
+            link.refused = None;
         });
     }
 
@@ -274,13 +301,26 @@ impl Endpoint {
 
     fn link_to(&self, linked: Option<Arc<Linked>>) {
         let before = std::mem::replace(&mut *self.connection.lock(), linked);
+        let proven = before
+            .as_ref()
+            .is_some_and(|before| before.verified.load(Ordering::Relaxed));
         // Outside the lock: the end of a connection may run anything.
         drop(before);
+        if proven {
+            // Nobody waits for that.
+            self.link.send_if_modified(|link| {
+                link.proven = true;
+                false
+            });
+        }
     }
 
     fn failed(&self, error: ConnectError) {
+        let now = Instant::now();
         self.link.send_modify(|link| {
             link.tries += 1;
+            let first = link.refused.map_or(now, |(first, _)| first);
+            link.refused = error.refused.then_some((first, now));
             link.failure = Some(error);
         });
     }

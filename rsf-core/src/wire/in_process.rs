@@ -110,6 +110,7 @@ impl Wire for InProcessWire {
                 None => Err(ConnectError {
                     address,
                     reason: "no server is bound there in this process".to_owned(),
+                    refused: true,
                 }),
             }
         })

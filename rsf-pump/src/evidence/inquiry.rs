@@ -133,8 +133,14 @@ impl Inquiry {
         let living: Vec<_> = living.into_iter().flatten().collect();
         let (evidence, limit) = (self.evidence.clone(), self.config.timeout);
         let inquiry = async move {
-            let finding = inquire(&evidence, &suspect, &living, limit).await;
-            Found { suspect, finding }
+            let said = ask(&evidence, &suspect, limit).await;
+            let finding = judge(&evidence, &said, &living, limit).await;
+            let kinds = evidence.iter().map(|evidence| evidence.kind());
+            Found {
+                suspect,
+                finding,
+                said: kinds.zip(said).collect(),
+            }
         };
         self.running.push(inquiry.boxed());
     }
@@ -149,28 +155,36 @@ impl Inquiry {
     }
 }
 
-/// Asks all evidence at once. *Gone* is only believed of evidence that sees one of the living.
-async fn inquire(
+/// Asks all evidence at once.
+async fn ask(evidence: &[Arc<dyn Evidence>], suspect: &Suspect, limit: Duration) -> Vec<Finding> {
+    let of = |evidence: &Arc<dyn Evidence>| {
+        let evidence = evidence.clone();
+        async move {
+            timeout(limit, evidence.of(suspect))
+                .await
+                .unwrap_or(Finding::Unclear)
+        }
+    };
+    join_all(evidence.iter().map(of)).await
+}
+
+/// What it says together. *Gone* is only believed of evidence that sees one of the living.
+async fn judge(
     evidence: &[Arc<dyn Evidence>],
-    suspect: &Suspect,
+    said: &[Finding],
     living: &[Suspect],
     limit: Duration,
 ) -> Finding {
-    let of = |kind: &Arc<dyn Evidence>| {
-        let kind = kind.clone();
-        async move { timeout(limit, kind.of(suspect)).await.unwrap_or(Finding::Unclear) }
-    };
-    let findings = join_all(evidence.iter().map(of)).await;
-    if findings.contains(&Finding::Answers) {
+    if said.contains(&Finding::Answers) {
         return Finding::Answers;
     }
     let gone = evidence
         .iter()
-        .zip(findings)
-        .filter(|(_, finding)| *finding == Finding::Gone);
-    for (kind, _) in gone {
+        .zip(said)
+        .filter(|(_, finding)| **finding == Finding::Gone);
+    for (evidence, _) in gone {
         for other in living {
-            if timeout(limit, kind.sees(other)).await.unwrap_or(false) {
+            if timeout(limit, evidence.sees(other)).await.unwrap_or(false) {
                 return Finding::Gone;
             }
         }
@@ -183,6 +197,7 @@ mod tests {
     use async_trait::async_trait;
     use parking_lot::Mutex;
 
+    use super::super::Kind;
     use super::*;
 
     #[derive(Default)]
@@ -192,6 +207,10 @@ mod tests {
 
     #[async_trait]
     impl Evidence for Slow {
+        fn kind(&self) -> Kind {
+            Kind::Probe
+        }
+
         async fn of(&self, suspect: &Suspect) -> Finding {
             {
                 let mut running = self.running.lock();
@@ -220,6 +239,10 @@ mod tests {
 
     #[async_trait]
     impl Evidence for Told {
+        fn kind(&self) -> Kind {
+            Kind::Probe
+        }
+
         async fn of(&self, suspect: &Suspect) -> Finding {
             self.asked.lock().push(suspect.address.clone());
             self.say

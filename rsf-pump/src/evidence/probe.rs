@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 
-use super::{Evidence, Finding, Suspect};
+use super::{Evidence, Finding, Kind, Suspect};
 
 /// Opens a TCP connection and closes it again. Whether the right instance answers, each consumer checks for itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,6 +13,10 @@ pub struct TcpProbe;
 
 #[async_trait]
 impl Evidence for TcpProbe {
+    fn kind(&self) -> Kind {
+        Kind::Probe
+    }
+
     async fn of(&self, suspect: &Suspect) -> Finding {
         match TcpStream::connect(&suspect.address).await {
             Ok(_) => Finding::Answers,

@@ -99,8 +99,14 @@ impl Fold {
         self.to_ask(at.elapsed, held.chain(verdicts.unheard), ages)
     }
 
-    /// A few listed instances that certainly live: those that renewed last, or answered.
+    /// A few listed instances that certainly live: those that renewed last, or answered; first those beside which others are
+    /// held, for consumers speak of no service else.
     pub fn living(&self, now: Duration, rule: &ShrinkRule, ages: FindingAges) -> Vec<Suspect> {
+        let held = rule.holds(now);
+        let held: BTreeSet<ServiceId> = held
+            .iter()
+            .filter_map(|hold| self.shared.find(&hold.service))
+            .collect();
         let mut latest = BTreeSet::new();
         for (place, known) in self.places.iter().filter(|(_, known)| known.is_listed()) {
             let seen = match known.standing(now, rule) {
@@ -109,18 +115,19 @@ impl Fold {
                 _ if known.finding(now, ages.life) == Some(Finding::Answers) => known.found.map(|(_, at)| at),
                 _ => None,
             };
-            latest.extend(seen.map(|seen| (seen, place)));
+            let beside = || known.listed.iter().any(|service| held.contains(service));
+            latest.extend(seen.map(|seen| (beside(), seen, place)));
             if latest.len() > LIVING {
                 latest.pop_first();
             }
         }
-        let known = latest.iter().filter_map(|(_, place)| self.places.get(*place));
+        let known = latest.iter().filter_map(|(_, _, place)| self.places.get(*place));
         known.map(Known::suspect).collect()
     }
 
     /// Takes in what evidence says; whoever is proven to be gone leaves at once.
     pub fn take_evidence(&mut self, at: Moment, rule: &ShrinkRule, found: &Found) {
-        let Found { suspect, finding } = found;
+        let Found { suspect, finding, .. } = found;
         let Some(place) = self.places.find(&suspect.instance) else {
             return;
         };

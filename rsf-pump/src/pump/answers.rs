@@ -201,7 +201,7 @@ impl Running {
         if self.lanes.iter().any(silent) {
             self.fold.suspect_silent(now.elapsed, &self.rule);
         }
-        let again = self.config.probe.clone().unwrap_or_default().interval;
+        let again = self.config.inquiry.interval;
         let ages = FindingAges {
             again,
             life: again * 3,
@@ -215,12 +215,21 @@ impl Running {
     }
 
     pub(super) fn on_evidence(&mut self, found: &Found) {
-        let Found { suspect, finding } = found;
+        let Found {
+            suspect,
+            finding,
+            said,
+        } = found;
         self.metrics.probes.with_label_values(&[finding.as_str()]).inc();
+        for (kind, finding) in said {
+            let labels = [kind.as_str(), finding.as_str()];
+            self.metrics.evidence.with_label_values(&labels).inc();
+        }
         tracing::debug!(
             instance = suspect.instance,
             address = suspect.address,
             finding = finding.as_str(),
+            ?said,
             "evidence"
         );
         self.fold.take_evidence(self.now(), &self.rule, found);

@@ -1,5 +1,6 @@
 //! The pump's report about itself: status and gauges.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rsf_registry::record::RemovalCause;
 
 use super::lane::Lane;
 use super::running::{Running, cause};
-use crate::evidence::Finding;
+use crate::evidence::{Finding, Kind};
 use crate::shrink::Discontinuity;
 use crate::status::{Counters, PumpStatus, Role, SourceStatus};
 
@@ -128,10 +129,14 @@ impl Running {
             lists_written: m.lists_written.get(),
             write_errors: m.write_errors.get(),
             removed: removed.into_iter().collect(),
-            probes: Finding::ALL
+            probes: by_finding(|finding| m.probes.with_label_values(&[finding]).get()),
+            evidence: Kind::ALL
                 .iter()
-                .map(|finding| finding.as_str())
-                .map(|finding| (finding.to_owned(), m.probes.with_label_values(&[finding]).get()))
+                .filter(|kind| self.config.evidence.contains(kind))
+                .map(|kind| {
+                    let of = |finding: &str| m.evidence.with_label_values(&[kind.as_str(), finding]).get();
+                    (kind.as_str().to_owned(), by_finding(of))
+                })
                 .collect(),
         }
     }
@@ -167,6 +172,13 @@ impl Running {
         m.holds_begun
             .inc_by(status.counters.holds.saturating_sub(m.holds_begun.get()));
     }
+}
+
+fn by_finding(count: impl Fn(&str) -> u64) -> BTreeMap<String, u64> {
+    let findings = Finding::ALL.iter().map(|finding| finding.as_str());
+    findings
+        .map(|finding| (finding.to_owned(), count(finding)))
+        .collect()
 }
 
 fn millis(duration: Duration) -> u64 {

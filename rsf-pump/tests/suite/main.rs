@@ -10,5 +10,6 @@ mod evidence;
 mod leadership;
 mod liveness;
 mod publishing;
+mod reports;
 mod several_sources;
 mod source_faults;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
-use rsf_pump::evidence::Suspect;
+use rsf_pump::evidence::{Kind, Suspect};
 use rsf_pump::{Evidence, Finding};
 use rsf_registry::directory::{ListOpener, ListSealer, SealedList};
 use rsf_registry::lease::LiveLease;
@@ -469,6 +469,10 @@ impl Hosts {
 
 #[async_trait]
 impl Evidence for Hosts {
+    fn kind(&self) -> Kind {
+        Kind::Probe
+    }
+
     async fn of(&self, suspect: &Suspect) -> Finding {
         sleep(Duration::from_millis(1)).await;
         match (

@@ -90,7 +90,7 @@ impl World {
         self.start(settings, |pump| pump.sealing(sealer, opener))
     }
 
-    fn start(&self, settings: PumpSettings, with: impl FnOnce(Pump) -> Pump) -> Running {
+    pub(crate) fn start(&self, settings: PumpSettings, with: impl FnOnce(Pump) -> Pump) -> Running {
         let registry = Registry::new();
         let config = settings.validate().expect("valid settings");
         let sources = self

@@ -1,4 +1,4 @@
-//! Leases and acknowledgements in Redis: one connection for all requests to a server, another for the hints. Outcomes
+//! Leases, acknowledgements and consumers' reports in Redis: one connection for all requests to a server, another for the hints. Outcomes
 //! of deduplicated calls, on a server of their own where one is named.
 
 mod url;
@@ -7,6 +7,8 @@ mod lease;
 mod renewals;
 
 mod acknowledge;
+
+mod report;
 
 mod hints;
 mod sweep;
@@ -46,7 +48,8 @@ const DEAD_PEER: Duration = Duration::from_secs(10);
 /// The leases and acknowledgements of one namespace in one Redis server (7.0 or later).
 ///
 /// A lease is the string `rsf:<namespace>:lease:<instance>` with its TTL; see `lease.rs` for its bytes. The
-/// acknowledgements of a scope are the hash `rsf:<namespace>:ack:<scope>`; see `acknowledge.rs`.
+/// acknowledgements of a scope are the hash `rsf:<namespace>:ack:<scope>`; see `acknowledge.rs`. What consumers report of an
+/// instance is the hash `rsf:<namespace>:report:<instance>`; see `report.rs`.
 #[derive(Clone)]
 pub struct RedisLeases {
     client: Client,
@@ -77,6 +80,7 @@ struct Scripts {
     ready: redis::Script,
     acknowledge: redis::Script,
     forget: redis::Script,
+    report: redis::Script,
 }
 
 impl RedisLeases {
@@ -96,6 +100,7 @@ impl RedisLeases {
                 ready: redis::Script::new(lease::READY),
                 acknowledge: redis::Script::new(acknowledge::ACKNOWLEDGE),
                 forget: redis::Script::new(acknowledge::FORGET),
+                report: redis::Script::new(report::REPORT),
             }),
             renewals: Arc::default(),
             address: url.address().to_owned(),

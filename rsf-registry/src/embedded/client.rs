@@ -21,11 +21,12 @@ use crate::error::REQUEST_TIMEOUT;
 use crate::record::registry_client::RegistryClient;
 use crate::record::{
     AcknowledgeRequest, Acknowledgement, Lease, ListAcknowledgementsRequest, ListEvent, ListPoliciesRequest,
-    ListServicesRequest, PolicyEvent, PolicyRecord, PutLeaseRequest, RenewLeaseRequest, ServiceList,
-    WatchListRequest, WatchPolicyRequest, list_event, policy_event,
+    ListServicesRequest, PolicyEvent, PolicyRecord, PutLeaseRequest, RenewLeaseRequest, Report,
+    ReportRequest, ServiceList, WatchListRequest, WatchPolicyRequest, list_event, policy_event,
 };
 use crate::{
-    Acknowledgements, Directory, LeaseStore, Observed, PolicyStore, Renewal, StoreError, Watch, limits,
+    Acknowledgements, Directory, LeaseStore, Observed, PolicyStore, Renewal, ReportStore, StoreError, Watch,
+    limits,
 };
 
 /// How long connecting may take.
@@ -380,6 +381,21 @@ impl Acknowledgements for EmbeddedRegistry {
             async |mut client: RegistryClient<Channel>, request| client.list_acknowledgements(request).await;
         let stream = self.ask(scope, message, call).await?;
         self.collect(scope, stream).await
+    }
+}
+
+#[async_trait]
+impl ReportStore for EmbeddedRegistry {
+    async fn report(&self, reports: &[Report], ttl: Duration) -> Result<usize, StoreError> {
+        limits::check_reports(reports)?;
+        limits::check_ttl("reports", ttl)?;
+        let message = ReportRequest {
+            reports: reports.to_vec(),
+            ttl_ms: milliseconds(ttl),
+        };
+        let call = async |mut client: RegistryClient<Channel>, request| client.report(request).await;
+        let kept = self.ask("reports", message, call).await?.kept;
+        Ok(usize::try_from(kept).unwrap_or(usize::MAX))
     }
 }
 

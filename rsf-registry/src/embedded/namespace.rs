@@ -14,13 +14,14 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 
 use super::leases::{Acknowledged, Leases};
+use super::reports::Reports;
 use super::tables::Tables;
 use crate::directory::{ListOpener, SealedList};
 use crate::lease::LiveLease;
-use crate::record::{Acknowledgement, Lease, PolicyRecord, ServiceList};
+use crate::record::{Acknowledgement, Lease, PolicyRecord, Report, ServiceList};
 use crate::{
     Acknowledgements, Directory, DirectoryWriter, Hint, LeaseSource, LeaseStore, Observed, PolicyStore,
-    PolicyWriter, Renewal, StoreError, Sweep, Term, Watch, limits,
+    PolicyWriter, Renewal, ReportSource, ReportStore, Reported, StoreError, Sweep, Term, Watch, limits,
 };
 
 /// Hints that a slow reader may have waiting before it is told to sweep.
@@ -40,6 +41,7 @@ struct Shared {
     leases: Mutex<Leases>,
     hints: broadcast::Sender<String>,
     acknowledged: Mutex<Acknowledged>,
+    reports: Mutex<Reports>,
     lists: Watched<SealedList>,
     policies: Watched<PolicyRecord>,
     /// Held from a commit to the end of its publication, so that watchers see commits in their order.
@@ -68,6 +70,7 @@ impl EmbeddedNamespace {
             leases: Mutex::new(Leases::load(loaded.leases, Instant::now())),
             hints: broadcast::Sender::new(HINTS),
             acknowledged: Mutex::default(),
+            reports: Mutex::default(),
             lists: Watched::new(loaded.lists.into_iter().map(|list| (list.service.clone(), list))),
             policies: Watched::new(
                 loaded
@@ -95,6 +98,7 @@ impl EmbeddedNamespace {
             self.hint(&instance);
         }
         self.shared.acknowledged.lock().expire(now);
+        self.shared.reports.lock().expire(now);
         self.shared.lists.forget_unwatched();
         self.shared.policies.forget_unwatched();
         if changes.is_empty() {
@@ -340,6 +344,29 @@ impl Acknowledgements for EmbeddedNamespace {
 
     async fn acknowledged(&self, scope: &str) -> Result<Vec<Acknowledgement>, StoreError> {
         Ok(self.shared.acknowledged.lock().of(scope, Instant::now()))
+    }
+}
+
+#[async_trait]
+impl ReportStore for EmbeddedNamespace {
+    async fn report(&self, reports: &[Report], ttl: Duration) -> Result<usize, StoreError> {
+        limits::check_reports(reports)?;
+        limits::check_ttl("reports", ttl)?;
+        let (mut kept, now) = (self.shared.reports.lock(), Instant::now());
+        let put = |report: &&Report| kept.put(report, now + ttl, now);
+        Ok(reports.iter().filter(put).count())
+    }
+}
+
+#[async_trait]
+impl ReportSource for EmbeddedNamespace {
+    async fn reports(&self, instances: &[String]) -> Result<Reported, StoreError> {
+        let (kept, now) = (self.shared.reports.lock(), Instant::now());
+        let reports = instances.iter().flat_map(|instance| kept.of(instance, now));
+        Ok(Reported {
+            reports: reports.collect(),
+            ill_formed: 0,
+        })
     }
 }
 

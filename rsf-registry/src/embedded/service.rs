@@ -19,11 +19,12 @@ use crate::record::registry_server::{Registry, RegistryServer};
 use crate::record::{
     AcknowledgeRequest, AcknowledgeResponse, Acknowledgement, ListAcknowledgementsRequest, ListEvent,
     ListPoliciesRequest, ListServicesRequest, ListServicesResponse, PolicyEvent, PolicyRecord,
-    PutLeaseRequest, PutLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, SealedEvent, WatchListRequest,
-    WatchPolicyRequest, list_event, policy_event,
+    PutLeaseRequest, PutLeaseResponse, RenewLeaseRequest, RenewLeaseResponse, ReportRequest, ReportResponse,
+    SealedEvent, WatchListRequest, WatchPolicyRequest, list_event, policy_event,
 };
 use crate::{
-    Acknowledgements, Directory, LeaseStore, Observed, PolicyStore, Renewal, StoreError, Watch, limits,
+    Acknowledgements, Directory, LeaseStore, Observed, PolicyStore, Renewal, ReportStore, StoreError, Watch,
+    limits,
 };
 
 /// Watches that one connection may hold at once; a process has one for each service and scope that it uses.
@@ -294,6 +295,16 @@ impl Registry for Service {
                 .await
                 .map_err(|error| status(&error))?,
         ))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        let namespace = self.namespace(request.metadata())?;
+        let ReportRequest { reports, ttl_ms } = request.into_inner();
+        let kept = namespace.report(&reports, milliseconds(ttl_ms)).await;
+        let kept = kept.map_err(|error| status(&error))?;
+        Ok(Response::new(ReportResponse {
+            kept: u32::try_from(kept).unwrap_or(u32::MAX),
+        }))
     }
 }
 

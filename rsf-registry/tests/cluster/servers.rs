@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rsf_registry::cluster::{self, Cluster};
 use rsf_registry::error::REQUEST_TIMEOUT;
-use rsf_registry::record::{Acknowledgement, Lease, LeaseState};
+use rsf_registry::record::{Acknowledgement, Lease, LeaseState, Report, ReportFinding};
 use rsf_registry::{AgentOptions, Backend, RegistrationRequest, RegistryAgent, Renewal, StoreError};
 use rsf_testkit::{RedisServer, eventually};
 use tokio::time::Instant;
@@ -346,4 +346,69 @@ async fn a_registration_outlives_its_server() {
         .await
         .unwrap();
     assert_eq!(left[0].as_ref().unwrap().lease.state(), LeaseState::Deregistered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_are_read_from_all_that_answer_and_written_past_one_that_does_not() {
+    let three = Three::start().await;
+    // Each consumer reports of another instance, so that none wants for a place.
+    let instances: Vec<String> = (0..24).map(|n| format!("member/{n}")).collect();
+    let write = async || {
+        for (n, instance) in instances.iter().enumerate() {
+            let report = Report {
+                instance: instance.clone(),
+                incarnation: 1,
+                finding: ReportFinding::Gone.into(),
+                reporter: format!("order/{n}"),
+            };
+            let written = three.cluster.reports.report(&[report], TTL).await;
+            assert_eq!(written.unwrap(), 1, "{instance}");
+        }
+    };
+    let read = async || {
+        let read = three.cluster.report_source.reports(&instances).await;
+        let read = read.unwrap().reports.into_iter();
+        read.map(|report| report.instance).collect::<BTreeSet<_>>().len()
+    };
+    write().await;
+    assert_eq!(read().await, 24);
+    three.servers[0].kill9().await;
+    let left = read().await;
+    assert!((1..24).contains(&left), "each of three had some: {left}");
+    write().await;
+    assert_eq!(read().await, 24, "the next ones took them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_consumer_writes_is_passed_over_and_counted() {
+    let redis = RedisServer::start().await;
+    let cluster = open([&redis].into_iter());
+    let mut operator = operator(&redis).await;
+    let key = "rsf:default:report:member/1";
+    let mut damage = redis::pipe();
+    damage.hset(key, "order/1", "nonsense");
+    damage.hset(key, "order/2", "99999999999999900000000000000000007x");
+    damage.hset(key, "order/3", vec![0xff_u8; 4096]);
+    damage.hset("rsf:default:report:member/3", "order/1", "nonsense");
+    damage.exec_async(&mut operator).await.unwrap();
+    let instances = ["member/1", "member/2", "member/3"].map(str::to_owned);
+    let read = cluster.report_source.reports(&instances).await.unwrap();
+    assert_eq!((read.reports, read.ill_formed), (vec![], 4));
+    // The next consumer that writes clears away what has no deadline.
+    let report = Report {
+        instance: "member/3".into(),
+        incarnation: 1,
+        finding: ReportFinding::Answers.into(),
+        reporter: "order/9".into(),
+    };
+    let written = cluster.reports.report(std::slice::from_ref(&report), TTL).await;
+    assert_eq!(written.unwrap(), 1);
+    let read = cluster.report_source.reports(&instances[2..]).await.unwrap();
+    assert_eq!((read.reports, read.ill_formed), (vec![report], 0));
+    // Under such a key stands something else altogether: said, and nothing breaks.
+    let mut wrong = redis::cmd("SET");
+    wrong.arg("rsf:default:report:member/2").arg("text");
+    wrong.exec_async(&mut operator).await.unwrap();
+    let error = cluster.report_source.reports(&instances[1..2]).await.unwrap_err();
+    assert!(error.to_string().contains("WRONGTYPE"), "{error}");
 }

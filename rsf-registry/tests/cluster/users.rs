@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::StreamExt;
 use rsf_registry::cluster::{self, Cluster};
-use rsf_registry::record::{Acknowledgement, Lease};
+use rsf_registry::record::{Acknowledgement, Lease, Report, ReportFinding};
 use rsf_registry::{Hint, Renewal, StoreError};
 use rsf_testkit::{Process, Program, RedisServer, TempDir, deploy_file, eventually, free_port};
 use tokio::time::timeout;
@@ -125,6 +125,11 @@ async fn each_user_does_its_own_work() {
         .acknowledge(std::slice::from_ref(&said), TTL)
         .await
         .unwrap();
+    let seen = sighting("stock/1");
+    let kept = order.reports.report(std::slice::from_ref(&seen), TTL).await;
+    assert_eq!(kept.unwrap(), 1);
+    let read = pump.report_source.reports(&["stock/1".to_owned()]).await.unwrap();
+    assert_eq!((read.reports, read.ill_formed), (vec![seen], 0));
     assert_eq!(pump.sources[0].sweep().await.unwrap().leases.len(), 1);
     assert_eq!(
         pump.sources[0].read(&["order/1".to_owned()]).await.unwrap().len(),
@@ -135,6 +140,15 @@ async fn each_user_does_its_own_work() {
         [said]
     );
     assert_eq!(console.sources[0].sweep().await.unwrap().leases.len(), 1);
+}
+
+fn sighting(instance: &str) -> Report {
+    Report {
+        instance: instance.into(),
+        incarnation: 7,
+        finding: ReportFinding::Answers.into(),
+        reporter: "order/1".into(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,6 +180,10 @@ async fn no_user_does_anothers() {
         pump.leases.put(&lease("order/1", 1), TTL).await,
         "a lease by the pump",
     );
+    for other in [&pump, &console] {
+        let written = other.reports.report(&[sighting("stock/1")], TTL).await;
+        refused(written.map(drop), "a report by who is no consumer");
+    }
     refused(
         console.leases.put(&lease("order/1", 1), TTL).await,
         "a lease by the console",

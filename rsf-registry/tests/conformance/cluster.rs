@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rsf_registry::{
     Acknowledgements, Backend, ControlBackend, Directory, DirectoryWriter, LeaseSource, LeaseStore,
-    PolicyStore, PolicyWriter, RegistryUrl, StoreError,
+    PolicyStore, PolicyWriter, RegistryUrl, ReportSource, ReportStore, StoreError,
 };
 use rsf_testkit::{RedisServer, ZooKeeper};
 use tokio::sync::Mutex;
@@ -69,6 +69,13 @@ impl Fixture for RedisAndZooKeeper {
     }
     fn acknowledgements(&self) -> Arc<dyn Acknowledgements> {
         self.instance.acknowledgements.clone()
+    }
+
+    fn reports(&self) -> Arc<dyn ReportStore> {
+        self.instance.reports.clone()
+    }
+    fn report_source(&self) -> Arc<dyn ReportSource> {
+        self.control().reports
     }
 
     async fn unknown_namespace(&self) -> StoreError {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rsf_registry::embedded::{EmbeddedNamespace, EmbeddedStore};
 use rsf_registry::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
-    StoreError,
+    ReportSource, ReportStore, StoreError,
 };
 use tempfile::TempDir;
 
@@ -56,6 +56,13 @@ impl Fixture for InProcess {
         Arc::new(self.namespace.clone())
     }
     fn acknowledgements(&self) -> Arc<dyn Acknowledgements> {
+        Arc::new(self.namespace.clone())
+    }
+
+    fn reports(&self) -> Arc<dyn ReportStore> {
+        Arc::new(self.namespace.clone())
+    }
+    fn report_source(&self) -> Arc<dyn ReportSource> {
         Arc::new(self.namespace.clone())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rsf_registry::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
-    StoreError,
+    ReportSource, ReportStore, StoreError,
 };
 
 /// A fresh and empty backend of its own; dropping it ends it.
@@ -30,6 +30,11 @@ pub(crate) trait Fixture: Send + Sync + Sized + 'static {
     fn publisher(&self) -> Arc<dyn PolicyWriter>;
     /// An instance's and the console's side.
     fn acknowledgements(&self) -> Arc<dyn Acknowledgements>;
+
+    /// A consumer's side.
+    fn reports(&self) -> Arc<dyn ReportStore>;
+    /// The pump's side of the same reports.
+    fn report_source(&self) -> Arc<dyn ReportSource>;
 
     /// What a client answers whose namespace (`nowhere`) this backend does not have.
     async fn unknown_namespace(&self) -> StoreError;

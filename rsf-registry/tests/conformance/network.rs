@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rsf_registry::embedded::EmbeddedRegistry;
 use rsf_registry::{
     Acknowledgements, Directory, DirectoryWriter, LeaseSource, LeaseStore, PolicyStore, PolicyWriter,
-    StoreError,
+    ReportSource, ReportStore, StoreError,
 };
 
 use crate::fixture::{Fixture, Outage};
@@ -50,6 +50,13 @@ impl Fixture for OverNetwork {
     }
     fn acknowledgements(&self) -> Arc<dyn Acknowledgements> {
         Arc::new(self.client.clone())
+    }
+
+    fn reports(&self) -> Arc<dyn ReportStore> {
+        Arc::new(self.client.clone())
+    }
+    fn report_source(&self) -> Arc<dyn ReportSource> {
+        Arc::new(self.server.namespace())
     }
 
     async fn unknown_namespace(&self) -> StoreError {

@@ -6,6 +6,7 @@ pub(crate) mod leases;
 pub(crate) mod namespaces;
 pub(crate) mod outages;
 pub(crate) mod policies;
+pub(crate) mod reports;
 pub(crate) mod shards;
 
 use std::collections::HashMap;
@@ -38,6 +39,8 @@ macro_rules! conformance {
             policies: publish_and_watch, stale_revision_is_refused, publishing_twice_is_no_error,
                 deletion_is_an_empty_document, document_and_revision_go_together;
             acknowledgements: by_scope, last_one_counts, a_late_one_of_an_earlier_start_is_passed_over, run_out;
+            reports: who_says_what_of_whom, a_reporters_last_word_counts, an_instance_has_so_many_reporters_and_no_more,
+                reports_run_out, bad_reports_are_refused;
             namespaces: unknown_namespace_is_named;
         );
     };

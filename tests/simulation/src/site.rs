@@ -82,6 +82,17 @@ impl Acknowledgements for Nothing {
 }
 
 #[async_trait]
+impl rsf_registry::ReportStore for Nothing {
+    async fn report(
+        &self,
+        _: &[rsf_registry::record::Report],
+        _: std::time::Duration,
+    ) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+#[async_trait]
 impl rsf_registry::Directory for Nothing {
     fn watch(&self, _: &str) -> Watch<rsf_registry::record::ServiceList> {
         Watch::new(watch::channel(Observed::Absent).1, None)

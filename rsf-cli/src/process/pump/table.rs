@@ -1,5 +1,6 @@
 //! A pump's status as people read it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use rsf_pump::PumpStatus;
@@ -56,6 +57,11 @@ pub(super) fn table(status: &PumpStatus, now: u64) -> String {
     if status.holds.is_empty() {
         line("holds", "none".to_owned());
     }
+    for (kind, said) in &status.counters.evidence {
+        if said.values().any(|count| *count > 0) {
+            line("evidence", of_evidence(kind, said));
+        }
+    }
     let removed: Vec<_> = status
         .counters
         .removed
@@ -101,6 +107,12 @@ fn of_hold(hold: &Hold) -> String {
     )
 }
 
+/// What one kind of evidence said of held instances, since the pump's start.
+fn of_evidence(kind: &str, said: &BTreeMap<String, u64>) -> String {
+    let said: Vec<_> = said.iter().map(|(finding, n)| format!("{n} {finding}")).collect();
+    format!("{kind:<8} {}", said.join("  "))
+}
+
 fn seconds(ms: u64) -> String {
     format!("{}.{} s", ms / 1_000, ms % 1_000 / 100)
 }
@@ -112,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_degraded_pump_says_so_line_by_line() {
-        let status = PumpStatus {
+        let mut status = PumpStatus {
             pump: "pump-1".into(),
             role: Role::Leading,
             epoch: Some(7),
@@ -134,6 +146,10 @@ mod tests {
             last_write_unix_ms: Some(1_000),
             ..PumpStatus::default()
         };
+        for (kind, answers) in [("probe", 0), ("reports", 8)] {
+            let said = BTreeMap::from([("answers".to_owned(), answers), ("gone".to_owned(), 0)]);
+            status.counters.evidence.insert(kind.to_owned(), said);
+        }
         let text = table(&status, 4_000);
         for part in [
             "pump-1  leading  epoch 7",
@@ -145,5 +161,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }
+        assert!(text.contains("evidence  reports  8 answers  0 gone"), "{text}");
+        assert!(!text.contains("probe "), "it was not asked:\n{text}");
     }
 }

@@ -95,7 +95,13 @@ impl Keeper {
             if since.elapsed() < SETTLED {
                 // Whoever accepts and closes is no better than one who refuses.
                 let reason = "the connection closed as soon as it was made".to_owned();
-                self.failed(ConnectError { address, reason }).await?;
+                let refused = false;
+                self.failed(ConnectError {
+                    address,
+                    reason,
+                    refused,
+                })
+                .await?;
                 continue;
             }
             self.pause = FIRST_PAUSE;
@@ -121,6 +127,7 @@ impl Keeper {
             Err(_) => Err(ConnectError {
                 address: target.address,
                 reason: format!("no connection within {} ms", limit.as_millis()),
+                refused: false,
             }),
         })
     }

@@ -65,12 +65,16 @@ impl Wire for EngineWire {
             let failed = |reason: String| ConnectError {
                 address: address.clone(),
                 reason,
+                refused: false,
             };
             // What stands in each request must be one.
             let authority = address.parse::<http::uri::Authority>();
             authority.map_err(|e| failed(format!("is no host:port: {e}")))?;
             let stream = TcpStream::connect(&*address).await;
-            let stream = stream.map_err(|e| failed(e.to_string()))?;
+            let stream = stream.map_err(|e| ConnectError {
+                refused: e.kind() == std::io::ErrorKind::ConnectionRefused,
+                ..failed(e.to_string())
+            })?;
             set_up(&stream).map_err(|e| failed(e.to_string()))?;
             let (stream, greeted) = Greeting::of(stream);
             let connection = EngineConnection::start(stream, &address, keepalive, limits);

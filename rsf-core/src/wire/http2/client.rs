@@ -1,5 +1,6 @@
 //! Client connections over hyper's HTTP/2.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -49,6 +50,7 @@ impl Wire for Http2Wire {
             let failed = |reason: String| ConnectError {
                 address: address.clone(),
                 reason,
+                refused: false,
             };
             let authority = Uri::builder()
                 .scheme("http")
@@ -56,9 +58,10 @@ impl Wire for Http2Wire {
                 .path_and_query("/")
                 .build();
             let authority = authority.map_err(|e| failed(format!("is no host:port: {e}")))?;
-            let stream = TcpStream::connect(&*address)
-                .await
-                .map_err(|e| failed(e.to_string()))?;
+            let stream = TcpStream::connect(&*address).await.map_err(|e| ConnectError {
+                refused: e.kind() == ErrorKind::ConnectionRefused,
+                ..failed(e.to_string())
+            })?;
             stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
             let (stream, greeted) = Greeting::of(stream);
             let connection = handshake(stream, authority, keepalive)

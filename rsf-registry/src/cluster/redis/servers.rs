@@ -16,13 +16,13 @@ use tokio::time::{Instant, timeout};
 use super::health::Health;
 use super::{DENIED, RedisLeases, rendezvous};
 use crate::error::REQUEST_TIMEOUT;
-use crate::record::{Acknowledgement, Lease, LeaseState};
-use crate::{Acknowledgements, LeaseStore, Renewal, StoreError, limits};
+use crate::record::{Acknowledgement, Lease, LeaseState, Report};
+use crate::{Acknowledgements, LeaseStore, Renewal, ReportSource, ReportStore, Reported, StoreError, limits};
 
 /// How long one of several servers may take before the next one is asked; less where a quarter of the TTL is less.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The leases and acknowledgements of one namespace on several independent Redis servers.
+/// The leases, acknowledgements and reports of one namespace on several independent Redis servers.
 pub struct RedisServers {
     servers: Vec<Server>,
     /// Instance → where its lease is, as this process wrote it.
@@ -56,7 +56,7 @@ impl LeaseStore for RedisServers {
         limits::check_lease(lease)?;
         limits::check_ttl(&lease.instance, ttl)?;
         let limit = limit(ttl);
-        let place = self.write(&lease.instance, Record::Lease(lease), ttl).await?;
+        let (place, _) = self.write(&lease.instance, Record::Lease(lease), ttl).await?;
         let server = place.server;
         let before = match lease.state() {
             LeaseState::Deregistered => self.places.lock().remove(&lease.instance),
@@ -144,6 +144,41 @@ impl Acknowledgements for RedisServers {
     }
 }
 
+#[async_trait]
+impl ReportStore for RedisServers {
+    /// On the reporter's server: one request, whomever it reports on.
+    async fn report(&self, reports: &[Report], ttl: Duration) -> Result<usize, StoreError> {
+        let Some(first) = reports.first() else {
+            return Ok(0);
+        };
+        let written = self.write(&first.reporter, Record::Reports(reports), ttl).await;
+        written.map(|(_, kept)| kept)
+    }
+}
+
+#[async_trait]
+impl ReportSource for RedisServers {
+    /// Of all servers that answer.
+    async fn reports(&self, instances: &[String]) -> Result<Reported, StoreError> {
+        let read = self.servers.iter().map(|server| server.leases.reports(instances));
+        let (mut all, mut answered, mut failed) = (Reported::default(), false, None);
+        for result in join_all(read).await {
+            match result {
+                Ok(reported) => {
+                    answered = true;
+                    all.reports.extend(reported.reports);
+                    all.ill_formed += reported.ill_formed;
+                }
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        match failed {
+            Some(error) if !answered => Err(error),
+            _ => Ok(all),
+        }
+    }
+}
+
 impl RedisServers {
     /// One store over these; there must be one at least.
     pub(crate) fn new(servers: Vec<RedisLeases>) -> Self {
@@ -163,8 +198,14 @@ impl RedisServers {
     }
 
     /// Writes to the first server in the instance's order that takes it; those that failed before are asked only after
-    /// all others. One that denies it is passed over, and is as well as before. Answers which one it is.
-    async fn write(&self, instance: &str, record: Record<'_>, ttl: Duration) -> Result<Place, StoreError> {
+    /// all others. One that denies it is passed over, and is as well as before. Answers which one it is, and how much of it
+    /// that one keeps.
+    async fn write(
+        &self,
+        instance: &str,
+        record: Record<'_>,
+        ttl: Duration,
+    ) -> Result<(Place, usize), StoreError> {
         let (up, down): (Vec<usize>, Vec<usize>) = self
             .order(instance)
             .into_iter()
@@ -179,7 +220,7 @@ impl RedisServers {
             }
             let server = &self.servers[at];
             match server.ask(limit, record.write(&server.leases, ttl)).await {
-                Ok(()) => return Ok(Place { server: at, denied }),
+                Ok(kept) => return Ok((Place { server: at, denied }, kept)),
                 Err(error) if is_of_the_server(&error) => {
                     first_error.get_or_insert(error);
                 }
@@ -239,13 +280,16 @@ impl RedisServers {
 enum Record<'a> {
     Lease(&'a Lease),
     Acknowledgements(&'a [Acknowledgement]),
+    Reports(&'a [Report]),
 }
 
 impl Record<'_> {
-    async fn write(self, server: &RedisLeases, ttl: Duration) -> Result<(), StoreError> {
+    /// Answers how many records the server keeps.
+    async fn write(self, server: &RedisLeases, ttl: Duration) -> Result<usize, StoreError> {
         match self {
-            Record::Lease(lease) => server.put(lease, ttl).await,
-            Record::Acknowledgements(some) => server.acknowledge(some, ttl).await,
+            Record::Lease(lease) => server.put(lease, ttl).await.map(|()| 1),
+            Record::Acknowledgements(some) => server.acknowledge(some, ttl).await.map(|()| some.len()),
+            Record::Reports(some) => server.report(some, ttl).await,
         }
     }
 }

@@ -38,7 +38,8 @@ impl Site {
             leases: Arc::new(RedisClient::new(self.redis.clone(), process.clone())),
             directory: Arc::new(ZooKeeperClient::new(self.zookeeper.clone(), link.clone())),
             policies: nothing.clone(),
-            acknowledgements: nothing,
+            acknowledgements: nothing.clone(),
+            reports: nothing,
         };
         let options = AgentOptions {
             state: Some(self.disk(name)),

@@ -53,7 +53,8 @@ impl Site {
             leases: Arc::new(RedisClient::new(self.redis.clone(), process.clone())),
             directory: nothing.clone(),
             policies: nothing.clone(),
-            acknowledgements: nothing,
+            acknowledgements: nothing.clone(),
+            reports: nothing,
         };
         let options = AgentOptions::new(NAMESPACE, "simulated");
         let request = RegistrationRequest {
