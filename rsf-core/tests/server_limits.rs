@@ -11,11 +11,14 @@ mod support;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use rsf_core::client::Channel;
 use rsf_core::context::Context;
 use rsf_core::message::{Request, Response};
+use rsf_core::method::ServiceDescriptor;
 use rsf_core::outcome::Reason;
-use rsf_core::server::Provider;
+use rsf_core::server::{CallScope, Handled, Provider, Service};
 use rsf_core::status::{Code, Status};
 use support::{Echo, Fleet, GET, Kind, Note, PUT, Peer, counted, eventually, note, number};
 use tokio::time::Instant;
@@ -81,6 +84,47 @@ async fn the_pool_runs_so_many_the_queue_holds_so_many_and_the_next_is_refused()
     assert_eq!(counted(&node.registry, "rsf_call_errors_total", "queue_full"), 1);
     assert_eq!(counted(&node.registry, "rsf_call_errors_total", "cancelled"), 1);
     assert_eq!(counted(&node.registry, "rsf_server_calls_underway", ""), 0);
+}
+
+/// Polls each call once before it hands it on, so that one that is done at once is polled past its end.
+struct Eager(Arc<Echo>);
+
+impl Service for Eager {
+    fn descriptor(&self) -> &ServiceDescriptor {
+        self.0.descriptor()
+    }
+
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
+        let mut handled = self.0.clone().call(method, request, scope);
+        let _ = (&mut handled).now_or_never();
+        handled
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_polled_past_its_end_gives_its_place_back_once() {
+    let fleet = Fleet::in_test();
+    fleet.policy(
+        "fleet",
+        1,
+        r#"{"call":{"timeout_ms":100,"retry":{"attempts":1}}}"#,
+    );
+    fleet.policy("application/echo", 1, r#"{"provider":{"pool":1,"queue":0}}"#);
+    fleet.service_policy(1, r#"{"provider":{"concurrency":{"Put":1}}}"#);
+    let (echo, gate) = Echo::gated();
+    let node = fleet.provide(Arc::new(Eager(echo)));
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    peer.governed(|policy| policy.call.timeout_ms == 100).await;
+    for _ in 0..3 {
+        // Its answer is lost, and it is still polled when its deadline passes.
+        gate.add_permits(1);
+        let error = peer.put(note("")).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Deadline, "{error}");
+        tokio::time::sleep(ms(50)).await;
+        assert_eq!(counted(&node.registry, "rsf_server_calls_underway", ""), 0);
+        assert_eq!(counted(&node.registry, "rsf_server_pool_running", ""), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

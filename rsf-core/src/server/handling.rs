@@ -170,6 +170,10 @@ fn poll_to_the_end<F: Future<Output = InboundReply>>(
             answer
         }
         (Ok(()), None) => {
+            if ending.over {
+                // It has answered and is polled again, against the rules: what it had taken is given back already.
+                return Poll::Pending;
+            }
             if !ending.is_late(handled.as_mut().context(), cx) {
                 return Poll::Pending;
             }
