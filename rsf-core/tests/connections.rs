@@ -19,9 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use rsf_core::outcome::Reason;
 use rsf_core::policy::ConnectionsRules;
-use rsf_core::wire::{Keepalive, Target, Wire};
+use rsf_core::wire::{ConnectError, Connection, Keepalive, Target, Wire};
 use support::{Echo, Fleet, Kind, Node, Peer, eventually, note};
 use tokio::time::{Instant, sleep};
 use watched::Watched;
@@ -279,13 +281,7 @@ async fn another_keepalive_replaces_the_connection_without_failing_a_call() {
 struct Stuck;
 
 impl Wire for Stuck {
-    fn connect(
-        &self,
-        _: &Target,
-    ) -> futures_util::future::BoxFuture<
-        'static,
-        Result<Arc<dyn rsf_core::wire::Connection>, rsf_core::wire::ConnectError>,
-    > {
+    fn connect(&self, _: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
         futures_util::future::pending().boxed()
     }
 }
@@ -589,6 +585,81 @@ async fn a_connection_that_grows_old_is_replaced_before_a_call_is_turned_away() 
         (5..=10).contains(&made),
         "{made} connections for 8 times the calls of one"
     );
+}
+
+/// What becomes of an attempt to connect.
+#[derive(Clone, Copy)]
+enum Attempt {
+    Passes,
+    Fails,
+    Hangs,
+}
+
+/// A wire whose attempts, in their order, go as it is told; those behind them pass.
+struct Scripted(Arc<dyn Wire>, Mutex<std::vec::IntoIter<Attempt>>);
+
+impl Scripted {
+    fn new(inner: Arc<dyn Wire>, attempts: &[Attempt]) -> Arc<Scripted> {
+        Arc::new(Scripted(inner, Mutex::new(attempts.to_vec().into_iter())))
+    }
+}
+
+impl Wire for Scripted {
+    fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
+        let address = target.address.clone();
+        match self.1.lock().next() {
+            None | Some(Attempt::Passes) => self.0.connect(target),
+            Some(Attempt::Hangs) => std::future::pending().boxed(),
+            Some(Attempt::Fails) => {
+                let reason = "as the test wants it".to_owned();
+                std::future::ready(Err(ConnectError {
+                    address,
+                    reason,
+                    refused: false,
+                }))
+                .boxed()
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_does_not_come_at_once_is_tried_for_again() {
+    const CALLS: u32 = 2000;
+    let engine = Arc::new(rsf_core::wire::engine::EngineWire::new().with_calls_per_connection(CALLS));
+    let script = [Attempt::Passes, Attempt::Fails, Attempt::Fails];
+    let watched = Watched::new(Scripted::new(engine, &script));
+    let mut fleet = Fleet::new(Kind::Engine);
+    fleet.other_wire = Some(Arc::new(watched.clone()));
+    let _node = fleet.provide(Echo::plain());
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    // Enough for it to be old, and not so many that it takes no more.
+    for number in 0..CALLS - CALLS / 8 + 10 {
+        peer.get(support::number(number)).await.unwrap();
+    }
+    eventually("there is a successor", || watched.attempts().len() == 4).await;
+    // The old one has been let go.
+    eventually("only the successor lives", || watched.live() == 1).await;
+    assert_eq!(connected(&peer), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_while_its_successor_is_made_is_seen_to_end() {
+    let mut fleet = Fleet::in_test();
+    let script = [Attempt::Passes, Attempt::Hangs, Attempt::Hangs];
+    fleet.other_wire = Some(Scripted::new(fleet.wire(), &script));
+    let mut node = fleet.provide_as(|instance| instance.incarnation = 1, Echo::plain());
+    let peer = fleet.consumer();
+    peer.connected(1).await;
+    let rules = r#""connect_timeout_ms":60000,"keepalive_ms":7000"#;
+    set(&fleet, &peer, 1, rules, |c| c.keepalive_ms == 7000).await;
+    // Its replacement has begun by now, and hangs.
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(connected(&peer), 1);
+    node.kill();
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(connected(&peer), 0);
 }
 
 macro_rules! over {

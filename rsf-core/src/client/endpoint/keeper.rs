@@ -70,6 +70,14 @@ enum Ended {
     Lost,
 }
 
+/// What came of an attempt to replace a connection.
+enum Replaced {
+    By(Made),
+    Failed,
+    /// The connection did not last so long.
+    Ended(Ended),
+}
+
 impl Keeper {
     async fn run(mut self) -> Option<()> {
         let mut idle = false;
@@ -151,28 +159,28 @@ impl Keeper {
         let mut state = connection.state();
         self.endpoint.upgrade()?.connected(connection);
         let mut replace_at = None;
-        let mut until = ConnectionState::Aging;
+        let mut aging = false;
         let mut idle = Idle::default();
         loop {
             let held = self.endpoint.upgrade()?;
             let stale = self.target(&held) != target;
             let look = idle.next_look(&held, &self.rules.borrow());
             drop(held);
-            match (stale, replace_at) {
+            match (stale || aging, replace_at) {
                 (true, None) => replace_at = Some(Instant::now() + part_of(REPLACE_SPREAD)),
                 (false, _) => replace_at = None,
                 (true, Some(_)) => {}
             }
+            let until = match aging {
+                true => ConnectionState::Draining,
+                false => ConnectionState::Aging,
+            };
             tokio::select! {
                 ended = reached(&mut state, until) => match ended {
-                    Ended::Aging => match self.connect().await? {
-                        Ok((connection, made_for)) => {
-                            (state, target) = (connection.state(), made_for);
-                            self.endpoint.upgrade()?.connected(connection);
-                        }
-                        // It serves for as long as it can.
-                        Err(_) => until = ConnectionState::Draining,
-                    },
+                    Ended::Aging => {
+                        aging = true;
+                        replace_at = Some(Instant::now());
+                    }
                     ended => return Some(ended),
                 },
                 () = at_or_never(look) => {
@@ -181,18 +189,32 @@ impl Keeper {
                         return Some(Ended::Idle);
                     }
                 }
-                () = at_or_never(replace_at) => {
-                    replace_at = None;
-                    if let Ok((connection, made_for)) = self.connect().await? {
+                () = at_or_never(replace_at) => match self.replace(&mut state).await? {
+                    Replaced::By((connection, made_for)) => {
                         (state, target) = (connection.state(), made_for);
-                        until = ConnectionState::Aging;
+                        (aging, replace_at) = (false, None);
                         self.endpoint.upgrade()?.connected(connection);
                     }
-                }
+                    // The connection serves for as long as it can, and its successor is tried for again.
+                    Replaced::Failed => {
+                        let pause = REPLACE_SPREAD.mul_f64(0.5 + fastrand::f64());
+                        replace_at = Some(Instant::now() + pause);
+                    }
+                    Replaced::Ended(ended) => return Some(ended),
+                },
                 // Either may have changed how long the connection is kept, and how it is probed.
                 changed = self.rules.changed() => changed.ok()?,
                 () = self.wanted.notified() => {}
             }
+        }
+    }
+
+    /// One attempt at a successor to a connection, for as long as that one is there to wait with.
+    async fn replace(&self, state: &mut watch::Receiver<ConnectionState>) -> Option<Replaced> {
+        tokio::select! {
+            biased;
+            made = self.connect() => Some(made?.map_or(Replaced::Failed, Replaced::By)),
+            ended = reached(state, ConnectionState::Draining) => Some(Replaced::Ended(ended)),
         }
     }
 
