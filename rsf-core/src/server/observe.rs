@@ -68,6 +68,15 @@ pub(super) fn panicked(method: &HostedMethod, panics: &IntCounter) -> Status {
     framework_status(Reason::Panic, problem)
 }
 
+/// What a caller is told where what stands around a handler panicked; logged.
+#[cold]
+pub(super) fn panicked_around(method: &HostedMethod) -> Status {
+    let path = &method.path;
+    tracing::error!(method = path, "what stands around a handler panicked");
+    let problem = format!("what the provider has put around {path} panicked; see the provider's log");
+    framework_status(Reason::Panic, problem)
+}
+
 /// Turns a panic in a handler, or in an interceptor around it, into a status. The process and the connection live on.
 pub(super) struct Catch<S> {
     inner: S,

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use prometheus::IntCounter;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use super::dedup::{self, Dedup};
 use super::handling::{CallScope, Ending, Handled};
 use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Groups, Places, Pool, PoolLimits, ThresholdPlace, threshold};
-use super::observe::{Catch, Measured, panicked};
+use super::observe::{Catch, Measured, panicked, panicked_around};
 use super::provider::HostedMethod;
 use super::shard::OwnShard;
 use crate::context::Carried;
@@ -170,7 +171,9 @@ impl ServerStack {
     }
 
     async fn wait(self: Arc<Self>, mut call: InboundCall, mut measured: Measured) -> InboundReply {
-        let answer = self.stages.call(&mut call).await;
+        // A handler's panic is caught further in. This is one of what the application has put around it: a store of outcomes.
+        let caught = AssertUnwindSafe(self.stages.call(&mut call)).catch_unwind().await;
+        let answer = caught.unwrap_or_else(|_| Err(panicked_around(&call.method)));
         measured.end(Instant::now(), answer.as_ref().map(drop));
         answer
     }

@@ -8,7 +8,7 @@ use rsf_core::server::dedup::EntryState;
 use rsf_core::status::Code;
 use tokio::time::{Instant, sleep};
 
-use crate::support::Echo;
+use crate::support::{Echo, counted};
 use crate::support::{Fleet, Note, PUT, eventually, note};
 use crate::world::{Deduplicated, Mode, World, began, busy, deduplicated, ms, numbering, old_enough};
 
@@ -200,4 +200,25 @@ async fn a_duplicate_of_a_refused_call_is_attempted_again() {
     assert_eq!(first.await.unwrap_err().reason(), Reason::Deadline);
     assert_eq!(world.counted("released"), 1);
     assert_eq!(echo.counts().began, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_under_a_waiting_call_is_told_and_counted_as_a_panic() {
+    let (echo, gate) = Echo::gated();
+    let world = World::of(&echo).await;
+    let first = world.put("a", note("x")).start();
+    began(&echo, 1).await;
+    world.store.set(Mode::Blind);
+    let error = world.put("a", note("x")).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::Internal, Reason::Panic),
+        "{error}"
+    );
+    gate.add_permits(1);
+    first.await.unwrap();
+    let registry = &world.nodes[0].registry;
+    assert_eq!(counted(registry, "rsf_call_errors_total", "panic"), 1);
+    assert_eq!(counted(registry, "rsf_call_errors_total", "cancelled"), 0);
+    assert_eq!(counted(registry, "rsf_server_calls_underway", ""), 0);
 }

@@ -56,6 +56,8 @@ pub(crate) enum Mode {
     Down,
     /// Does what it is asked for and never says so.
     Mute,
+    /// Panics where it is asked what stands there.
+    Blind,
 }
 
 impl Store {
@@ -82,7 +84,7 @@ impl Store {
     ) -> BoxFuture<'static, Result<T, DedupStoreError>> {
         let (inner, mode) = (self.inner.lock().clone(), *self.mode.lock());
         let answer = match mode {
-            Mode::Up => Some(operation(&inner)),
+            Mode::Up | Mode::Blind => Some(operation(&inner)),
             Mode::Down => Some(Err(DedupStoreError {
                 store: "test".to_owned(),
                 reason: "pulled the plug".to_owned(),
@@ -135,6 +137,7 @@ impl DedupStore for Store {
     }
 
     fn look<'a>(&'a self, key: &'a DedupKey) -> BoxFuture<'a, Result<Option<Entry>, DedupStoreError>> {
+        assert!(*self.mode.lock() != Mode::Blind, "the store's own panic");
         self.ask(|inner| inner.look(key).now_or_never().unwrap())
     }
 }
