@@ -8,6 +8,9 @@
 
 mod support;
 
+#[path = "support/line.rs"]
+mod line;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -104,26 +107,21 @@ impl Service for Eager {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_polled_past_its_end_gives_its_place_back_once() {
     let fleet = Fleet::in_test();
-    fleet.policy(
-        "fleet",
-        1,
-        r#"{"call":{"timeout_ms":100,"retry":{"attempts":1}}}"#,
-    );
     fleet.policy("application/echo", 1, r#"{"provider":{"pool":1,"queue":0}}"#);
-    fleet.service_policy(1, r#"{"provider":{"concurrency":{"Put":1}}}"#);
     let (echo, gate) = Echo::gated();
-    let node = fleet.provide(Arc::new(Eager(echo)));
-    let peer = fleet.consumer();
-    peer.connected(1).await;
-    peer.governed(|policy| policy.call.timeout_ms == 100).await;
-    for _ in 0..3 {
-        // Its answer is lost, and it is still polled when its deadline passes.
+    let node = fleet.provide(Arc::new(Eager(echo.clone())));
+    let acknowledged = || fleet.acknowledged("application/echo") == Some((1, None));
+    eventually("the small pool is acknowledged", acknowledged).await;
+    // Without the client stack, which would end its call at the deadline before the provider does.
+    let connection = line::connect(&fleet, &node).await;
+    for round in 1..=3 {
         gate.add_permits(1);
-        let error = peer.put(note("")).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::Deadline, "{error}");
-        tokio::time::sleep(ms(50)).await;
+        let mut request = line::request("Put", &note(""));
+        request.timeout = Some(ms(100));
+        // Its answer is lost, and it is still polled when its deadline passes.
+        let _ = tokio::time::timeout(ms(200), request.over(&connection)).await;
+        assert_eq!(echo.counts().ended, round, "it was let in");
         assert_eq!(counted(&node.registry, "rsf_server_calls_underway", ""), 0);
-        assert_eq!(counted(&node.registry, "rsf_server_pool_running", ""), 0);
     }
 }
 
