@@ -202,8 +202,7 @@ impl Shard {
         let since = Moment::now().since(self.begun);
         let next = {
             let mut state = self.state.lock();
-            state.waiting.advance(since.as_millis() as u64, due);
-            let next = state.waiting.next_tick();
+            let next = state.waiting.advance(since.as_millis() as u64, due);
             state.looks_at = next.unwrap_or(u64::MAX);
             next
         };

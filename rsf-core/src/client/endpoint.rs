@@ -28,8 +28,8 @@ pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Arc<Linked>, Con
 
 /// One instance as this process reaches it. It outlives snapshots as long as the instance stays the same.
 ///
-/// What a choice looks at stands first, in one cache line: in long lists each look is a miss. What a call takes besides, once
-/// it has chosen, is in the line behind it, which x86 fetches with the first.
+/// What a choice looks at stands first, in one cache line: in long lists each look is a miss. Behind it is what is left of the
+/// breaker, and in the third line the connection, which a call takes once it has chosen.
 #[repr(C, align(128))]
 pub(crate) struct Endpoint {
     /// Pending calls, and what the balancer goes by.
@@ -139,7 +139,7 @@ impl Endpoint {
     /// Counts a call among the pending ones, until [`Endpoint::leave`].
     #[inline(always)]
     pub(super) fn enter(&self) {
-        // Mostly set already, and a word that nobody writes is cheap to read.
+        // Mostly set already; it lies in the line that is written next, and a look at it costs less than one more store in order.
         let used = &self.vitals.used;
         if !used.load(Ordering::Relaxed) {
             used.store(true, Ordering::SeqCst);
@@ -344,7 +344,9 @@ mod tests {
         assert_eq!((offset_of!(Endpoint, vitals), align_of::<Endpoint>()), (0, 128));
         // The breaker's first word is the one that a choice reads.
         assert!(offset_of!(Endpoint, breaker) < 64);
-        // And what a call takes once it has chosen is in the next.
-        assert!(offset_of!(Endpoint, connection) + size_of::<Mutex<Option<Arc<Linked>>>>() <= 192);
+        // And what a call takes once it has chosen is in the third, as a whole.
+        let connection = offset_of!(Endpoint, connection);
+        let end = connection + size_of::<Mutex<Option<Arc<Linked>>>>();
+        assert!(connection >= 128 && end <= 192, "{connection} to {end}");
     }
 }

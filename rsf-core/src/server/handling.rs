@@ -100,7 +100,8 @@ impl CallScope {
 }
 
 /// A handler's future within its call's scope: what [`Service::call`](super::Service::call) returns. Only [`CallScope::run`]
-/// makes one, so that no service can lose its call's scope by mistake, and with it deadline, limits and measurement.
+/// makes one. A service that drops its call's scope and takes another ([`CallScope::alone`]) runs the handler outside the
+/// call's context; a call that went straight to it is then counted as cancelled, and no deadline or limit binds what runs.
 #[must_use = "the call is handled where this is awaited"]
 pub struct Handled(pub(super) BoxFuture<'static, InboundReply>);
 

@@ -17,8 +17,8 @@ pub trait Service: Send + Sync + 'static {
     /// Its names and method options.
     fn descriptor(&self) -> &ServiceDescriptor;
 
-    /// Handles one request of the method at place `method` of the descriptor: hands the handler's future to `scope`
-    /// ([`CallScope::run`], the one way to a [`Handled`]) and returns what comes out. The handler's future runs within the call's
+    /// Handles one request of the method at place `method` of the descriptor: hands the handler's future to this `scope`,
+    /// and to no other ([`CallScope::run`]), and returns what comes out. The handler's future runs within the call's
     /// [`Context`](crate::context::Context); what this does before that does not.
     fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled;
 

@@ -1,9 +1,12 @@
 //! Entries by the tick at which they are due: a slab in blocks, each of which knows a tick before which none of its entries
 //! is due.
 //!
-//! Setting and cancelling touch one entry and its block's bound; nothing is linked and nothing is sorted. A bound falls with
-//! each earlier entry and is found anew when its tick has come, so that what was cancelled meanwhile costs one look at a
-//! block, once in as long as timers are set for.
+//! Setting touches one entry and its block's bound; cancelling touches the entry alone. A bound falls with each earlier entry
+//! and is found anew when its tick has come, so that what was cancelled meanwhile costs one look at a block, once in as long as
+//! timers are set for.
+//!
+//! Each look passes over all bounds under its shard's lock, and sorts what is due: its cost grows with the number of entries
+//! that were ever pending at once, by one word for each 64 of them.
 
 /// Entries of a block.
 const BLOCK: usize = 64;
@@ -86,10 +89,13 @@ impl<T> Blocks<T> {
         value
     }
 
-    /// Takes out all that is due up to `to`, in the order of their ticks.
-    pub(super) fn advance(&mut self, to: u64, due: &mut Vec<(u64, T)>) {
+    /// Takes out all that is due up to `to`, in the order of their ticks. Returns the tick at which to look next: no entry is
+    /// due before it.
+    pub(super) fn advance(&mut self, to: u64, due: &mut Vec<(u64, T)>) -> Option<u64> {
+        let mut next = NEVER;
         for (block, bound) in self.bounds.iter_mut().enumerate() {
             if *bound > to {
+                next = next.min(*bound);
                 continue;
             }
             *bound = NEVER;
@@ -105,11 +111,14 @@ impl<T> Blocks<T> {
                 due.extend(entry.release(self.free).map(|value| (entry.tick, value)));
                 self.free = (first + index) as u32;
             }
+            next = next.min(*bound);
         }
         due.sort_unstable_by_key(|(tick, _)| *tick);
+        (next != NEVER).then_some(next)
     }
 
-    /// The tick at which to look next: no entry is due before it.
+    /// What [`Blocks::advance`] would say now.
+    #[cfg(test)]
     pub(super) fn next_tick(&self) -> Option<u64> {
         self.bounds.iter().copied().min().filter(|bound| *bound != NEVER)
     }
@@ -204,7 +213,8 @@ mod tests {
                             assert!(blocks.next_tick().is_some_and(|next| next <= earliest));
                         }
                         let mut due = Vec::new();
-                        blocks.advance(to, &mut due);
+                        let next = blocks.advance(to, &mut due);
+                        assert_eq!(next, blocks.next_tick(), "round {round}");
                         assert!(due.iter().map(|(tick, _)| *tick).is_sorted(), "round {round}");
                         let mut wanted: Vec<_> = naive
                             .iter()
