@@ -1,11 +1,12 @@
 //! The data path's metrics, with handles resolved before the call.
 //!
-//! [`durations`] has how long calls take, [`limits`] has those of the provider's limits.
+//! [`durations`] has how long calls take, [`limits`] has those of the provider's limits, [`wire`] those of the wire's.
 //!
 //! Names follow the OpenTelemetry RPC conventions in their Prometheus form; RSF's own start with `rsf_`.
 
 mod durations;
 mod limits;
+mod wire;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -86,6 +87,7 @@ impl Metrics {
             registry.register(Box::new(gauges.clone()))?;
             Ok::<_, prometheus::Error>(gauges)
         };
+        wire::register(registry)?;
         Ok(Metrics {
             client: duration(
                 "rpc_client_call_duration_seconds",

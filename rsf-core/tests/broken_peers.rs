@@ -16,7 +16,7 @@ use std::time::Duration;
 use line::{Line, reason, request, soon};
 use rsf_core::outcome::Reason;
 use rsf_core::wire::http2::{ServerOptions, serve};
-use support::{Echo, Kind, note};
+use support::{Echo, Kind, counted, note};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -312,6 +312,23 @@ async fn a_request_that_never_comes_whole_is_refused(kind: Kind) {
         }
     }
     server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_the_wire_that_is_met_is_counted() {
+    let line = Line::to(Kind::Engine, Echo::plain()).await;
+    let count = |reason| counted(&line.node.registry, "rsf_wire_refusals_total", reason);
+    let before = count("control_frames");
+    let pings = frame(6, 0, 0, &[0; 8]).repeat(11_000);
+    let (_, closed) = hear(&line, &[greeting(), pings].concat(), &[]).await;
+    assert!(closed);
+    assert_eq!(count("control_frames"), before + 1);
+    assert_eq!(
+        count("control_frames"),
+        before + 1,
+        "once, however often it is read"
+    );
+    line.lives().await;
 }
 
 macro_rules! over {
