@@ -14,7 +14,7 @@ mod line;
 #[path = "support/watched.rs"]
 mod watched;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -596,18 +596,18 @@ enum Attempt {
 }
 
 /// A wire whose attempts, in their order, go as it is told; those behind them pass.
-struct Scripted(Arc<dyn Wire>, Mutex<std::vec::IntoIter<Attempt>>);
+struct Scripted(Arc<dyn Wire>, Mutex<VecDeque<Attempt>>);
 
 impl Scripted {
     fn new(inner: Arc<dyn Wire>, attempts: &[Attempt]) -> Arc<Scripted> {
-        Arc::new(Scripted(inner, Mutex::new(attempts.to_vec().into_iter())))
+        Arc::new(Scripted(inner, Mutex::new(attempts.iter().copied().collect())))
     }
 }
 
 impl Wire for Scripted {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
         let address = target.address.clone();
-        match self.1.lock().next() {
+        match self.1.lock().pop_front() {
             None | Some(Attempt::Passes) => self.0.connect(target),
             Some(Attempt::Hangs) => std::future::pending().boxed(),
             Some(Attempt::Fails) => {
