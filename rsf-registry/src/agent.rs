@@ -44,6 +44,7 @@ use peers::Peers;
 use reports::Reporter;
 use saver::{Record, Saver};
 
+pub use acknowledgements::{FLEET_ACKNOWLEDGED_WITHIN, REPEATED_EVERY};
 pub use overrides::{
     ActiveOverride, InvalidOverrides, OVERRIDE_TTL, OverrideSource, OverrideStatus, ServiceOverride,
     StaticInstance,

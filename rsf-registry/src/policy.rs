@@ -37,4 +37,10 @@ pub trait Acknowledgements: Send + Sync + 'static {
 
     /// All live acknowledgements of one scope.
     async fn acknowledged(&self, scope: &str) -> Result<Vec<Acknowledgement>, StoreError>;
+
+    /// Whether they are lost with the leases and not before, so that an instance need not repeat them before it has to write
+    /// its lease anew. `false` where nothing is known.
+    fn lost_with_leases(&self) -> bool {
+        false
+    }
 }

@@ -52,7 +52,16 @@ pub struct RegistrationStatus {
     /// Which start of the instance this is: Unix milliseconds, or more where the registry knew of a later one.
     pub incarnation: u64,
     /// Which of the wanted states was written last.
-    written: u64,
+    pub(super) written: u64,
+    /// How often the lease was written, and not only renewed.
+    pub(super) lease_writes: u64,
+}
+
+impl RegistrationStatus {
+    /// Whether the instance has left by its own word.
+    pub(super) fn has_left(&self) -> bool {
+        self.written > 0 && !self.registered && self.last_error.is_none()
+    }
 }
 
 /// A lease that is kept alive. Dropping it deregisters in the background.
@@ -194,6 +203,8 @@ struct Keeper {
     sequence: u64,
     /// Which wanted state the store has.
     written: u64,
+    /// How often it was written.
+    lease_writes: u64,
     /// When a lease was last replaced by a newer one.
     replaced: Option<Instant>,
     alive_until: Instant,
@@ -219,6 +230,7 @@ impl Keeper {
             refused_at: None,
             sequence: 0,
             written: 0,
+            lease_writes: 0,
             replaced: None,
             alive_until: Instant::now(),
             backoff,
@@ -263,7 +275,8 @@ impl Keeper {
     async fn keep(&mut self, want: &Wanted) -> Result<Kept, StoreError> {
         let result = self.renew_or_put(want).await;
         match &result {
-            Ok(_) => {
+            Ok(kept) => {
+                self.lease_writes += u64::from(matches!(kept, Kept::Written));
                 self.written = want.change;
                 self.alive_until = Instant::now() + self.ttl;
                 self.backoff.reset();
@@ -273,6 +286,7 @@ impl Keeper {
                     last_error: None,
                     incarnation: self.incarnation,
                     written: self.written,
+                    lease_writes: self.lease_writes,
                 });
             }
             Err(error) => {
@@ -286,6 +300,7 @@ impl Keeper {
                     last_error,
                     incarnation: self.incarnation,
                     written: self.written,
+                    lease_writes: self.lease_writes,
                 });
             }
         }

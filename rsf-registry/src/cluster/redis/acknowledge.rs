@@ -121,6 +121,10 @@ impl Acknowledgements for RedisLeases {
         self.forget(&key, &overdue).await;
         Ok(found.into_values().collect())
     }
+
+    fn lost_with_leases(&self) -> bool {
+        true
+    }
 }
 
 impl RedisLeases {

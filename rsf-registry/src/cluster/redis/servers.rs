@@ -142,6 +142,11 @@ impl Acknowledgements for RedisServers {
             _ => Ok(newest.into_values().collect()),
         }
     }
+
+    /// They stand on the server that has the instance's lease, and move with it.
+    fn lost_with_leases(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]
