@@ -27,6 +27,7 @@ pub use leave::FindingAges;
 use members::Members;
 pub use places::Place;
 use places::Places;
+pub use restore::LastView;
 pub use slots::Slots;
 
 /// No TTL counts as longer than this: a source whose clock jumped back reports hours.

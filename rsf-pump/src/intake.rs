@@ -12,6 +12,7 @@ use rsf_registry::world::Guard;
 use rsf_registry::{Hint, LeaseSource};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::PumpConfig;
 
@@ -80,6 +81,11 @@ impl Intakes {
         if let Some(source) = self.sources.get_mut(source) {
             source.sweep_soon();
         }
+    }
+
+    /// Whether a source is being swept, which tells all that reading its leases would.
+    pub(crate) fn is_sweeping(&self, source: usize) -> bool {
+        self.sources.get(source).is_some_and(Source::is_sweeping)
     }
 
     /// The next thing that any source says, and which. Safe to drop and call again.
@@ -245,7 +251,7 @@ impl Source {
                 };
                 Intake::Swept { asked: now, answer }
             };
-            self.sweeping = Some(sweep.boxed());
+            self.sweeping = Some(apart(sweep));
         }
         if self.reading.is_none() && !self.wanted.is_empty() {
             let mut instances = Vec::new();
@@ -273,7 +279,7 @@ impl Source {
                     answer,
                 }
             };
-            self.reading = Some(read.boxed());
+            self.reading = Some(apart(read));
         }
     }
 
@@ -334,6 +340,23 @@ async fn next_page(slot: &mut Option<Pages>) -> Option<Intake> {
     page
 }
 
+/// Work on a task of its own, so that what is decoded or compressed there holds up nobody who waits for it beside other
+/// things; dropping what this answers ends it.
+pub(crate) fn apart<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> BoxFuture<'static, T> {
+    let task = AbortOnDropHandle::new(tokio::spawn(work));
+    async move {
+        match task.await {
+            Ok(output) => output,
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            // The runtime ends, and with it whoever waits.
+            Err(_) => std::future::pending().await,
+        }
+    }
+    .boxed()
+}
+
 /// Waits for a future in a slot and empties it; for ever where there is none.
 pub(crate) async fn poll<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
     match slot {
@@ -343,5 +366,28 @@ pub(crate) async fn poll<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
             output
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_apart_goes_on_while_nobody_looks_and_ends_with_who_wanted_it() {
+        let (sender, receiver) = oneshot::channel();
+        let working = apart(async move { sender.send(7) });
+        assert_eq!(receiver.await, Ok(7), "it was never polled");
+        assert_eq!(working.await, Ok(()));
+
+        let (sender, receiver) = oneshot::channel::<()>();
+        let endless = apart(async move {
+            let _kept = sender;
+            std::future::pending::<()>().await;
+        });
+        drop(endless);
+        assert!(receiver.await.is_err(), "it was ended");
     }
 }

@@ -1,27 +1,30 @@
 //! Leadership: campaigns, takes over what was published last, and notices when the term ends.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rsf_registry::directory::{ListOpener, SealedList};
-use rsf_registry::record::{ServiceList, ShardReference};
+use rsf_registry::record::{ListHold, ListVersion, RemovalCause, ServiceList, ShardReference};
 use rsf_registry::{DirectoryWriter, StoreError, Term};
 use tokio::time::{Instant, sleep_until};
 
+use crate::fold::LastView;
+use crate::publish::Published;
 use crate::state::StateFile;
 
 /// How long a campaign or takeover that failed waits before the next.
 const RETRY: Duration = Duration::from_secs(1);
+/// After so many instances of lists that are read back the pump looks at something else.
+const READ_AT_ONCE: usize = 10_000;
 
 /// What changed about the leadership.
 pub(crate) enum Leadership {
     /// A term was won; the published lists are being read.
     Won { epoch: u64 },
     /// The term is in force; nothing has been written in it yet.
-    Begun(Takeover),
+    Begun(Box<Takeover>),
     /// The term ended.
     Lost { epoch: u64 },
     /// Campaigning or taking over failed and is tried again.
@@ -31,13 +34,35 @@ pub(crate) enum Leadership {
 /// What a new term starts from.
 pub(crate) struct Takeover {
     pub(crate) term: Term,
-    pub(crate) lists: Vec<ServiceList>,
-    /// The shards of each list that stands in some.
-    pub(crate) shards: HashMap<String, Vec<ShardReference>>,
-    /// The services whose stored lists were refused: what was published of them last is not known.
-    pub(crate) refused: Vec<String>,
+    pub(crate) stored: Stored,
     /// Lists were published before, as far as this pump knows, and the directory has none.
     pub(crate) wiped: bool,
+}
+
+/// The published lists as they were read back. Each was opened by itself, and what it says of its instances is kept once
+/// for all lists: those of a large fleet are gigabytes together.
+#[derive(Default)]
+pub(crate) struct Stored {
+    pub(crate) lists: Vec<StoredList>,
+    /// What they say of the instances.
+    pub(crate) view: LastView,
+    /// The services whose stored lists were refused: what was published of them last is not known.
+    pub(crate) refused: Vec<String>,
+}
+
+/// What a list says of itself.
+pub(crate) struct StoredList {
+    pub(crate) service: String,
+    /// Epoch and sequence.
+    pub(crate) version: (u64, u64),
+    pub(crate) instances: usize,
+    pub(crate) published: Published,
+    /// The hold that lasted on it.
+    pub(crate) hold: Option<ListHold>,
+    /// When those left whose leases ran out, Unix milliseconds, in the list's order.
+    pub(crate) expired: Vec<u64>,
+    /// When the last one left it, or when it was written where nobody did, Unix milliseconds.
+    pub(crate) left_unix_ms: u64,
 }
 
 /// One pump's part in the election.
@@ -107,7 +132,7 @@ impl Leader {
                     match taken {
                         Ok(takeover) => {
                             self.phase = Phase::Leading(takeover.term.clone());
-                            return Leadership::Begun(takeover);
+                            return Leadership::Begun(Box::new(takeover));
                         }
                         Err(reason) => return self.failed(reason),
                     }
@@ -160,9 +185,9 @@ impl Leader {
                     Err(error) => return Err(error.to_string()),
                 }
             };
-            let (lists, shards, refused) = opened(stored, &opener);
-            let epoch_of = |list: &ServiceList| list.version.as_ref().map_or(0, |version| version.epoch);
-            let greatest = lists.iter().map(epoch_of).max().unwrap_or(0);
+            let stored = opened(stored, &opener).await;
+            let epochs = stored.lists.iter().map(|list| list.version.0);
+            let greatest = epochs.max().unwrap_or(0);
             if greatest >= term.epoch {
                 state.record_epoch(greatest).await;
                 let epoch = term.epoch;
@@ -170,52 +195,115 @@ impl Leader {
                     "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
                 ));
             }
-            if !lists.is_empty() {
+            if !stored.lists.is_empty() {
                 state.record_published().await;
             }
-            let wiped = lists.is_empty() && state.get().await.published;
-            Ok(Takeover {
-                term,
-                lists,
-                shards,
-                refused,
-                wiped,
-            })
+            let wiped = stored.lists.is_empty() && state.get().await.published;
+            Ok(Takeover { term, stored, wiped })
         }
         .boxed()
     }
 }
 
 /// The good ones among stored lists, and whose are not: what a stranger wrote is not the last known view.
-fn opened(
-    stored: Vec<SealedList>,
-    opener: &ListOpener,
-) -> (
-    Vec<ServiceList>,
-    HashMap<String, Vec<ShardReference>>,
-    Vec<String>,
-) {
-    let (mut lists, mut shards) = (Vec::with_capacity(stored.len()), HashMap::new());
-    let mut refused = Vec::new();
+async fn opened(stored: Vec<SealedList>, opener: &ListOpener) -> Stored {
+    let mut opened = Stored::default();
+    let mut at_once = 0;
     for sealed in stored {
         match opener.open(&sealed) {
-            Ok(opened) => {
-                if !opened.shards.is_empty() {
-                    shards.insert(sealed.service, opened.shards);
-                }
-                lists.push(opened.list);
+            Ok(list) => {
+                at_once += list.list.instances.len();
+                opened.add(list.list, list.shards);
             }
             Err(error) => {
                 tracing::warn!(service = sealed.service, %error, "a stored list is refused; it will be written anew");
-                refused.push(sealed.service);
+                opened.refused.push(sealed.service);
             }
         }
+        if at_once > READ_AT_ONCE {
+            at_once = 0;
+            // A pump that looked at nothing else for seconds would take itself for one that stood still.
+            tokio::task::yield_now().await;
+        }
     }
-    (lists, shards, refused)
+    opened
+}
+
+impl Stored {
+    fn add(&mut self, list: ServiceList, references: Vec<ShardReference>) {
+        self.view.add(&list);
+        let left = list.removed.iter().map(|removal| removal.at_unix_ms);
+        let expired = list.removed.iter();
+        let expired = expired.filter(|removal| removal.cause() == RemovalCause::Expired);
+        self.lists.push(StoredList {
+            version: list.version.as_ref().map_or((0, 0), ListVersion::order),
+            instances: list.instances.len(),
+            published: Published::read(&list.instances, references, list.hold),
+            hold: list.hold,
+            expired: expired.map(|removal| removal.at_unix_ms).collect(),
+            left_unix_ms: left.max().unwrap_or(list.written_unix_ms),
+            service: list.service,
+        });
+    }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
         self.resign();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+    use rsf_registry::directory::ListSealer;
+    use rsf_registry::record::{ListedInstance, Removal};
+
+    use super::*;
+
+    fn list(service: usize, instances: usize) -> SealedList {
+        let listed = |number| ListedInstance {
+            instance: format!("a/{number}"),
+            address: "h:1".into(),
+            ..ListedInstance::default()
+        };
+        let removal = |at_unix_ms, cause: RemovalCause| Removal {
+            instance: "a/gone".into(),
+            incarnation: at_unix_ms,
+            cause: cause.into(),
+            at_unix_ms,
+        };
+        let list = ServiceList {
+            service: format!("s{service}"),
+            version: Some(ListVersion {
+                epoch: 3,
+                sequence: 4,
+            }),
+            instances: (0..instances).map(listed).collect(),
+            removed: vec![
+                removal(5, RemovalCause::Expired),
+                removal(6, RemovalCause::Evicted),
+            ],
+            ..ServiceList::default()
+        };
+        ListSealer::unsigned().seal(&list).expect("a good list")
+    }
+
+    #[tokio::test]
+    async fn a_fleets_lists_are_read_back_one_by_one_and_hold_up_nothing_else() {
+        let mut lists: Vec<_> = (0..5).map(|service| list(service, READ_AT_ONCE / 2)).collect();
+        lists[4].head = b"no list".to_vec().into();
+        let opener = ListOpener::unverified();
+        let mut reading = pin!(opened(lists, &opener));
+        assert!(poll!(&mut reading).is_pending(), "it lets others run in between");
+        let stored = reading.await;
+        assert_eq!(stored.refused, ["s4"]);
+        assert_eq!(stored.lists.len(), 4);
+        let first = &stored.lists[0];
+        assert_eq!((first.service.as_str(), first.version), ("s0", (3, 4)));
+        assert_eq!((first.instances, first.left_unix_ms), (READ_AT_ONCE / 2, 6));
+        assert_eq!(first.expired, [5]);
     }
 }

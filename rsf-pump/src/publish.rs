@@ -8,20 +8,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rsf_registry::directory::ListSealer;
-use rsf_registry::record::{ListVersion, Removal, ServiceList};
+use rsf_registry::record::{ListVersion, Removal};
 use rsf_registry::{DirectoryWriter, StoreError, Term};
 
 use crate::coalesce::{Coalesce, Waiting};
 use crate::config::PumpConfig;
 use crate::fold::{Fold, Moment, Slots};
-use crate::intake::poll;
-use crate::leader::Takeover;
+use crate::intake::{apart, poll};
+use crate::leader::StoredList;
 use crate::shrink::ShrinkRule;
 use crate::state::StateFile;
-use draft::{Draft, Published};
+use draft::Draft;
+pub(crate) use draft::Published;
 pub(crate) use round::Outcome;
 
 /// The first and the longest pause between tries while the directory is away.
@@ -111,30 +111,33 @@ impl Publisher {
 
     /// Begins a term: whatever differs from the published lists is due, and those that could not be read when they are
     /// [released](Publisher::release_unread).
-    pub(crate) fn begin(&mut self, takeover: Takeover, fold: &Fold, now: Duration) {
+    pub(crate) fn begin(
+        &mut self,
+        term: Term,
+        lists: Vec<StoredList>,
+        refused: Vec<String>,
+        fold: &Fold,
+        now: Duration,
+    ) {
         self.end();
         self.sequence = 0;
-        self.term = Some(takeover.term);
-        self.unread = takeover.refused.into_iter().collect();
-        let mut shards = takeover.shards;
+        self.term = Some(term);
+        self.unread = refused.into_iter().collect();
         let unix_ms = millis(rsf_registry::world::unix_now());
-        for list in takeover.lists.iter().filter(|list| list.instances.is_empty()) {
-            // How long it has been empty is only known by the wall clock; at worst it stays as long again.
-            let age = Duration::from_millis(unix_ms.saturating_sub(emptied(list)));
-            self.note_empty(&list.service, now, age);
-        }
         let mut behind = 0;
-        for list in takeover.lists {
-            let version = list.version.as_ref().map_or((0, 0), ListVersion::order);
-            let references = shards.remove(&list.service).unwrap_or_default();
+        for list in lists {
+            if list.instances == 0 {
+                // How long it has been empty is only known by the wall clock; at worst it stays as long again.
+                let age = Duration::from_millis(unix_ms.saturating_sub(list.left_unix_ms));
+                self.note_empty(&list.service, now, age);
+            }
             let newest = self.versions.entry(list.service.clone()).or_default();
-            if version < *newest {
+            if list.version < *newest {
                 behind += 1;
                 continue;
             }
-            *newest = version;
-            let published = Published::read(&list.instances, references, list.hold);
-            self.published.insert(list.service, published);
+            *newest = list.version;
+            self.published.insert(list.service, list.published);
         }
         if behind > 0 {
             tracing::warn!(
@@ -246,7 +249,7 @@ impl Publisher {
                 }
                 outcome
             };
-            self.writing = Some(writing.boxed());
+            self.writing = Some(apart(writing));
         }
     }
 
@@ -269,7 +272,7 @@ impl Publisher {
         }
         let (writer, limit) = (self.writer.clone(), self.write_timeout);
         let removing = async move { round::remove(&*writer, &term, services, limit).await };
-        self.writing = Some(removing.boxed());
+        self.writing = Some(apart(removing));
     }
 
     /// Whether the last one left longer than the retention ago.
@@ -361,12 +364,6 @@ impl Publisher {
         };
         round
     }
-}
-
-/// When a list became empty, Unix milliseconds.
-fn emptied(list: &ServiceList) -> u64 {
-    let removals = list.removed.iter().map(|removal| removal.at_unix_ms);
-    removals.max().unwrap_or(list.written_unix_ms)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -134,7 +134,7 @@ impl Pump {
         let mut commanded = true;
         loop {
             running.pause.turn(running.now().elapsed);
-            let deadline = running.next_deadline();
+            let deadline = running.next_deadline(&intake);
             let flush = running.publisher.due().filter(|_| running.may_write());
             tokio::select! {
                 biased;

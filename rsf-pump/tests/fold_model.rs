@@ -287,7 +287,7 @@ impl Run {
             }
         }
         self.losses.clear();
-        self.fold.restore(self.at(), &lists, TTL);
+        self.fold.restore(self.at(), lists.iter().collect(), TTL);
     }
 
     /// Every list is valid, exactly the changed ones are told, and rule R holds.
@@ -595,7 +595,7 @@ fn a_new_leader_goes_on_from_who_the_last_one_let_go() {
         }],
         ..ServiceList::default()
     };
-    fold.restore(moment(7), std::slice::from_ref(&published), TTL);
+    fold.restore(moment(7), [&published].into_iter().collect(), TTL);
     let (list, removed) = fold.list("a");
     assert_eq!(list, published.instances);
     assert_eq!(removed.len(), 1);
@@ -621,7 +621,7 @@ fn who_left_while_nobody_led_is_named_with_the_reason() {
         Duration::from_secs(9),
         vec![observed(2, LeaseState::Deregistered, 20)],
     );
-    fold.restore(moment(10), &[published], TTL);
+    fold.restore(moment(10), [published].into_iter().collect(), TTL);
     let (list, removed) = fold.list("a");
     assert!(list.is_empty());
     assert_eq!(removed.len(), 1);

@@ -205,6 +205,25 @@ impl Shared {
         }
     }
 
+    /// A lease of another fold's or view's, with these services and schemas.
+    pub(super) fn adopt(&mut self, other: &Held, offered: BTreeMap<ServiceId, Arc<str>>) -> Held {
+        let theirs = &*other.profile;
+        let tags = theirs.tags.iter();
+        let profile = Profile {
+            application: self.string(&theirs.application),
+            zone: self.string(&theirs.zone),
+            tags: tags
+                .map(|(key, value)| (self.string(key), self.string(value)))
+                .collect(),
+            weight: theirs.weight,
+            offer: self.offer(offered),
+        };
+        Held {
+            profile: self.share_profile(profile),
+            ..other.clone()
+        }
+    }
+
     /// The same with these services and schemas.
     pub(super) fn offering(&mut self, mut held: Held, offered: BTreeMap<ServiceId, Arc<str>>) -> Held {
         let offer = self.offer(offered);

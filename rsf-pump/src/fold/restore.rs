@@ -9,13 +9,24 @@ use std::time::Duration;
 use rsf_registry::directory::slot;
 use rsf_registry::record::{ListedInstance, Removal, RemovalCause, ServiceList};
 
-use super::held::{Held, ServiceId};
+use super::held::{Held, ServiceId, Shared};
 use super::known::{Known, Restored};
 use super::members::Member;
 use super::places::Place;
 use super::{Fold, Moment};
 
+/// What published lists say together, taken in list by list: those of a large fleet are gigabytes at once.
+#[derive(Debug, Default)]
+pub struct LastView {
+    /// Its own services; a fold has others.
+    shared: Shared,
+    shadows: BTreeMap<Arc<str>, Shadow>,
+    /// Every list, and who left it last.
+    lists: Vec<(ServiceId, Vec<Removal>)>,
+}
+
 /// An instance as all lists together say.
+#[derive(Debug)]
 struct Shadow {
     held: Held,
     /// The services of the lists that name its newest incarnation, and its schemas.
@@ -24,65 +35,27 @@ struct Shadow {
     older: Vec<(ServiceId, u64)>,
 }
 
-impl Fold {
-    /// Takes back published lists as the last known view: whoever stands in them and is not known counts as alive
-    /// for one `ttl`, and has to show up in a source until then. Of those that no source has, the lists decide who has
-    /// left already: rule R let an earlier leader go at its own pace. The lists are looked at one by one.
-    pub fn restore<L: Borrow<ServiceList>>(
-        &mut self,
-        at: Moment,
-        lists: impl IntoIterator<Item = L>,
-        ttl: Duration,
-    ) {
-        let mut shadows: BTreeMap<Arc<str>, Shadow> = BTreeMap::new();
-        let mut removed: Vec<(ServiceId, Vec<Removal>)> = Vec::new();
-        for list in lists {
-            let list = list.borrow();
-            let Some(service) = self.shared.service(&list.service) else {
-                continue;
-            };
-            self.members_mut(service);
-            for listed in &list.instances {
-                self.shadow(&mut shadows, service, listed);
-            }
-            if !list.removed.is_empty() {
-                removed.push((service, list.removed.clone()));
-            }
+impl LastView {
+    /// Adds one list.
+    pub fn add(&mut self, list: &ServiceList) {
+        let Some(service) = self.shared.service(&list.service) else {
+            return;
+        };
+        for listed in &list.instances {
+            self.shadow(service, listed);
         }
-        for (id, shadow) in &shadows {
-            self.restore_one(at, id, shadow, ttl);
-        }
-        for (service, removed) in &removed {
-            self.let_go(at, *service, removed);
-        }
-        for (id, shadow) in &shadows {
-            let newest = shadow
-                .offered
-                .keys()
-                .map(|service| (*service, shadow.held.incarnation));
-            for (service, incarnation) in newest.chain(shadow.older.iter().copied()) {
-                self.realign(at, id, service, incarnation, shadow.offered.get(&service));
-            }
-        }
-        for (service, removed) in removed {
-            self.remember(service, &removed);
-        }
+        self.lists.push((service, list.removed.clone()));
     }
 
-    fn shadow(
-        &mut self,
-        shadows: &mut BTreeMap<Arc<str>, Shadow>,
-        service: ServiceId,
-        listed: &ListedInstance,
-    ) {
+    fn shadow(&mut self, service: ServiceId, listed: &ListedInstance) {
         let schema = self.shared.string(&listed.schema_hash);
-        let Some(shadow) = shadows.get_mut(&*listed.instance) else {
+        let Some(shadow) = self.shadows.get_mut(&*listed.instance) else {
             let shadow = Shadow {
                 held: self.shared.hold_listed(listed),
                 offered: BTreeMap::from([(service, schema)]),
                 older: Vec::new(),
             };
-            shadows.insert(listed.instance.as_str().into(), shadow);
+            self.shadows.insert(listed.instance.as_str().into(), shadow);
             return;
         };
         match shadow.held.incarnation.cmp(&listed.incarnation) {
@@ -98,19 +71,96 @@ impl Fold {
             }
         }
     }
+}
 
-    fn restore_one(&mut self, at: Moment, id: &Arc<str>, shadow: &Shadow, ttl: Duration) {
+impl<L: Borrow<ServiceList>> FromIterator<L> for LastView {
+    fn from_iter<I: IntoIterator<Item = L>>(lists: I) -> Self {
+        let mut view = LastView::default();
+        lists.into_iter().for_each(|list| view.add(list.borrow()));
+        view
+    }
+}
+
+/// The services of a view as a fold knows them.
+struct Translation(Vec<Option<ServiceId>>);
+
+impl Translation {
+    fn of(&self, service: ServiceId) -> Option<ServiceId> {
+        *self.0.get(service.index())?
+    }
+}
+
+impl Fold {
+    /// Takes back published lists as the last known view: whoever stands in them and is not known counts as alive
+    /// for one `ttl`, and has to show up in a source until then. Of those that no source has, the lists decide who has
+    /// left already: rule R let an earlier leader go at its own pace. Answers where those stand whom the lists name.
+    pub fn restore(&mut self, at: Moment, view: LastView, ttl: Duration) -> Vec<Place> {
+        let LastView {
+            shared,
+            shadows,
+            lists,
+        } = view;
+        let services = shared.keys().map(|(_, key)| self.shared.service(key));
+        let services = Translation(services.collect());
+        let lists: Vec<(ServiceId, Vec<Removal>)> = lists
+            .into_iter()
+            .filter_map(|(service, removed)| Some((services.of(service)?, removed)))
+            .collect();
+        for (service, _) in &lists {
+            self.members_mut(*service);
+        }
+        for (id, shadow) in &shadows {
+            self.restore_one(at, id, shadow, &services, ttl);
+        }
+        for (service, removed) in &lists {
+            self.let_go(at, *service, removed);
+        }
+        for (id, shadow) in &shadows {
+            let newest = shadow
+                .offered
+                .iter()
+                .map(|(service, schema)| (*service, shadow.held.incarnation, Some(schema)));
+            let older = shadow
+                .older
+                .iter()
+                .map(|(service, incarnation)| (*service, *incarnation, shadow.offered.get(service)));
+            for (service, incarnation, schema) in newest.chain(older) {
+                if let Some(service) = services.of(service) {
+                    self.realign(at, id, service, incarnation, schema);
+                }
+            }
+        }
+        for (service, removed) in lists {
+            self.remember(service, &removed);
+        }
+        shadows.keys().filter_map(|id| self.places.find(id)).collect()
+    }
+
+    fn restore_one(
+        &mut self,
+        at: Moment,
+        id: &Arc<str>,
+        shadow: &Shadow,
+        services: &Translation,
+        ttl: Duration,
+    ) {
         let incarnation = shadow.held.incarnation;
         let place = self.places.find(id);
         let known = place.and_then(|place| self.places.get(place));
-        let left = shadow.offered.keys().all(|service| {
+        let mut offering = shadow.offered.keys().filter_map(|service| services.of(*service));
+        let left = offering.all(|service| {
             let members = self.services.get(service.index());
             members.is_some_and(|members| members.has_left(id, incarnation))
         });
         if left || known.is_some_and(|known| known.held.incarnation >= incarnation) {
             return;
         }
-        let held = self.shared.offering(shadow.held.clone(), shadow.offered.clone());
+        let offered = shadow.offered.iter().filter_map(|(service, schema)| {
+            let schema = self.shared.string(schema);
+            Some((services.of(*service)?, schema))
+        });
+        let offered = offered.collect();
+        let held = self.shared.adopt(&shadow.held, offered);
         let place = place.unwrap_or_else(|| self.places.insert(Known::new(id.clone(), held.clone())));
         self.replace(at, place, held);
         if let Some(known) = self.places.get_mut(place) {
@@ -191,7 +241,7 @@ impl Fold {
         };
         if let Some(schema) = schema.filter(|_| !known.held.offers(service)) {
             let mut offered = known.held.offered();
-            offered.insert(service, schema.clone());
+            offered.insert(service, self.shared.string(schema));
             known.held = self.shared.offering(known.held.clone(), offered);
         }
         let mut listed: Vec<ServiceId> = known.listed.iter().copied().chain([service]).collect();

@@ -289,7 +289,7 @@ mod tests {
             instances: instances.to_vec(),
             ..ServiceList::default()
         };
-        fold.restore(at, [list], second);
+        fold.restore(at, [list].into_iter().collect(), second);
         fold
     }
 

@@ -12,17 +12,32 @@ use crate::fold::{FindingAges, Moment, Place, Sweeping};
 use crate::intake::{Intake, Intakes};
 use crate::shrink::Discontinuity;
 
+/// Of leases whose deadlines came together a tenth of the fleet is read one by one, within these bounds; more are swept.
+const ONE_BY_ONE: std::ops::RangeInclusive<usize> = 100..=1_000;
+
 impl Running {
-    /// When the next lease of any source wants to be checked.
-    pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.lanes.iter().filter_map(|lane| lane.deadlines.next()).min()
+    /// When the next lease of any source wants to be checked. While a source is swept none of it is: the sweep asks for all
+    /// of them, and where it is slow, reading them one by one beside it would make it slower still.
+    pub(super) fn next_deadline(&self, intake: &Intakes) -> Option<Duration> {
+        let lanes = self.lanes.iter().enumerate();
+        let waiting = lanes.filter(|(source, _)| !intake.is_sweeping(*source));
+        waiting.filter_map(|(_, lane)| lane.deadlines.next()).min()
     }
 
     pub(super) fn check_deadlines(&mut self, intake: &mut Intakes) {
         let now = self.now().elapsed;
         for (source, lane) in self.lanes.iter_mut().enumerate() {
+            if intake.is_sweeping(source) {
+                continue;
+            }
             let due = lane.deadlines.due(now, |place| self.fold.deadline(source, place));
             self.metrics.deadline_checks.inc_by(due.len() as u64);
+            let few = (lane.leases / 10).clamp(*ONE_BY_ONE.start(), *ONE_BY_ONE.end());
+            if due.len() > few {
+                // The last sweep took so long that its word on them is old already.
+                intake.sweep_one_soon(source);
+                continue;
+            }
             let due = due.into_iter().map(|place| self.fold.id(place).to_string());
             intake.want(source, due.collect());
         }

@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use rsf_registry::record::RemovalCause;
 
+use super::REPORT;
 use super::lane::Lane;
 use super::running::{Running, cause};
 use crate::evidence::{Finding, Kind};
 use crate::shrink::Discontinuity;
 use crate::status::{Counters, PumpStatus, Role, SourceStatus};
 
+/// The unconfirmed among so many instances are counted for every report.
+const COUNTED_ALWAYS: usize = 10_000;
+
 impl Running {
     /// Publishes the status and sets the gauges.
     pub(super) fn report(&mut self) {
         let now = self.now().elapsed;
-        let unconfirmed = self.unconfirmed(now);
+        let unconfirmed = self.count_unconfirmed(now);
         let not_ready = self.not_ready(now, unconfirmed);
         let status = PumpStatus {
             pump: self.config.pump.clone(),
@@ -61,6 +65,17 @@ impl Running {
             distrusted: self.rule.distrust(source, now).map(|(_, reason)| reason),
             error: lane.trust.error().map(str::to_owned),
         }
+    }
+
+    /// Counts them, those of a large fleet not more often than a report is due: each round of writes has a report too.
+    fn count_unconfirmed(&mut self, now: Duration) -> usize {
+        let recent = self.counted.filter(|(at, _)| now < *at + REPORT);
+        if let Some((_, count)) = recent.filter(|_| self.fold.len() > COUNTED_ALWAYS) {
+            return count;
+        }
+        let count = self.unconfirmed(now);
+        self.counted = Some((now, count));
+        count
     }
 
     /// Listed instances that no source has confirmed since its last discontinuity or since it fell silent, or since a

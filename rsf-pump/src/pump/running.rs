@@ -1,5 +1,6 @@
 //! What a running pump knows, when it may write, and what it hands on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::shrink::ShrinkRule;
 use crate::status::{PumpStatus, Role};
+
+/// So many entries that leave lists by one event are logged one by one; of more, as in a release of the whole fleet, how
+/// many there were.
+const TOLD_APART: usize = 100;
 
 /// Everything a running pump knows.
 pub(super) struct Running {
@@ -40,6 +45,8 @@ pub(super) struct Running {
     pub(super) last_error: Option<String>,
     /// Of whom evidence is wanted after a sweep, and who certainly lives.
     pub(super) wanted: Option<Wanted>,
+    /// When the unconfirmed were last counted, and how many there were.
+    pub(super) counted: Option<(Duration, usize)>,
 }
 
 /// What the evidence is asked for.
@@ -72,6 +79,7 @@ impl Running {
             last_write: None,
             last_error: None,
             wanted: None,
+            counted: None,
             config: config.clone(),
         }
     }
@@ -130,16 +138,26 @@ impl Running {
         for (service, slots) in changes.services {
             self.publisher.touch(service, slots, now);
         }
+        let told = changes.removed.len() <= TOLD_APART;
+        let mut causes: BTreeMap<&str, u64> = BTreeMap::new();
         for (service, removal) in changes.removed {
             let cause = cause(removal.cause());
-            self.metrics.removed.with_label_values(&[cause]).inc();
-            tracing::info!(
-                service,
-                instance = removal.instance,
-                incarnation = removal.incarnation,
-                cause,
-                "left"
-            );
+            *causes.entry(cause).or_default() += 1;
+            if told {
+                tracing::info!(
+                    service,
+                    instance = removal.instance,
+                    incarnation = removal.incarnation,
+                    cause,
+                    "left"
+                );
+            }
+        }
+        for (cause, count) in causes {
+            self.metrics.removed.with_label_values(&[cause]).inc_by(count);
+            if !told {
+                tracing::info!(cause, count, "entries left the lists, which name them");
+            }
         }
     }
 }

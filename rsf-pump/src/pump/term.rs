@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use rsf_registry::record::{RemovalCause, ServiceList};
 use rsf_registry::world::Guard;
 
 use super::lane::Lane;
 use super::running::Running;
 use crate::fold::{Fold, Moment};
-use crate::leader::{Leadership, Takeover};
+use crate::leader::{Leadership, Stored, StoredList, Takeover};
 use crate::publish::Round;
 use crate::status::Role;
 
@@ -23,7 +22,7 @@ impl Running {
                 self.epoch = Some(epoch);
                 self.last_error = None;
             }
-            Leadership::Begun(takeover) => anew = self.take_over(takeover),
+            Leadership::Begun(takeover) => anew = self.take_over(*takeover),
             Leadership::Lost { epoch } => {
                 tracing::warn!(epoch, "the term ended; back to standby");
                 self.stand_by();
@@ -53,44 +52,41 @@ impl Running {
                 .iter_mut()
                 .for_each(|lane| lane.begin_anew(now.elapsed));
         }
-        if Guard::LastView.stands() {
-            self.fold.restore(now, &takeover.lists, self.config.lease_ttl);
-        }
-        for list in &takeover.lists {
+        let Takeover {
+            term,
+            stored: Stored { lists, view, refused },
+            wiped,
+        } = takeover;
+        let ttl = self.config.lease_ttl;
+        let restored = match Guard::LastView.stands() {
+            true => self.fold.restore(now, view, ttl),
+            false => Vec::new(),
+        };
+        for list in &lists {
             self.inherit(now, list);
         }
-        let restored = takeover.lists.iter().flat_map(|list| &list.instances);
-        for instance in restored {
-            if let Some(place) = self.fold.place(&instance.instance) {
-                (0..self.lanes.len()).for_each(|source| self.schedule(source, place));
-            }
+        for place in restored {
+            (0..self.lanes.len()).for_each(|source| self.schedule(source, place));
         }
         self.restored = Some(now.elapsed);
-        self.wiped = takeover.wiped;
-        if takeover.wiped {
+        self.wiped = wiped;
+        if wiped {
             tracing::warn!(
                 "the directory is empty although lists were published before: all of them are written anew"
             );
         }
-        tracing::info!(
-            epoch = takeover.term.epoch,
-            lists = takeover.lists.len(),
-            "leading"
-        );
-        self.publisher.begin(takeover, &self.fold, now.elapsed);
+        tracing::info!(epoch = term.epoch, lists = lists.len(), "leading");
+        self.publisher
+            .begin(term, lists, refused, &self.fold, now.elapsed);
         anew
     }
 
     /// Goes on with what an earlier leader let go of one service, and with the hold that it published.
-    fn inherit(&mut self, now: Moment, list: &ServiceList) {
+    fn inherit(&mut self, now: Moment, list: &StoredList) {
         let since = |unix_ms: u64| Duration::from_millis(now.unix_ms.saturating_sub(unix_ms));
-        let expired = list
-            .removed
-            .iter()
-            .filter(|removal| removal.cause() == RemovalCause::Expired);
-        let ages: Vec<Duration> = expired.map(|removal| since(removal.at_unix_ms)).collect();
-        let listed = list.instances.len();
-        self.rule.inherit(now.elapsed, &list.service, listed, &ages);
+        let ages: Vec<Duration> = list.expired.iter().map(|at| since(*at)).collect();
+        self.rule
+            .inherit(now.elapsed, &list.service, list.instances, &ages);
         if let Some(hold) = &list.hold {
             let before = usize::try_from(hold.before).unwrap_or(usize::MAX);
             let age = since(hold.since_unix_ms);

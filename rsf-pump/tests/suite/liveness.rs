@@ -187,3 +187,37 @@ async fn leaving_by_word_is_exempt_from_rule_r() {
         name("s", 18)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_not_read_one_by_one_where_sweeps_are_slow() {
+    const MANY: usize = 1_500;
+    let settings = PumpSettings {
+        sweep_timeout_ms: 60_000,
+        ..PumpSettings::default()
+    };
+    let (mut world, pump) = World::with(MANY, settings).await;
+    // Longer than most leases live on when the sweep looks at them.
+    world.store.set_sweep_takes(Duration::from_secs(13));
+    secs(15).await;
+    let (before, checks) = (world.store.reads(), pump.handle.status().counters.deadline_checks);
+    secs(120).await;
+    let checks = pump.handle.status().counters.deadline_checks - checks;
+    assert!(
+        checks > 5 * MANY as u64,
+        "their deadlines came again and again: {checks}"
+    );
+    let reads = world.store.reads() - before;
+    assert!(
+        reads < MANY / 10,
+        "{reads} of {MANY} leases were read beside the sweeps"
+    );
+    assert_eq!(world.directory.len("s"), MANY);
+    // Who comes is seen at once all the same, and who died leaves.
+    world.fleet.start_one("s", 9_999, Duration::ZERO);
+    until(SECOND, "the newcomer", || world.directory.len("s") == MANY + 1).await;
+    world.fleet.kill("s", 0..5);
+    until(60 * SECOND, "the dead are gone", || {
+        world.directory.len("s") == MANY - 4
+    })
+    .await;
+}

@@ -37,6 +37,8 @@ struct StoreState {
     hints_lost: bool,
     hints: Vec<mpsc::UnboundedSender<Hint>>,
     reads: usize,
+    /// How long a sweep takes after it has looked.
+    sweep_takes: Duration,
 }
 
 impl Store {
@@ -56,6 +58,11 @@ impl Store {
     /// Answers nothing (`SIGSTOP`); time goes on for the leases.
     pub(crate) fn set_stalled(&self, stalled: bool) {
         self.stalled.send_replace(stalled);
+    }
+
+    /// A sweep's answer is so old when it comes.
+    pub(crate) fn set_sweep_takes(&self, time: Duration) {
+        self.state.lock().sweep_takes = time;
     }
 
     /// Hints go nowhere, and nobody is told.
@@ -161,11 +168,16 @@ impl LeaseSource for Store {
 
     async fn sweep(&self) -> Result<Sweep, StoreError> {
         self.reach().await?;
-        let state = self.state.lock();
-        Ok(Sweep {
-            source: state.start.to_string(),
-            leases: state.leases.values().filter_map(live).collect(),
-        })
+        let (swept, takes) = {
+            let state = self.state.lock();
+            let swept = Sweep {
+                source: state.start.to_string(),
+                leases: state.leases.values().filter_map(live).collect(),
+            };
+            (swept, state.sweep_takes)
+        };
+        sleep(takes).await;
+        Ok(swept)
     }
 
     async fn read(&self, instances: &[String]) -> Result<Vec<Option<LiveLease>>, StoreError> {

@@ -13,7 +13,7 @@ use super::refusals::{Reason, Refusal, Refusals};
 use super::sealed::{MAX_SHARDS, SealedList, shard_names};
 use crate::format::{Envelope, Kind, MAX_RECORD};
 use crate::limits;
-use crate::record::{ListHead, ListShard, ServiceList, ShardReference};
+use crate::record::{ListHead, ListShard, ListVersion, ServiceList, ShardReference};
 
 /// Opens lists of one namespace and counts those that it refuses; clones share the counts.
 #[derive(Debug, Clone, Default)]
@@ -164,6 +164,28 @@ impl ListOpener {
     }
 }
 
+/// The version of what stands in a list's place, as (epoch, sequence), and the names of its shards; nothing is checked, and
+/// no instance decoded.
+pub(crate) fn glance(stored: &[u8]) -> Result<((u64, u64), Vec<String>), Refusal> {
+    let envelope = Envelope::open(stored)?;
+    let (version, names) = match envelope.kind {
+        Kind::Whole => (envelope.record::<Versioned>(MAX_RECORD)?.version, Vec::new()),
+        Kind::Head => {
+            let head: ListHead = envelope.record(MAX_RECORD)?;
+            (head.version, shard_names(&head.shards))
+        }
+        Kind::Shard => (None, Vec::new()),
+    };
+    Ok((version.map_or((0, 0), |version| version.order()), names))
+}
+
+/// Of a [`ServiceList`] the version alone; decoding passes over all else.
+#[derive(prost::Message)]
+struct Versioned {
+    #[prost(message, optional, tag = "2")]
+    version: Option<ListVersion>,
+}
+
 fn invalid(text: String) -> Refusal {
     Refusal::new(Reason::Invalid, text)
 }
@@ -245,4 +267,37 @@ fn assemble(head: ListHead, shards: &BTreeMap<String, Bytes>) -> Result<OpenedLi
         list,
         shards: head.shards,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::ListSealer;
+    use crate::record::ListedInstance;
+
+    #[test]
+    fn a_glance_sees_what_opening_sees_of_the_whole() {
+        for instances in [0, 3, 20_000] {
+            let listed = |number| ListedInstance {
+                instance: format!("{number}"),
+                address: format!("h{:016x}:1", fastrand::u64(..)),
+                incarnation: fastrand::u64(..),
+                ..ListedInstance::default()
+            };
+            let list = ServiceList {
+                service: "s".into(),
+                version: Some(ListVersion {
+                    epoch: 7,
+                    sequence: 9,
+                }),
+                instances: (0..instances).map(listed).collect(),
+                ..ServiceList::default()
+            };
+            let sealed = ListSealer::unsigned().seal(&list).expect("a good list");
+            let seen = glance(&sealed.head).expect("it is sound");
+            assert_eq!(seen, ((7, 9), sealed.names.clone()));
+            assert_eq!(instances == 20_000, sealed.names.len() > 1);
+        }
+        assert!(glance(b"no list").is_err());
+    }
 }
