@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
@@ -51,6 +52,19 @@ async fn until(patience: Duration, condition: impl AsyncFn() -> bool) -> bool {
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// How long things took, in milliseconds with two places.
+fn percentiles(mut took: Vec<Duration>) -> Value {
+    took.sort_unstable();
+    let percentile = |share: usize| {
+        let place = (took.len() * share / 100).min(took.len().saturating_sub(1));
+        took.get(place)
+            .map(|took| (took.as_secs_f64() * 100_000.0).round() / 100.0)
+    };
+    json!({
+        "count": took.len(), "p50_ms": percentile(50), "p99_ms": percentile(99), "max_ms": percentile(100),
+    })
 }
 
 /// Seconds with three places.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use rsf_registry::record::ServiceList;
 use rsf_registry::{Directory, Observed};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::fleet::{Shape, instance_id, service_key};
+use super::percentiles;
 
 /// The watched services, by rank.
 pub(super) struct Consumer {
@@ -85,16 +86,11 @@ impl Consumer {
         let waiting = self.waiting();
         let mut state = lock(&self.state);
         state.expected.clear();
-        let (mut took, lists) = (std::mem::take(&mut state.took), std::mem::take(&mut state.lists));
-        took.sort_unstable();
-        let percentile = |share: usize| {
-            let place = (took.len() * share / 100).min(took.len().saturating_sub(1));
-            took.get(place).map(|took| took.as_millis() as u64)
-        };
-        json!({
-            "changes_seen": took.len(), "changes_not_seen": waiting, "lists_read": lists,
-            "p50_ms": percentile(50), "p99_ms": percentile(99), "max_ms": percentile(100),
-        })
+        let (took, lists) = (std::mem::take(&mut state.took), std::mem::take(&mut state.lists));
+        let mut latency = percentiles(took);
+        latency["changes_not_seen"] = waiting.into();
+        latency["lists_read"] = lists.into();
+        latency
     }
 }
 

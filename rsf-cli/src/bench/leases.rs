@@ -1,12 +1,13 @@
 //! The instances' side: leases written, renewed, replaced and left to die, over a few connections.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use rsf_registry::record::{Lease, LeaseState};
-use rsf_registry::{Backend, LeaseStore, RegistryUrl, Renewal, StoreError};
+use rsf_registry::agent::REPEATED_EVERY;
+use rsf_registry::record::{Acknowledgement, Lease, LeaseState};
+use rsf_registry::{Backend, RegistryUrl, Renewal, StoreError};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,6 +21,8 @@ const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often renewals that are due are sent.
 const TICK: Duration = Duration::from_millis(20);
+/// Of so many instances one has its renewals timed.
+const TIMED_ONE_IN: usize = 64;
 /// How long the word that an instance left stays.
 const TOMBSTONE: Duration = Duration::from_secs(30);
 
@@ -28,7 +31,7 @@ pub(super) struct Leases {
     pub(super) shape: Shape,
     pub(super) namespace: String,
     pub(super) ttl: Duration,
-    stores: Vec<Arc<dyn LeaseStore>>,
+    stores: Vec<Backend>,
     /// The incarnation of each instance; those that are dead are not renewed.
     incarnations: Vec<AtomicU64>,
     dead: Vec<AtomicBool>,
@@ -44,6 +47,14 @@ pub(super) struct Counts {
     pub(super) failed: AtomicU64,
     /// Renewals that were sent later than half a TTL after the one before.
     pub(super) late: AtomicU64,
+    took: Mutex<Vec<Duration>>,
+}
+
+impl Counts {
+    /// How long some of the renewals took since this was last asked.
+    pub(super) fn took(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.took.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Leases {
@@ -54,9 +65,7 @@ impl Leases {
         ttl: Duration,
         connections: usize,
     ) -> Result<Arc<Leases>, Failure> {
-        let stores: Result<Vec<_>, _> = (0..connections)
-            .map(|_| Backend::open(url, namespace).map(|backend| backend.leases))
-            .collect();
+        let stores: Result<Vec<_>, _> = (0..connections).map(|_| Backend::open(url, namespace)).collect();
         let first = unix_ms();
         let instances = shape.instances();
         Ok(Arc::new(Leases {
@@ -155,9 +164,18 @@ impl Leases {
         if self.dead[instance].load(Ordering::Relaxed) {
             return;
         }
-        let (store, counts) = (self.store(instance), &self.counts);
+        let (store, counts) = (&self.store(instance).leases, &self.counts);
         let incarnation = self.incarnation(instance);
-        match store.renew(&instance_id(instance), incarnation, self.ttl).await {
+        let begun = Instant::now();
+        let renewed = store.renew(&instance_id(instance), incarnation, self.ttl).await;
+        if instance.is_multiple_of(TIMED_ONE_IN) {
+            counts
+                .took
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(begun.elapsed());
+        }
+        match renewed {
             Ok(Renewal::Renewed) => counts.renewed.fetch_add(1, Ordering::Relaxed),
             // It may just be replaced.
             Ok(Renewal::Unknown) if incarnation != self.incarnation(instance) => 0,
@@ -172,11 +190,35 @@ impl Leases {
         };
     }
 
+    /// Says that an instance runs the fleet's policy, again where that fails.
+    pub(super) async fn acknowledge(&self, instance: usize) {
+        let acknowledgement = Acknowledgement {
+            instance: instance_id(instance),
+            incarnation: self.incarnation(instance),
+            application: self.lease(instance, 1).application,
+            scope: "fleet".to_owned(),
+            revision: 7,
+            at_unix_ms: unix_ms(),
+            ..Acknowledgement::default()
+        };
+        let (store, ttl) = (&self.store(instance).acknowledgements, REPEATED_EVERY * 3);
+        for _ in 0..TRIES {
+            match store
+                .acknowledge(std::slice::from_ref(&acknowledgement), ttl)
+                .await
+            {
+                Ok(()) => return,
+                Err(_) => self.counts.failed.fetch_add(1, Ordering::Relaxed),
+            };
+            sleep(PAUSE).await;
+        }
+    }
+
     /// Writes a lease, and again where that fails.
     async fn put(&self, instance: usize, lease: &Lease, ttl: Duration) -> Result<(), StoreError> {
         let mut tried = 1;
         loop {
-            match self.store(instance).put(lease, ttl).await {
+            match self.store(instance).leases.put(lease, ttl).await {
                 Err(_) if tried < TRIES => {
                     tried += 1;
                     self.counts.failed.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +257,7 @@ impl Leases {
         next
     }
 
-    fn store(&self, instance: usize) -> &Arc<dyn LeaseStore> {
+    fn store(&self, instance: usize) -> &Backend {
         &self.stores[instance % self.stores.len()]
     }
 }

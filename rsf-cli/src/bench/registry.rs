@@ -1,8 +1,12 @@
 //! `rsf bench registry`: a fleet registers, renews, changes, is released anew and partly dies; a consumer watches.
 
+mod reading;
+
+mod acknowledging;
+mod takeover;
+
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,10 +18,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::consumer::Consumer;
 use super::fleet::Shape;
 use super::leases::Leases;
-use super::servers::{self, Folder, PumpProcess};
+use super::servers::{Folder, PumpProcess};
 use super::{say, seconds, until};
 use crate::Failure;
 use crate::dev::stores::OwnStores;
+use reading::figures;
 
 /// How long lists may take to become whole, or changes to be seen, before the bench goes on without.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -59,6 +64,9 @@ pub(crate) struct RegistryArguments {
     /// What a rolling release replaces, per mille of the fleet a second
     #[arg(long, default_value_t = 10)]
     release_per_mille: usize,
+    /// How many instances acknowledge a policy of the fleet, at most all; 0 leaves this part out
+    #[arg(long, default_value_t = 100_000)]
+    acknowledgements: usize,
     /// What dies at once, percent of the fleet; 0 leaves this part out
     #[arg(long, default_value_t = 5)]
     deaths_percent: usize,
@@ -162,19 +170,6 @@ struct Bench<'a> {
     folder: &'a Folder,
 }
 
-/// Counters of all servers at one moment.
-struct Reading {
-    at: Instant,
-    pump_cpu: f64,
-    redis_cpu: Option<f64>,
-    transactions: Option<u64>,
-    lists_written: u64,
-    removed: Value,
-    renewed: u64,
-    unknown: u64,
-    failed: u64,
-}
-
 impl Bench<'_> {
     async fn run(&self) -> Result<Value, Failure> {
         let shape = &self.leases.shape;
@@ -188,11 +183,9 @@ impl Bench<'_> {
         self.leases.register().await?;
         let registered = begun.elapsed();
         let _renewals = self.leases.keep();
-        let settings = self.pump_settings();
         say(format_args!("starting the pump …"));
         let started = Instant::now();
-        let pump =
-            PumpProcess::start(&self.registry, &self.arguments.namespace, &settings, self.folder).await?;
+        let pump = self.start_pump().await?;
         let folded = self.folded(&pump, started).await?;
         let consumer = Consumer::watch(&self.backend.directory, shape, self.arguments.watched);
         let complete = until(PATIENCE, async || consumer.complete(shape)).await;
@@ -206,6 +199,9 @@ impl Bench<'_> {
             .part(&pump, "a rolling release", async || self.release(&consumer).await)
             .await?;
         let rolling = with(rolling, "change_to_consumer", self.seen(&consumer).await);
+        let acknowledging = self.acknowledging(&pump).await?;
+        let (_, before) = pump.memory()?;
+        let (pump, takeover) = self.takeover(pump, &consumer).await?;
         let deaths = self.deaths(&pump, &consumer).await?;
         let (memory, most) = pump.memory()?;
         let last = pump.status().await?;
@@ -224,12 +220,19 @@ impl Bench<'_> {
             "renewals_alone": idle,
             "single_changes": steady,
             "rolling_release": rolling,
+            "acknowledgements": acknowledging,
+            "takeover": takeover,
             "deaths": deaths,
             "pump_memory_mib": memory,
-            "pump_memory_most_mib": most,
+            "pump_memory_most_mib": most.max(before),
             "pump_discontinuities": last["counters"]["discontinuities"],
             "pump_holds": last["counters"]["holds"],
         }))
+    }
+
+    async fn start_pump(&self) -> Result<PumpProcess, Failure> {
+        let (namespace, settings) = (&self.arguments.namespace, self.pump_settings());
+        PumpProcess::start(&self.registry, namespace, &settings, self.folder).await
     }
 
     fn pump_settings(&self) -> String {
@@ -248,7 +251,7 @@ impl Bench<'_> {
             self.leases.shape.instances() as u64,
             self.leases.shape.services() as u64,
         );
-        let mut read = None;
+        let (mut read, mut written) = (None, None);
         let end = started + PATIENCE;
         loop {
             let status = pump.status().await?;
@@ -258,10 +261,18 @@ impl Bench<'_> {
             }
             // Lists of a write whose answer was lost are found there by the next term, and not written again.
             let folded = read.is_some() && number("services") >= services && status["role"] == "leading";
-            if folded && status["ready"] == true && number("lists_waiting") == 0 {
+            let written = match folded && number("lists_waiting") == 0 {
+                true => Some(*written.get_or_insert(started.elapsed())),
+                false => None,
+            };
+            // It calls itself ready when a second reading has confirmed everybody.
+            if status["ready"] == true
+                && let Some(written) = written
+            {
                 let (memory, most) = pump.memory()?;
                 return Ok(json!({
-                    "leases_read_s": read.map(seconds), "lists_written_s": seconds(started.elapsed()),
+                    "leases_read_s": read.map(seconds), "lists_written_s": seconds(written),
+                    "ready_s": seconds(started.elapsed()),
                     "pump_cpu_s": pump.cpu()?, "pump_memory_mib": memory, "pump_memory_most_mib": most,
                 }));
             }
@@ -294,7 +305,10 @@ impl Bench<'_> {
 
     async fn change(&self, consumer: &Consumer) -> Result<u64, Failure> {
         let shape = &self.leases.shape;
+        // Over the whole second: who changes just after a round of writes waits longest.
+        let mut ticks = interval(Duration::from_secs(1) / self.arguments.changes.max(1));
         for _ in 0..self.arguments.changes {
+            ticks.tick().await;
             let service = consumer.services[fastrand::usize(..consumer.services.len())];
             let instance = shape.member(service, fastrand::usize(..shape.size(service)));
             self.leases.restart(instance, self.expecting(consumer)).await?;
@@ -349,46 +363,6 @@ impl Bench<'_> {
         until(self.leases.ttl, async || consumer.waiting() == 0).await;
         consumer.latency()
     }
-
-    async fn read(&self, pump: &PumpProcess) -> Result<Reading, Failure> {
-        let status = pump.status().await?;
-        let counts = &self.leases.counts;
-        Ok(Reading {
-            at: Instant::now(),
-            pump_cpu: pump.cpu()?,
-            redis_cpu: servers::redis_cpu(&self.url).await,
-            transactions: servers::zookeeper_transactions(&self.url).await,
-            lists_written: status["counters"]["lists_written"].as_u64().unwrap_or_default(),
-            removed: status["counters"]["removed"].clone(),
-            renewed: counts.renewed.load(Ordering::Relaxed),
-            unknown: counts.unknown.load(Ordering::Relaxed),
-            failed: counts.failed.load(Ordering::Relaxed),
-        })
-    }
-}
-
-fn figures(before: &Reading, after: &Reading, events: u64) -> Value {
-    let time = (after.at - before.at).as_secs_f64();
-    let rounded = |value: f64| (value * 1000.0).round() / 1000.0;
-    let cores = |before: f64, after: f64| rounded((after - before) / time);
-    let redis = before
-        .redis_cpu
-        .zip(after.redis_cpu)
-        .map(|(before, after)| cores(before, after));
-    let written = before.transactions.zip(after.transactions);
-    json!({
-        "seconds": rounded(time),
-        "renewals_per_s": rounded((after.renewed - before.renewed) as f64 / time),
-        "renewals_unknown": after.unknown - before.unknown,
-        "requests_failed": after.failed - before.failed,
-        "pump_cores": cores(before.pump_cpu, after.pump_cpu),
-        "redis_cores": redis,
-        "lease_events": events,
-        "lists_written": after.lists_written - before.lists_written,
-        "zookeeper_transactions": written.map(|(before, after)| after.saturating_sub(before)),
-        "removed_before": before.removed,
-        "removed_after": after.removed,
-    })
 }
 
 fn with(mut part: Value, name: &str, value: Value) -> Value {

@@ -69,21 +69,17 @@ impl PumpProcess {
 
     /// Its processor time so far, seconds.
     pub(super) fn cpu(&self) -> Result<f64, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The name in parentheses may itself hold blanks.
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        let ticks: f64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<f64>().ok())
-            .sum();
-        Ok(ticks / TICKS_A_SECOND)
+        processor_time(self.pid)
     }
 
     /// Its resident memory, MiB, now and at most.
     pub(super) fn memory(&self) -> Result<(u64, u64), Failure> {
         memory(self.pid)
+    }
+
+    /// Kills it (SIGKILL).
+    pub(super) async fn kill(mut self) -> Result<(), Failure> {
+        Ok(self.child.kill().await?)
     }
 
     /// Ends it.
@@ -92,6 +88,27 @@ impl PumpProcess {
         drop(self.child.stdin.take());
         let _ = timeout(Duration::from_secs(10), self.child.wait()).await;
     }
+}
+
+/// A process' processor time so far, seconds.
+pub(super) fn processor_time(pid: u32) -> Result<f64, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may itself hold blanks.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: f64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
+    Ok(ticks / TICKS_A_SECOND)
+}
+
+/// How many threads of this machine wanted a processor in the last minute.
+pub(super) fn load_average() -> Result<f64, Failure> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    let first = text.split_whitespace().next().unwrap_or_default();
+    Ok(first.parse()?)
 }
 
 /// A process' resident memory, MiB, now and at most.
