@@ -50,6 +50,8 @@ async fn draining_stays_listed_and_marked_and_leaving_is_told_apart_from_dying()
 async fn t09_lost_hints_are_repaired_by_a_sweep() {
     let (mut world, _pump) = World::with(10, PumpSettings::default()).await;
     world.store.set_hints_lost(true);
+    // Well between two sweeps.
+    secs(2).await;
     for index in 0..200 {
         world
             .fleet
