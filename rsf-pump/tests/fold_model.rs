@@ -657,7 +657,7 @@ fn a_list_knows_better_than_the_last_word_heard_of_one_that_no_source_has() {
             ..ServiceList::default()
         },
     ];
-    fold.restore(moment(7), &published, TTL);
+    fold.restore(moment(7), published.iter().collect(), TTL);
     assert!(fold.list(SERVICES[0]).0.is_empty());
     assert_eq!(fold.list(SERVICES[1]).0, published[1].instances);
     assert!(fold.list(SERVICES[1]).1.is_empty(), "it has not left");
@@ -691,8 +691,9 @@ fn whose_address_another_has_was_replaced_and_did_not_leave_by_its_word() {
         },
     );
     // It reads one list back, and, from a backup, the other.
-    fold.restore(moment(10), &[list(SERVICES[0])], TTL);
-    fold.restore(moment(11), &[list(SERVICES[0]), list(SERVICES[1])], TTL);
+    fold.restore(moment(10), [list(SERVICES[0])].iter().collect(), TTL);
+    let both = [list(SERVICES[0]), list(SERVICES[1])];
+    fold.restore(moment(11), both.iter().collect(), TTL);
     for service in &SERVICES[..2] {
         let (listed, removed) = fold.list(service);
         assert_eq!(listed.len(), 1);
