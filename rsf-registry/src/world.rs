@@ -47,7 +47,7 @@ pub(crate) const fn shard_bytes(usual: usize) -> usize {
 pub(crate) fn shard_bytes(usual: usize) -> usize {
     match simulated::has_small_shards() {
         // What a shard has beside its instances does not become less.
-        true => usual / 2048 + 48,
+        true => usual / 512 + 48,
         false => usual,
     }
 }
