@@ -67,7 +67,8 @@ struct Guard {
 
 #[derive(Debug)]
 struct Loss {
-    at: Duration,
+    /// When it counts no more: it may be older than this process.
+    until: Duration,
     count: usize,
     listed_before: usize,
 }
@@ -78,8 +79,7 @@ struct Held {
     /// How old it was then: an earlier leader began it.
     inherited: Duration,
     before: usize,
-    /// `None` until who is missing has been judged here once.
-    held: Option<usize>,
+    held: usize,
     answering: usize,
 }
 
@@ -166,7 +166,7 @@ impl ShrinkRule {
             return missing;
         }
         let guard = self.services.entry(service.to_owned()).or_default();
-        guard.forget(now, self.config.window);
+        guard.forget(now);
         if std::mem::take(&mut guard.released) {
             if guard.hold.take().is_some() {
                 self.changed.insert(service.to_owned());
@@ -184,7 +184,7 @@ impl ShrinkRule {
                 since: now,
                 inherited: Duration::ZERO,
                 before,
-                held: None,
+                held: 0,
                 answering: 0,
             });
             self.changed.insert(service.to_owned());
@@ -201,12 +201,12 @@ impl ShrinkRule {
                 let floor = percent_ceil(hold.before, self.config.floor_percent);
                 admitted = admitted.min(listed.saturating_sub(floor));
             }
-            hold.held = Some(missing - admitted);
+            hold.held = missing - admitted;
             hold.answering = answering;
         }
         if admitted > 0 {
             guard.losses.push_back(Loss {
-                at: now,
+                until: now + self.config.window,
                 count: admitted,
                 listed_before: listed,
             });
@@ -226,14 +226,13 @@ impl ShrinkRule {
             .is_some_and(|guard| guard.hold.is_some())
     }
 
-    /// Ends the holds of services that no longer miss anything; `missing` says which still do.
+    /// Ends the holds of services that no longer miss anybody; `missing` says which still do, or may: who cannot be judged
+    /// yet counts.
     pub fn settle(&mut self, now: Duration, missing: impl Fn(&str) -> bool) {
-        let window = self.config.window;
         let changed = &mut self.changed;
         self.services.retain(|service, guard| {
-            guard.forget(now, window);
-            let nobody = guard.hold.as_ref().is_some_and(|hold| hold.held == Some(0));
-            if nobody || !missing(service) {
+            guard.forget(now);
+            if !missing(service) {
                 guard.released = false;
                 if guard.hold.take().is_some() {
                     changed.insert(service.clone());
@@ -265,7 +264,7 @@ impl ShrinkRule {
             let age = held.age(now);
             Some(Hold {
                 service: service.clone(),
-                held: held.held.unwrap_or_default(),
+                held: held.held,
                 answering: held.answering,
                 before: held.before,
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
@@ -282,8 +281,8 @@ impl ShrinkRule {
 }
 
 impl Guard {
-    fn forget(&mut self, now: Duration, window: Duration) {
-        while self.losses.front().is_some_and(|loss| loss.at + window <= now) {
+    fn forget(&mut self, now: Duration) {
+        while self.losses.front().is_some_and(|loss| loss.until <= now) {
             self.losses.pop_front();
         }
     }

@@ -702,3 +702,49 @@ fn whose_address_another_has_was_replaced_and_did_not_leave_by_its_word() {
         assert_eq!(removed[0].cause(), RemovalCause::Evicted, "{service}");
     }
 }
+
+#[test]
+fn a_hold_lasts_while_who_is_missing_cannot_be_judged() {
+    let mut before = Fold::new();
+    let leases = (0..20).map(|instance| LiveLease {
+        lease: lease(instance, 1, instance, 1),
+        remaining: TTL,
+    });
+    let leases: Vec<_> = leases.collect();
+    before.sweep(moment(0), 0, Duration::ZERO, leases.clone());
+    let published = ServiceList {
+        service: "a".into(),
+        instances: before.list("a").0,
+        ..ServiceList::default()
+    };
+    // Its own hold, of what it found itself before its fold began anew, or an earlier leader's alone.
+    for own in [true, false] {
+        let mut rule = rule(true);
+        if own {
+            assert_eq!(rule.admit(Duration::from_secs(100), "a", 40, 30, 0), 8);
+        }
+        let mut fold = Fold::new();
+        fold.restore(moment(200), [&published].into_iter().collect(), TTL);
+        rule.inherit_hold(Duration::from_secs(200), "a", 40, Duration::from_secs(100));
+        fold.sweep(moment(201), 0, Duration::from_secs(201), leases[..14].to_vec());
+        fold.reap(moment(201), &mut rule, AGES);
+        assert!(rule.is_held("a"), "six are missing, and have a TTL to show up");
+        // One of another beginning is judged before them, and may go.
+        let stranger = LiveLease {
+            lease: lease(30, 1, 30, 1),
+            remaining: Duration::from_secs(5),
+        };
+        fold.sweep(
+            moment(202),
+            0,
+            Duration::from_secs(202),
+            [&leases[..14], &[stranger]].concat(),
+        );
+        fold.sweep(moment(208), 0, Duration::from_secs(208), leases[..14].to_vec());
+        fold.reap(moment(208), &mut rule, AGES);
+        assert!(rule.is_held("a"), "own {own}");
+        fold.sweep(moment(216), 0, Duration::from_secs(216), leases[..14].to_vec());
+        fold.reap(moment(216), &mut rule, AGES);
+        assert_eq!(fold.count("a"), 20, "half of 40 stay");
+    }
+}

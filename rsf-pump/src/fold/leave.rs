@@ -182,10 +182,12 @@ impl Fold {
                 }
                 Standing::Gone { deadline, trusted } => (deadline, trusted),
             };
+            let is_held = |service: &ServiceId| rule.is_held(self.shared.key(*service));
             if deadline > now {
-                let listed = known.listed.iter().copied();
-                let inherited = |service: &ServiceId| rule.is_inherited(self.shared.key(*service));
-                verdicts.open.extend(listed.filter(inherited));
+                // A hold waits for those whom its published list alone names, a TTL at most.
+                if known.restored.is_some() {
+                    verdicts.open.extend(known.listed.iter().copied().filter(is_held));
+                }
                 continue;
             }
             let proven = trusted && finding == Some(Finding::Gone);
@@ -195,7 +197,7 @@ impl Fold {
             }
             for service in known.listed.iter().copied() {
                 if !trusted {
-                    if rule.is_held(self.shared.key(service)) {
+                    if is_held(&service) {
                         verdicts.open.insert(service);
                     }
                     continue;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rsf_registry::limits::MAX_INSTANCES;
 use rsf_registry::record::ListHold;
 
 use super::{Held, Loss, ShrinkRule};
@@ -12,20 +13,21 @@ impl ShrinkRule {
     /// be the same: as much was lost in any time as the greater of both says.
     pub fn inherit(&mut self, now: Duration, service: &str, listed: usize, ages: &[Duration]) {
         let guard = self.services.entry(service.to_owned()).or_default();
-        guard.forget(now, self.config.window);
+        guard.forget(now);
         let window = self.config.window;
-        let inherited = ages.iter().rev().zip(1..).map(|(age, later)| Loss {
-            at: now.saturating_sub(*age),
+        let recent = ages.iter().rev().take_while(|age| **age < window);
+        let inherited = recent.zip(1..).map(|(age, later)| Loss {
+            until: now + (window - *age),
             count: 1,
             listed_before: listed + later,
         });
-        let mut inherited = inherited.take_while(|loss| loss.at + window > now).peekable();
+        let mut inherited = inherited.peekable();
         let own: Vec<Loss> = guard.losses.drain(..).rev().flat_map(Loss::one_by_one).collect();
         let mut own = own.into_iter().peekable();
         while inherited.peek().is_some() || own.peek().is_some() {
             let (theirs, mine) = (inherited.next(), own.next());
             let later = match (theirs, mine) {
-                (Some(theirs), Some(mine)) if theirs.at > mine.at => Some(theirs),
+                (Some(theirs), Some(mine)) if theirs.until > mine.until => Some(theirs),
                 (theirs, mine) => mine.or(theirs),
             };
             later.into_iter().for_each(|loss| guard.losses.push_front(loss));
@@ -33,23 +35,24 @@ impl ShrinkRule {
     }
 
     /// Takes over the hold that an earlier leader published with a service's list, `age` after it began: the list keeps
-    /// half of what it was before that one. Of two holds the greater list and the earlier beginning count.
+    /// half of what it was before that one. Where a hold lasts here too, the greater list counts, and the beginning that was
+    /// published: an operator may have ended the leader's earlier ones.
     pub fn inherit_hold(&mut self, now: Duration, service: &str, before: usize, age: Duration) {
         if !self.config.enforced {
             return;
         }
         let guard = self.services.entry(service.to_owned()).or_default();
+        // Whoever may write to the directory cannot make a list one that never shrinks.
+        let before = before.min(MAX_INSTANCES);
         let hold = guard.hold.get_or_insert(Held {
             since: now,
             inherited: age,
             before,
-            held: None,
+            held: 0,
             answering: 0,
         });
         hold.before = hold.before.max(before);
-        if hold.age(now) < age {
-            (hold.since, hold.inherited) = (now, age);
-        }
+        (hold.since, hold.inherited) = (now, age);
     }
 
     /// The hold on a service, as it is published with its list at `unix_ms`, Unix milliseconds.
@@ -61,19 +64,13 @@ impl ShrinkRule {
             since_unix_ms: unix_ms.saturating_sub(age),
         })
     }
-
-    /// Whether the hold on this service is an earlier leader's, and it is not known yet who is missing.
-    pub fn is_inherited(&self, service: &str) -> bool {
-        let hold = self.services.get(service).and_then(|guard| guard.hold.as_ref());
-        hold.is_some_and(|hold| hold.held.is_none())
-    }
 }
 
 impl Loss {
     /// Each instance as a loss of its own, the last one first.
     fn one_by_one(self) -> impl Iterator<Item = Loss> {
         (0..self.count).rev().map(move |earlier| Loss {
-            at: self.at,
+            until: self.until,
             count: 1,
             listed_before: self.listed_before.saturating_sub(earlier),
         })

@@ -62,11 +62,13 @@ fn a_hold_goes_on_under_the_next_leader() {
     assert_eq!(next.published_hold(secs(2), 1_100_000, "s"), Some(hold));
     assert_eq!(next.holds(secs(2))[0].age_ms, 100_000);
     next.settle(secs(3), |_| true);
-    assert!(next.is_held("s"), "nobody has been judged yet");
+    assert!(next.is_held("s"), "who is missing cannot be judged yet");
     assert_eq!(next.admit(secs(17), "s", 11, 3, 0), 1, "half of 20 stay");
     assert_eq!(next.admit(secs(201), "s", 10, 2, 0), 0);
     assert_eq!(next.admit(secs(202), "s", 10, 2, 0), 2, "300 s in all");
     next.settle(secs(202), |_| true);
+    assert!(next.is_held("s"), "others cannot be judged yet");
+    next.settle(secs(203), |_| false);
     assert!(!next.is_held("s") && next.take_changed_holds().contains("s"));
 
     former.inherit_hold(secs(1_100), "s", 30, secs(150));
@@ -76,12 +78,37 @@ fn a_hold_goes_on_under_the_next_leader() {
     assert_eq!(
         (hold.before, hold.since_unix_ms),
         (30, 950_000),
-        "the stricter of both"
+        "the greater list, and the beginning that was published"
     );
     let mut back = rule();
     back.inherit_hold(secs(2), "s", 20, secs(100));
     back.settle(secs(3), |_| false);
     assert!(!back.is_held("s"), "all of them are back");
+}
+
+#[test]
+fn losses_from_before_this_process_count_no_longer_than_others() {
+    let mut young = rule();
+    young.inherit(secs(2), "s", 16, &[secs(7_200), secs(8), secs(8)]);
+    assert_eq!(young.admit(secs(2), "s", 16, 3, 0), 1, "3 of 18, 2 are gone");
+    assert_eq!(young.admit(secs(4), "s", 15, 3, 0), 2, "those two are over");
+}
+
+#[test]
+fn a_hold_of_ones_own_does_not_make_a_published_one_older() {
+    let mut standby = rule();
+    standby.admit(secs(100), "s", 20, 12, 0);
+    // An operator ended the leader's hold then, and it began another one.
+    standby.inherit_hold(secs(1_000), "s", 20, secs(10));
+    assert_eq!(standby.holds(secs(1_000))[0].age_ms, 10_000);
+    assert_eq!(standby.admit(secs(1_001), "s", 10, 2, 0), 0, "it lasts");
+}
+
+#[test]
+fn a_published_hold_of_more_than_any_list_has_is_bounded() {
+    let mut rule = rule();
+    rule.inherit_hold(secs(2), "s", usize::MAX, secs(1));
+    assert_eq!(rule.holds(secs(2))[0].before, 20_000);
 }
 
 #[test]

@@ -180,6 +180,27 @@ async fn a_new_leader_goes_on_with_a_hold_and_with_what_was_there_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_knows_no_more_than_a_new_one_keeps_its_hold() {
+    let (mut world, pump) = World::with(20, named("only")).await;
+    world.fleet.kill("s", 0..18);
+    secs(60).await;
+    assert_eq!(world.directory.len("s"), 10);
+    let start = Instant::now();
+    // It wins again while it cannot ask its source, and begins anew with what it published.
+    world.store.set_down(true);
+    secs(5).await;
+    world.directory.depose(true);
+    secs(2).await;
+    world.store.set_down(false);
+    secs(120).await;
+    assert_eq!(world.directory.least("s", start), 10, "half of what was there");
+    let holds = pump.handle.status().holds.clone();
+    assert!(holds.len() == 1 && holds[0].before == 20, "{holds:?}");
+    let published = world.directory.list("s").expect("list").hold;
+    assert_eq!(published.expect("a hold").before, 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_inherited_hold_ends_when_all_are_back() {
     let (mut world, first) = World::with(20, named("first")).await;
     world.fleet.kill("s", 0..12);
