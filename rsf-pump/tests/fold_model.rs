@@ -748,3 +748,36 @@ fn a_hold_lasts_while_who_is_missing_cannot_be_judged() {
         assert_eq!(fold.count("a"), 20, "half of 40 stay");
     }
 }
+
+#[test]
+fn who_ran_out_is_not_taken_back_where_another_has_its_address() {
+    let (mut fold, mut rule) = (Fold::new(), rule(true));
+    let live = |instance, incarnation| LiveLease {
+        lease: lease(instance, incarnation, 5, 1),
+        remaining: TTL,
+    };
+    fold.sweep(moment(0), 0, Duration::ZERO, vec![live(1, 1)]);
+    let published = ServiceList {
+        service: "a".into(),
+        instances: fold.list("a").0,
+        ..ServiceList::default()
+    };
+    // It runs out on one source, and is remembered because the other has an older start of it.
+    fold.sweep(moment(1), 1, Duration::from_secs(1), vec![lingering()]);
+    fold.sweep(moment(16), 0, Duration::from_secs(16), Vec::new());
+    fold.reap(moment(16), &mut rule, AGES);
+    assert_eq!(fold.count("a"), 0);
+    fold.sweep(moment(17), 0, Duration::from_secs(17), vec![live(2, 2)]);
+    fold.restore(moment(18), [&published].into_iter().collect(), TTL);
+    let listed = fold.list("a").0;
+    assert_eq!(listed.len(), 1, "one has the address: {listed:?}");
+    assert_eq!(listed[0].instance, name(2));
+}
+
+/// A lease of an older start, that lives longer than the newer one.
+fn lingering() -> LiveLease {
+    LiveLease {
+        lease: lease(1, 0, 5, 1),
+        remaining: Duration::from_secs(60),
+    }
+}

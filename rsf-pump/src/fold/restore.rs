@@ -220,7 +220,7 @@ impl Fold {
             .claims
             .owner(&known.held.address)
             .is_some_and(|owner| owner != place);
-        if same_start && (expired || (hearsay && !ousted)) {
+        if same_start && !ousted && (expired || hearsay) {
             self.take_back(place, service, schema);
         } else if !expired {
             let said = same_start && !hearsay && !known.held.offers(service);
