@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub use open::{ListOpener, OpenedList};
 pub use refusals::{Reason, Refusal, Refusals};
 pub use seal::{ListSealer, SealedShard};
-pub use sealed::{SealedList, shard_of, slot};
+pub use sealed::{MAX_SHARDS, SealedList, shard_of, slot};
 
 use crate::record::ServiceList;
 use crate::{StoreError, Watch};

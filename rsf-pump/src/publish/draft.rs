@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rsf_registry::StoreError;
 use rsf_registry::directory::seal::{is_grown, is_shrunk, plain_bytes};
-use rsf_registry::directory::{ListSealer, SealedList, shard_of, slot};
+use rsf_registry::directory::{ListSealer, MAX_SHARDS, SealedList, shard_of, slot};
 use rsf_registry::record::{
     ListHead, ListHold, ListVersion, ListedInstance, Removal, ServiceList, ShardReference,
 };
@@ -80,7 +80,11 @@ impl Published {
         }
         let sizes = self.references.iter().map(|shard| shard.bytes as usize);
         let (total, most) = sizes.fold((0, 0), |(total, most), size| (total + size, size.max(most)));
-        is_grown(most) || is_shrunk(total, self.references.len())
+        match is_grown(most) {
+            // No cut is finer than the finest.
+            true => self.references.len() < MAX_SHARDS,
+            false => is_shrunk(total, self.references.len()),
+        }
     }
 }
 
@@ -441,6 +445,35 @@ mod tests {
         few[0].weight = 7;
         let (_, changed) = draft(&few, Some(&read), 3).expect("changed");
         assert!(changed.is_out_of_shape());
+    }
+
+    #[test]
+    fn very_large_instances_that_share_a_slot_are_not_cut_again_with_every_change() {
+        // Addresses that do not compress, as one tag of each.
+        let noise: String = instances(8_000)
+            .into_iter()
+            .map(|listed| listed.address)
+            .collect();
+        let names = (0..).map(|n| format!("huge/{n}")).filter(|name| slot(name) == 7);
+        let mut huge = instances(20);
+        let tag = |n: usize| noise[n * 56_000..][..56_000].to_owned();
+        huge.extend(names.take(5).enumerate().map(|(n, instance)| ListedInstance {
+            instance,
+            address: format!("huge:{}", n + 1),
+            tags: HashMap::from([("tag".into(), tag(n))]),
+            ..ListedInstance::default()
+        }));
+        let (_, mut published) = draft(&huge, None, 1).expect("new");
+        for weight in 1..4 {
+            huge[0].weight = weight;
+            let (sealed, now) = draft(&huge, Some(&published), 2).expect("changed");
+            let written = (sealed.names.len(), sealed.shards.len());
+            assert_eq!(written, (MAX_SHARDS, 1));
+            published = now;
+        }
+        huge.truncate(20);
+        let (_, few) = draft(&huge, Some(&published), 3).expect("changed");
+        assert!(few.is_out_of_shape(), "it is small now");
     }
 
     #[test]

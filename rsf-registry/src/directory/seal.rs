@@ -17,7 +17,8 @@ use crate::{StoreError, limits, world};
 /// What a shard aims at when a list is cut, in stored bytes. About two thousand instances: who changes one of them has all
 /// of its shard rendered, compressed, written and read.
 pub const AIM: usize = 64 << 10;
-/// A list or a shard that grew over this is cut, in stored bytes.
+/// A list whose instances, or a shard, that grew over this is cut, in stored bytes; of [`MAX_SHARDS`] one may have as much
+/// as a node.
 pub const GROWN: usize = 96 << 10;
 /// A list whose shards have less than this on average is put together again, in stored bytes.
 pub const SHRUNK: usize = 16 << 10;
@@ -86,18 +87,9 @@ impl ListSealer {
         limits::check_list(list)?;
         let invalid = |reason: String| invalid(&list.service, reason);
         let frame = compress(list).map_err(invalid)?;
-        if !is_grown(frame.len()) {
-            let sealed = SealedList {
-                service: list.service.clone(),
-                version: list.version.unwrap_or_default().order(),
-                head: sealed(Kind::Whole, &frame, &self.namespace, self.key.as_deref()).into(),
-                ..SealedList::default()
-            };
-            return Ok((sealed, Vec::new()));
-        }
-        // By what the shards will hold: removals stand in the head, and shards that are small because of them would be
+        // By what the shards would hold: removals stand in the head, and shards that are small because of them would be
         // put together again and cut again without end.
-        let content = match list.removed.is_empty() {
+        let content = match list.removed.is_empty() || !is_grown(frame.len()) {
             true => frame.len(),
             false => {
                 let kept = ServiceList {
@@ -107,30 +99,43 @@ impl ListSealer {
                 compress(&kept).map_err(invalid)?.len()
             }
         };
-        let mut shards = content
-            .div_ceil(world::shard_bytes(AIM))
-            .next_power_of_two()
-            .max(2);
-        while shards <= MAX_SHARDS {
-            let cut = self.cut(list, shards)?;
-            if !cut.iter().any(|shard| is_grown(shard.data.len())) {
-                let references: Vec<_> = cut.iter().map(|shard| shard.reference.clone()).collect();
-                let head = ListHead {
+        if !is_grown(content) {
+            let stored = sealed(Kind::Whole, &frame, &self.namespace, self.key.as_deref());
+            if stored.len() <= MAX_STORED {
+                let sealed = SealedList {
                     service: list.service.clone(),
-                    version: list.version,
-                    written_unix_ms: list.written_unix_ms,
-                    removed: list.removed.clone(),
-                    shards: references.clone(),
-                    hold: list.hold,
+                    version: list.version.unwrap_or_default().order(),
+                    head: stored.into(),
+                    ..SealedList::default()
                 };
-                let plain = plain_bytes(&list.instances);
-                return Ok((self.head(&head, cut, plain)?, references));
+                return Ok((sealed, Vec::new()));
+            }
+        }
+        let shards = content.div_ceil(world::shard_bytes(AIM)).next_power_of_two();
+        let cut = self.cut_small(list, shards.clamp(2, MAX_SHARDS))?;
+        let references: Vec<_> = cut.iter().map(|shard| shard.reference.clone()).collect();
+        let head = ListHead {
+            service: list.service.clone(),
+            version: list.version,
+            written_unix_ms: list.written_unix_ms,
+            removed: list.removed.clone(),
+            shards: references.clone(),
+            hold: list.hold,
+        };
+        let plain = plain_bytes(&list.instances);
+        Ok((self.head(&head, cut, plain)?, references))
+    }
+
+    /// Cuts into so many shards, or as many more as bring each under [`GROWN`]. [`MAX_SHARDS`] are as they come: several
+    /// very large instances may share one slot.
+    fn cut_small(&self, list: &ServiceList, mut shards: usize) -> Result<Vec<SealedShard>, StoreError> {
+        loop {
+            let cut = self.cut(list, shards)?;
+            if shards >= MAX_SHARDS || !cut.iter().any(|shard| is_grown(shard.data.len())) {
+                return Ok(cut);
             }
             shards *= 2;
         }
-        Err(invalid(format!(
-            "an instance of it is too large: {MAX_SHARDS} shards do not bring it under {GROWN} bytes a shard"
-        )))
     }
 
     fn cut(&self, list: &ServiceList, shards: usize) -> Result<Vec<SealedShard>, StoreError> {
@@ -351,23 +356,54 @@ mod tests {
     }
 
     #[test]
-    fn removals_do_not_make_shards_that_are_too_small_to_stay() {
-        let mut large = list(675, || noise(100));
-        large.removed = removals(9_000);
+    fn removals_cut_a_list_only_where_one_node_does_not_hold_it() {
+        let seal = |list: &ServiceList| {
+            let sealed = ListSealer::unsigned().seal_with_references(list);
+            let (sealed, references) = sealed.expect("it fits");
+            let opened = ListOpener::unverified().open(&sealed).expect("good").list;
+            assert_eq!(opened.removed, list.removed);
+            assert_eq!(opened.instances.len(), list.instances.len());
+            references
+        };
+        let mut large = list(1_050, || noise(100));
+        large.removed = removals(4_000);
         let frame = compress(&large).expect("it fits").len();
-        assert!(frame > 2 * AIM, "{frame} bytes would be four shards");
-        let (_, references) = ListSealer::unsigned()
-            .seal_with_references(&large)
-            .expect("it fits");
+        assert!(frame > 2 * GROWN, "{frame} bytes");
+        assert!(seal(&large).is_empty(), "its instances are few");
+
+        large.removed = removals(11_300);
+        let frame = compress(&large).expect("it fits").len();
+        assert!(frame > MAX_STORED, "{frame} bytes");
+        let references = seal(&large);
         let stored: u32 = references.iter().map(|shard| shard.bytes).sum();
-        let (stored, shards) = (stored as usize, references.len());
+        assert_eq!(references.len(), 2);
         assert!(
-            stored < 4 * SHRUNK && shards == 2,
-            "{stored} bytes in {shards} shards"
-        );
-        assert!(
-            stored >= shards * SHRUNK,
+            !is_shrunk(stored as usize, 2),
             "{stored} bytes would be cut anew at once"
         );
+    }
+
+    #[test]
+    fn very_large_instances_that_share_a_slot_are_stored_up_to_what_a_node_holds() {
+        let together = |count: usize| {
+            let mut large = list(20, || noise(100));
+            let names = (0..).map(|n| format!("huge/{n}")).filter(|name| slot(name) == 7);
+            large
+                .instances
+                .extend(names.take(count).map(|instance| ListedInstance {
+                    instance,
+                    address: "h:1".into(),
+                    tags: [("tag".to_owned(), noise(40_000))].into(),
+                    ..ListedInstance::default()
+                }));
+            ListSealer::unsigned().seal_with_references(&large)
+        };
+        let (sealed, references) = together(5).expect("a node holds it");
+        assert_eq!(references.len(), MAX_SHARDS);
+        assert!(references.iter().any(|shard| is_grown(shard.bytes as usize)));
+        let opened = ListOpener::unverified().open(&sealed).expect("good");
+        assert_eq!(opened.list.instances.len(), 25);
+        let error = together(20).expect_err("no node holds it").to_string();
+        assert!(error.contains("its shard 7-1-1 has"), "{error}");
     }
 }
