@@ -230,7 +230,10 @@ impl Faults {
             site.judge.change(&id, word, |life| {
                 // It may have been started anew meanwhile.
                 if life.incarnation == incarnation {
-                    life.set_trouble(on);
+                    match still {
+                        true => life.set_still(on),
+                        false => life.set_cut(on),
+                    }
                 }
             });
         };

@@ -33,8 +33,8 @@ pub(crate) struct Life {
 /// What keeps an instance from renewing its lease: it stands still, cannot reach its lease's server, or both.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Trouble {
-    /// How many kinds of it there are now.
-    kinds: usize,
+    still: bool,
+    cut: bool,
     /// When the last unbroken trouble began.
     began: Option<Instant>,
     /// When it ended.
@@ -45,27 +45,27 @@ pub(crate) struct Trouble {
 
 impl Trouble {
     fn begin(&mut self) {
-        let goes_on = self.kinds > 0 || self.ended.is_some_and(|ended| ended.elapsed() < TOGETHER);
+        let goes_on = self.ended.is_some_and(|ended| ended.elapsed() < TOGETHER);
         if !goes_on || self.began.is_none() {
             self.began = Some(Instant::now());
         }
-        self.kinds += 1;
     }
 
     fn end(&mut self) {
-        if self.kinds == 1 {
-            let now = Instant::now();
-            self.ended = Some(now);
-            if self.began.is_some_and(|began| now - began >= HARMLESS) {
-                self.costly = Some(now);
-            }
+        let now = Instant::now();
+        self.ended = Some(now);
+        if self.began.is_some_and(|began| now - began >= HARMLESS) {
+            self.costly = Some(now);
         }
-        self.kinds = self.kinds.saturating_sub(1);
+    }
+
+    fn lasts(&self) -> bool {
+        self.still || self.cut
     }
 
     /// Whether it lasts, and for long enough to cost a lease.
     fn is_costly(&self) -> bool {
-        self.kinds > 0 && self.began.is_some_and(|began| began.elapsed() >= HARMLESS)
+        self.lasts() && self.began.is_some_and(|began| began.elapsed() >= HARMLESS)
     }
 }
 
@@ -83,12 +83,23 @@ pub(crate) enum State {
 }
 
 impl Life {
-    /// It stands still, is cut off, or no longer is; each kind by itself.
-    pub(crate) fn set_trouble(&mut self, trouble: bool) {
-        if trouble {
-            self.trouble.begin();
-        } else {
-            self.trouble.end();
+    /// It stands still or goes on, as its process does: whatever stopped it, and however often.
+    pub(crate) fn set_still(&mut self, still: bool) {
+        self.set_trouble(|trouble| trouble.still = still);
+    }
+
+    /// It is cut off from its lease's server or no longer is, in the same way.
+    pub(crate) fn set_cut(&mut self, cut: bool) {
+        self.set_trouble(|trouble| trouble.cut = cut);
+    }
+
+    fn set_trouble(&mut self, set: impl FnOnce(&mut Trouble)) {
+        let lasted = self.trouble.lasts();
+        set(&mut self.trouble);
+        match (lasted, self.trouble.lasts()) {
+            (false, true) => self.trouble.begin(),
+            (true, false) => self.trouble.end(),
+            _ => {}
         }
     }
 

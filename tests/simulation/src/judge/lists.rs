@@ -25,8 +25,16 @@ const DIED: Duration = Duration::from_millis(17_500);
 #[derive(Debug, Default)]
 pub(super) struct Shrinking {
     lost: VecDeque<(Instant, usize, usize)>,
-    /// Until when the list may not be smaller than this, by a mass death (rule R's hold).
-    floor: Option<(Instant, usize)>,
+    floor: Option<Floor>,
+}
+
+/// How small a list may become after a mass death (rule R's hold).
+#[derive(Debug)]
+struct Floor {
+    until: Instant,
+    least: usize,
+    /// Whether a list written since says that it is held: who leads then knows what was there.
+    published: bool,
 }
 
 impl Judge {
@@ -67,7 +75,11 @@ impl Judge {
     pub(crate) fn mass_death(&self, service: &str, before: usize) {
         let mut known = self.known.lock();
         let shrinking = known.shrinking.entry(service.to_owned()).or_default();
-        shrinking.floor = Some((Instant::now() + self.hold, before.div_ceil(2)));
+        shrinking.floor = Some(Floor {
+            until: Instant::now() + self.hold,
+            least: before.div_ceil(2),
+            published: false,
+        });
     }
 
     /// How many a list has whose instances all live; `None` where some do not, or there is no list.
@@ -157,6 +169,9 @@ impl Known {
         }
         let backlog = self.calm.backlog(now);
         let shrinking = self.shrinking.entry(service.clone()).or_default();
+        if let Some(floor) = &mut shrinking.floor {
+            floor.published |= list.hold.is_some();
+        }
         shrinking.check(
             now,
             service,
@@ -255,15 +270,17 @@ impl Known {
 impl Shrinking {
     /// A new leader keeps half of what was there before the hold that its predecessor published. Where that died before
     /// the hold began, nobody can know what was there: it keeps half of the list that it found, from which one may leave.
+    /// A hold that was published does not end before its time, so that a list without one lowers nothing any more.
     pub(super) fn goes_on(&mut self, found: Option<&ServiceList>) {
-        let Some((_, floor)) = &mut self.floor else { return };
+        let Some(floor) = &mut self.floor else { return };
         let hold = found.and_then(|list| list.hold.as_ref());
         let half = match (hold, found.map_or(0, |list| list.instances.len())) {
             (Some(hold), _) => hold.before.div_ceil(2) as usize,
+            (None, _) if floor.published => return,
             (None, 0 | 1) => 0,
             (None, listed) => listed.div_ceil(2),
         };
-        *floor = (*floor).min(half);
+        floor.least = floor.least.min(half);
     }
 
     /// Rule R, as the directory sees it.
@@ -276,14 +293,15 @@ impl Shrinking {
         backlog: Duration,
         hold: Duration,
     ) -> Result<(), String> {
-        if let Some((until, floor)) = &mut self.floor {
+        if let Some(floor) = &mut self.floor {
             // Who leaves with a word is exempt.
-            *floor = floor.saturating_sub(spoken);
-            if *until < now {
+            floor.least = floor.least.saturating_sub(spoken);
+            if floor.until < now {
                 self.floor = None;
-            } else if silent > 0 && after < *floor {
+            } else if silent > 0 && after < floor.least {
                 return Err(format!(
-                    "{service} keeps {after} instances within a hold; {floor} was half"
+                    "{service} keeps {after} instances within a hold; {} was half",
+                    floor.least
                 ));
             }
         }
