@@ -78,17 +78,27 @@ pub(crate) struct Peer {
 impl Peer {
     /// Faces a server that was told nothing yet.
     pub(crate) fn of_server(limits: Limits) -> Peer {
+        Peer::of_handler(Arc::new(Paths), limits)
+    }
+
+    /// Faces a server with a handler of its own that was told nothing yet.
+    pub(crate) fn of_handler(handler: Arc<impl Handler>, limits: Limits) -> Peer {
         let (io, far) = tokio::io::duplex(1 << 20);
         let engine = tokio::spawn(async move {
             // What it ends with is seen on the wire.
-            let _ = serve(far, Arc::new(Paths), limits, std::future::pending()).await;
+            let _ = serve(far, handler, limits, std::future::pending()).await;
         });
         Peer { io, engine }
     }
 
     /// Faces a server, prefaces exchanged.
     pub(crate) async fn greeted(limits: Limits) -> Peer {
-        let mut peer = Peer::of_server(limits);
+        Peer::of_server(limits).greet().await
+    }
+
+    /// Exchanges prefaces.
+    pub(crate) async fn greet(self) -> Peer {
+        let mut peer = self;
         peer.say(raw::PREFACE).await;
         peer.say(&raw::settings(&[])).await;
         peer.until(|frame| frame.is(raw::SETTINGS, 0) && frame.flags == raw::ACK)
@@ -124,6 +134,17 @@ impl Peer {
         let asked = peer.until(Seen::ends).await;
         asked.expect("the request comes");
         (peer, call)
+    }
+
+    /// Faces a client behind `io`, whose preface is read.
+    pub(crate) async fn of_stream(io: DuplexStream) -> Peer {
+        let engine = tokio::spawn(async {});
+        let mut peer = Peer { io, engine };
+        let mut preface = [0; 24];
+        let read = tokio::time::timeout(PATIENCE, peer.io.read_exact(&mut preface));
+        read.await.expect("the client begins").unwrap();
+        assert_eq!(preface, raw::PREFACE);
+        peer
     }
 
     /// Says `bytes`; an engine that has hung up already is no failure here.

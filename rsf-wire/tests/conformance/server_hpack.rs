@@ -3,6 +3,7 @@
 use rsf_wire::Limits;
 
 use crate::case::{Case, Expect, case, run};
+use crate::peer::Peer;
 use crate::raw::*;
 
 #[rustfmt::skip]
@@ -24,6 +25,42 @@ fn cases() -> Vec<Case> {
         case("-", "a number without end", &[with(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])], broken),
         case("-", "a block that ends within a field", &[with(&[0x40])], broken),
     ]
+}
+
+/// What a block may not say, it may not leave in the table for the next block to say either.
+#[tokio::test]
+async fn a_malformed_field_is_malformed_when_the_table_repeats_it() {
+    let smuggled: [(&[u8], &[u8]); 4] = [
+        (b"\x40\x01a\x04a\r\nb", b"\xbe"),
+        (b"\x40\x01A\x01b", b"\xbe"),
+        // By the name alone.
+        (b"\x40\x01A\x01b", b"\x0f\x2f\x01c"),
+        (b"\x41\x01\0", b"\xbe"),
+    ];
+    for (first, second) in smuggled {
+        let mut peer = Peer::greeted(Limits::default()).await;
+        let mut block = request("/t/now");
+        if first[0] == 0x41 {
+            block = request_without(":authority");
+        }
+        let begun = if first[0] == 0x41 {
+            [first, &block]
+        } else {
+            [&block, first]
+        };
+        peer.say(&headers(1, WHOLE, &begun.concat())).await;
+        for stream in [3, 5, 7] {
+            let again = if first[0] == 0x41 {
+                [second, &block]
+            } else {
+                [&block[..], second]
+            };
+            peer.say(&headers(stream, WHOLE, &again.concat())).await;
+            let (seen, alive) = peer.settle().await;
+            let reset = seen.iter().any(|frame| frame.is(RST_STREAM, stream));
+            assert!(alive && reset, "{second:?} on {stream}: {seen:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -35,6 +35,21 @@ fn stream(i: u32) -> u32 {
 }
 
 #[tokio::test]
+async fn requests_that_are_not_even_looked_at_end_the_connection() {
+    let before = Refusal::EarlyResets.count();
+    let limits = Limits {
+        early_resets: 500,
+        ..Limits::default()
+    };
+    // GET of a unary path: 405.
+    let flood = |i| headers(stream(i), WHOLE, &[0x82, 0x86, 0x84]);
+    let (code, said) = until_it_ends(limits, 2_000, flood).await;
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    assert!((500..=600).contains(&said), "{said}");
+    assert!(Refusal::EarlyResets.count() > before);
+}
+
+#[tokio::test]
 async fn frames_that_belong_to_no_call_end_the_connection() {
     let crumbs = |i: u32| match i {
         0 => headers(1, END_HEADERS, &request("/t/never")),

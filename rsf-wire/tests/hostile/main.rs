@@ -17,3 +17,4 @@ mod peer;
 mod floods;
 mod memory;
 mod slow;
+mod streaming;

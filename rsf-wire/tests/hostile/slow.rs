@@ -71,6 +71,31 @@ async fn half_a_frame_is_not_waited_for_however_it_dribbles() {
     assert!(Refusal::SlowFrame.count() >= before + 2);
 }
 
+/// Calls whose headers repeat are progress, though each packet ends in the middle of the next one.
+#[tokio::test(start_paused = true)]
+async fn repeated_calls_that_end_within_a_packet_are_waited_for() {
+    let limits = Limits::default();
+    let mut peer = Peer::greeted(limits.clone()).await;
+    let first = REQUEST.map(|(name, value)| literal(0x40, name, value)).concat();
+    peer.say(&headers(1, WHOLE, &first)).await;
+    let repeated = [0xc3, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe];
+    for stream in [3, 5, 7] {
+        peer.say(&headers(stream, WHOLE, &repeated)).await;
+    }
+    let mut stream = 9;
+    let begun = |stream| headers(stream, WHOLE, &repeated);
+    peer.say(&begun(stream)[..5]).await;
+    for _ in 0..3 * limits.frame_time.as_secs() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let rest = begun(stream)[5..].to_vec();
+        stream += 2;
+        peer.say(&[rest, begun(stream)[..5].to_vec()].concat()).await;
+    }
+    peer.say(&begun(stream)[5..]).await;
+    let (seen, alive) = peer.settle().await;
+    assert!(alive && seen.iter().any(|frame| frame.is(HEADERS, stream)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn half_a_body_is_reset_and_its_neighbours_go_on() {
     let limits = Limits::default();
