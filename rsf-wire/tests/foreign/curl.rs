@@ -19,10 +19,13 @@ async fn curl_calls_the_engine() {
         let data = format!("@{}", asked.display());
         let program = Program::new("curl").args(["--silent", "--show-error", "--http2-prior-knowledge"]);
         let program = program.args(["--max-time", "30", "--dump-header", "-", "--output", "/dev/null"]);
-        program
-            .args(["--data-binary", &data, &url])
-            .args(more)
-            .output(SOON)
+        // What is refused for its headers comes without a body: else the answer is followed by RST_STREAM (NO_ERROR), and
+        // where curl reads both at once it reports an error instead of the answer.
+        let program = match more.contains(&"te: trailers") {
+            true => program.args(["--data-binary", &data]),
+            false => program,
+        };
+        program.arg(&url).args(more).output(SOON)
     };
     let grpc = [
         "--header",
@@ -39,7 +42,7 @@ async fn curl_calls_the_engine() {
         ("Nope", &grpc, &["HTTP/2 200", "grpc-status: 12"]),
         (
             "UnaryCall",
-            &["--header", "content-type: text/plain"],
+            &["--request", "POST", "--header", "content-type: text/plain"],
             &["HTTP/2 415"],
         ),
         ("UnaryCall", &["--request", "PUT"], &["HTTP/2 405"]),

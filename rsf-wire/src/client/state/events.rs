@@ -172,10 +172,9 @@ impl State {
         self.out.settings(settings)?;
         if let Some(streams) = settings.max_concurrent_streams {
             self.admitted = streams;
-        } else if !self.greeted {
+        } else if self.admitted == super::STREAMS_BEFORE_SETTINGS {
             self.admitted = u32::MAX;
         }
-        self.greeted = true;
         self.open_queued();
         Ok(())
     }
