@@ -165,6 +165,7 @@ impl Inbound {
         let begin = self.done + HEAD_BYTES;
         let headers = self.decoder.known(&self.buffer[begin..begin + head.length])?;
         self.done = begin + head.length;
+        self.finished = self.finished.wrapping_add(1);
         self.noise.hear_call();
         Some(Event::Headers {
             stream: head.stream,

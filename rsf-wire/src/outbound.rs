@@ -43,14 +43,14 @@ pub(crate) struct Outbound {
     initial_window: i64,
     window: i64,
     waiting: HashMap<u32, Waiting>,
-    /// Those of them that are streams.
+    /// Those of them that may rest: streams, and slow unary replies that are not whole yet.
     open: usize,
     closed: Closed,
     /// Waiting streams whose own window is open, in the order of their turns.
     turns: VecDeque<u32>,
     limit: usize,
-    /// Whole bodies that wait.
-    unsent: Held,
+    /// Whole bodies that wait (a server's: what a client sends is its own).
+    unsent: Option<Held>,
     /// Who is to be woken: outside the lock, where there is one.
     pub(crate) wakers: Vec<Waker>,
 }
@@ -99,11 +99,7 @@ impl Outbound {
             closed: Closed::default(),
             turns: VecDeque::new(),
             limit: limits.unwritten_bytes,
-            // What a client sends is its own.
-            unsent: match server {
-                true => Held::new(limits.unsent_bytes, limits.process_bytes),
-                false => Held::new(usize::MAX, usize::MAX),
-            },
+            unsent: server.then(|| Held::new(limits.unsent_bytes, limits.process_bytes)),
             wakers: Vec::new(),
         }
     }
@@ -170,7 +166,8 @@ impl Outbound {
     }
 
     /// Sends a body, at once where the windows allow it. `credit` is what the peer added to the stream's window so far.
-    pub(crate) fn body(&mut self, stream: u32, body: Bytes, credit: i64, trailers: Option<Trailers>) {
+    /// `false` where too much waits already: the stream was reset.
+    pub(crate) fn body(&mut self, stream: u32, body: Bytes, credit: i64, trailers: Option<Trailers>) -> bool {
         let window = self.initial_window + credit;
         let length = body.len() as i64;
         let fits = body.len() <= SMALLEST_MAX_FRAME && length <= window && length <= self.window;
@@ -180,11 +177,11 @@ impl Outbound {
             if let Some(trailers) = trailers {
                 self.headers(stream, trailers.constant, &trailers.varying, true);
             }
-            return;
+            return true;
         }
-        if !self.unsent.grow(body.len()) {
-            Refusal::Unsent.note();
-            return self.reset(stream, ErrorCode::ENHANCE_YOUR_CALM);
+        if !self.hold(body.len()) {
+            self.reset(stream, ErrorCode::ENHANCE_YOUR_CALM);
+            return false;
         }
         let in_turn = window > 0 || body.is_empty();
         self.waiting.insert(
@@ -201,6 +198,16 @@ impl Outbound {
             self.turns.push_back(stream);
         }
         self.pump();
+        true
+    }
+
+    /// Counts bytes that wait for the peer; `false` where they are too many.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let fits = self.unsent.as_mut().is_none_or(|unsent| unsent.grow(bytes));
+        if !fits {
+            Refusal::Unsent.note();
+        }
+        fits
     }
 
     /// Sends what windows and buffer allow, a frame a stream in turn.
@@ -222,8 +229,10 @@ impl Outbound {
                 .split_to(allowed.min(SMALLEST_MAX_FRAME).min(waiting.rest.len()));
             waiting.window -= part.len() as i64;
             self.window -= part.len() as i64;
-            if waiting.more.is_none() {
-                self.unsent.shrink(part.len());
+            if let Some(unsent) = &mut self.unsent
+                && waiting.is_counted()
+            {
+                unsent.shrink(part.len());
             }
             let finished = waiting.is_over(part.len(), &mut self.wakers);
             waiting.in_turn = !finished && waiting.window > 0 && !waiting.rest.is_empty();
@@ -251,7 +260,7 @@ impl Outbound {
             self.headers(stream, trailers.constant, &trailers.varying, true);
         }
         if let Some(more) = waiting.more {
-            self.open -= 1;
+            self.open -= usize::from(more.may_rest());
             if more.then_reset {
                 frame::write_reset(&mut self.gathered, stream, ErrorCode::NO_ERROR);
             }
@@ -263,7 +272,7 @@ impl Outbound {
         self.waiting.len()
     }
 
-    /// Those of them that are whole, and wait for the peer alone.
+    /// Those of them that wait for the peer alone, and may not rest.
     pub(crate) fn owed(&self) -> usize {
         self.waiting.len() - self.open
     }
@@ -278,9 +287,12 @@ impl Outbound {
         if !self.waiting.is_empty()
             && let Some(waiting) = self.waiting.remove(&stream)
         {
-            match waiting.more {
-                Some(_) => self.open -= 1,
-                None => self.unsent.shrink(waiting.rest.len()),
+            let rests = waiting.more.as_ref().is_some_and(|more| more.may_rest());
+            self.open -= usize::from(rests);
+            if let Some(unsent) = &mut self.unsent
+                && waiting.is_counted()
+            {
+                unsent.shrink(waiting.len());
             }
             // A peer that closes its window could else make us remember turns for ever.
             if self.turns.len() > 2 * self.waiting.len() + STALE_TURNS {

@@ -91,10 +91,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
             }
             match self.writing.poll(&mut self.io, cx) {
                 Poll::Ready(written) => written?,
-                Poll::Pending if progress => {}
                 Poll::Pending => {
-                    self.shared.state.lock().wait_for_socket(cx.waker());
-                    return Poll::Pending;
+                    let mut state = self.shared.state.lock();
+                    // Nobody is left who could give a peer up that reads nothing.
+                    if state.is_abandoned() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    if !progress {
+                        state.wait_for_socket(cx.waker());
+                        return Poll::Pending;
+                    }
                 }
             }
         }

@@ -35,6 +35,8 @@ pub(super) struct State {
     /// The stream from which on the connection is aging.
     ages_at: u32,
     admitted: u32,
+    /// Whether the peer's first SETTINGS came: what they do not limit is not limited.
+    greeted: bool,
     life: Life,
     abandoned: bool,
     /// How often something came, and whether the peer was given up because nothing did.
@@ -83,6 +85,7 @@ impl State {
             next_call: 0,
             next_stream: 1,
             admitted: STREAMS_BEFORE_SETTINGS,
+            greeted: false,
             life: Life::Ready,
             abandoned: false,
             heard: 0,
@@ -171,6 +174,16 @@ impl State {
     pub(super) fn abandon(&mut self) {
         self.close();
         self.abandoned = true;
+        self.wake_stuck();
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    /// Has the connection woken though its socket takes nothing.
+    fn wake_stuck(&mut self) {
+        self.sleeper = self.stuck.take().or(self.sleeper.take());
     }
 
     pub(super) fn life(&self) -> Life {
@@ -261,7 +274,7 @@ impl State {
     /// The peer has not answered a PING.
     pub(super) fn fall_silent(&mut self) {
         self.silent = true;
-        self.sleeper = self.stuck.take().or(self.sleeper.take());
+        self.wake_stuck();
         self.close();
     }
 

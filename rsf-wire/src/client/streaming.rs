@@ -160,7 +160,7 @@ impl State {
         call.begins = self.out.position();
         self.out.wakers.extend(call.pipe.open());
         if !end {
-            self.out.open(stream, 0, call.pipe.clone());
+            self.out.open(stream, 0, call.pipe.clone(), false);
         } else {
             self.out.wakers.extend(call.pipe.close());
         }
@@ -241,7 +241,9 @@ impl State {
                 queued.end |= end;
             }
             (Order::Trailers(trailers), Some(queued)) => queued.trailers = Some(trailers),
-            (Order::Data { data, end }, None) => self.out.push(stream, data, end),
+            (Order::Data { data, end }, None) => {
+                self.out.push(stream, data, end);
+            }
             (Order::Trailers(varying), None) => {
                 let constant = &[];
                 self.out.end(stream, Some(Trailers { constant, varying }));

@@ -201,12 +201,18 @@ impl Decoder {
                 continue;
             }
             may_resize = false;
-            let field = if first & 0x80 != 0 {
+            let (field, sound) = if first & 0x80 != 0 {
                 let index = integer::read(block, &mut at, 7).ok_or(DecodeError::Truncated)?;
-                self.table.get(index).ok_or(DecodeError::NoSuchIndex(index))?
+                let field = self.table.get(index).ok_or(DecodeError::NoSuchIndex(index))?;
+                // What the peer put into the table may be what HTTP/2 does not allow: then it was said of that block alone.
+                let sound = Table::is_static(index) || is_name(&field.name) && is_value(&field.value);
+                (field, sound)
             } else {
-                self.literal(block, &mut at, first, &mut list)?
+                self.literal(block, &mut at, first)?
             };
+            if !sound {
+                list.fault = list.fault.or(Some(Fault::Malformed));
+            }
             list.push(field, self.max_list);
         }
         if rules::are_forbidden(list.names, |name| find(&list.fields, name)) {
@@ -221,14 +227,8 @@ impl Decoder {
         })
     }
 
-    /// A literal field, entering the table where the block says so.
-    fn literal(
-        &mut self,
-        block: &Bytes,
-        at: &mut usize,
-        first: u8,
-        list: &mut List,
-    ) -> Result<Field, DecodeError> {
+    /// A literal field, entering the table where the block says so; and whether HTTP/2 allows it.
+    fn literal(&mut self, block: &Bytes, at: &mut usize, first: u8) -> Result<(Field, bool), DecodeError> {
         let indexed = first & 0x40 != 0;
         let index = integer::read(block, at, if indexed { 6 } else { 4 }).ok_or(DecodeError::Truncated)?;
         let name = if index == 0 {
@@ -237,15 +237,13 @@ impl Decoder {
             self.table.get(index).ok_or(DecodeError::NoSuchIndex(index))?.name
         };
         let value = string(block, at)?;
-        if !(is_value(&value) && (index > 0 || is_name(&name))) {
-            list.fault = list.fault.or(Some(Fault::Malformed));
-        }
+        let sound = is_value(&value) && (Table::is_static(index) || is_name(&name));
         if indexed {
             // Copied: a slice would keep the whole read buffer alive for as long as the table remembers.
             let (name, value) = (Bytes::copy_from_slice(&name), Bytes::copy_from_slice(&value));
             self.table.insert(Field { name, value });
         }
-        Ok(Field { name, value })
+        Ok((Field { name, value }, sound))
     }
 }
 

@@ -104,6 +104,11 @@ impl Table {
         }
     }
 
+    /// Whether an index is one of the static table's.
+    pub(super) fn is_static(index: usize) -> bool {
+        (1..=STATIC.len()).contains(&index)
+    }
+
     /// Adds a field, forgetting old ones for it. One that is larger than the table empties it.
     pub(super) fn insert(&mut self, field: Field) {
         self.generation += 1;

@@ -14,18 +14,28 @@ use crate::stream::Pipe;
 pub(super) struct More {
     pieces: VecDeque<Bytes>,
     ended: bool,
+    /// Whether it is the reply to a unary request, which like all of them is counted and not waited for without end.
+    unary: bool,
     /// Whether the peer is told at the end that the rest of its own body interests nobody.
     pub(super) then_reset: bool,
     pipe: Arc<Pipe>,
 }
 
+impl More {
+    /// Whether the peer may leave it unread for as long as it likes.
+    pub(super) fn may_rest(&self) -> bool {
+        !(self.unary && self.ended)
+    }
+}
+
 impl Outbound {
     /// A stream whose HEADERS are out or will be before any of its DATA. `credit` is what the peer added to its window so
-    /// far.
-    pub(crate) fn open(&mut self, stream: u32, credit: i64, pipe: Arc<Pipe>) {
+    /// far, `unary` whether it is the reply to a unary request.
+    pub(crate) fn open(&mut self, stream: u32, credit: i64, pipe: Arc<Pipe>, unary: bool) {
         let more = More {
             pieces: VecDeque::new(),
             ended: false,
+            unary,
             then_reset: false,
             pipe,
         };
@@ -40,15 +50,30 @@ impl Outbound {
         self.waiting.insert(stream, waiting);
     }
 
-    /// Adds a piece to an open stream, the last one with `end`.
-    pub(crate) fn push(&mut self, stream: u32, data: Bytes, end: bool) {
+    /// Adds a piece to an open stream, the last one with `end`. `false` where too much waits already: the stream was
+    /// reset.
+    pub(crate) fn push(&mut self, stream: u32, data: Bytes, end: bool) -> bool {
+        let Some(waiting) = self.waiting.get(&stream) else {
+            return true;
+        };
+        if waiting.is_counted() && !self.hold(data.len()) {
+            self.reset(stream, ErrorCode::ENHANCE_YOUR_CALM);
+            return false;
+        }
+        self.add(stream, data, end);
+        true
+    }
+
+    fn add(&mut self, stream: u32, data: Bytes, end: bool) {
         let Some(waiting) = self.waiting.get_mut(&stream) else {
             return;
         };
         let Some(more) = &mut waiting.more else {
             return;
         };
+        let rested = more.may_rest();
         more.ended |= end;
+        self.open -= usize::from(rested && !more.may_rest());
         if waiting.rest.is_empty() {
             waiting.rest = data;
         } else if !data.is_empty() {
@@ -69,7 +94,9 @@ impl Outbound {
         };
         waiting.trailers = trailers;
         if let Some(more) = &mut waiting.more {
+            let rested = more.may_rest();
             more.ended = true;
+            self.open -= usize::from(rested && !more.may_rest());
         }
         // What holds bodies back does not hold back their end.
         if waiting.rest.is_empty()
@@ -108,6 +135,17 @@ impl Waiting {
             self.rest = piece;
         }
         self.rest.is_empty() && more.ended
+    }
+
+    /// Whether its bytes count as unsent.
+    pub(super) fn is_counted(&self) -> bool {
+        self.more.as_ref().is_none_or(|more| more.unary)
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        let pieces = self.more.iter().flat_map(|more| &more.pieces);
+        self.rest.len() + pieces.map(Bytes::len).sum::<usize>()
     }
 
     /// Whether it is to stand in line from now on: it has something to send, and may.

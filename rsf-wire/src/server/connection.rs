@@ -73,6 +73,14 @@ pub(super) struct Stream {
     pub(super) ended: bool,
 }
 
+impl Stream {
+    /// Whether its window is `credit` and what all streams begin with. A streaming request's is counted where its answer
+    /// goes out.
+    fn has_credit(&self) -> bool {
+        !matches!(self.stage, Stage::Streaming(_))
+    }
+}
+
 pub(super) enum Stage {
     Receiving {
         route: usize,
@@ -267,6 +275,13 @@ where
     }
 }
 
+impl<S, H: ?Sized, D> Drop for ServerConnection<S, H, D> {
+    /// Whoever was taken out of a stream to be woken would else be told neither what came nor that the stream is over.
+    fn drop(&mut self) {
+        self.out.wakers.drain(..).for_each(Waker::wake);
+    }
+}
+
 impl<S, H, D> Future for ServerConnection<S, H, D>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -284,6 +299,8 @@ where
                 break Err(error);
             }
         };
+        // What came with the connection's last bytes is still read.
+        self.wake();
         if let Err(Ended::Protocol(error)) = &outcome {
             self.accuse(error, cx);
         }

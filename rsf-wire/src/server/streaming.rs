@@ -117,6 +117,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             credit: 0,
             ended: end,
         };
+        self.out.open(stream, open.credit, pipe.clone(), false);
         self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
             handler.stream(call)
         });
@@ -159,6 +160,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let pipe = Pipe::new(&self.limits, true);
         let announced = Announced::rest(&body);
         pipe.begin(body.finish());
+        self.out.open(stream, open.credit, pipe.clone(), true);
         self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
             handler.slow(route, call)
         });
@@ -173,7 +175,6 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         announced: Announced,
         start: impl FnOnce(&H, StreamingCall) -> Serving,
     ) {
-        self.out.open(stream, open.credit, pipe.clone());
         let replies = self.replies.clone();
         let (outgoing, body) = halves(pipe.clone(), Served { replies, stream }, false);
         let content_type = headers.get("content-type").unwrap_or_default();
@@ -259,8 +260,9 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
                 }
             }
             Order::Data { data, end } => {
-                self.out.push(stream, data, end);
-                if end {
+                if !self.out.push(stream, data, end) {
+                    self.remove(stream);
+                } else if end {
                     self.answered(stream);
                 }
             }
@@ -293,7 +295,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if !removed.ended {
             self.out.reset_after(stream);
         }
-        self.early_resets = self.early_resets.saturating_sub(1);
+        self.finished();
     }
 
     /// The handler ended, by a panic as a rule, and its answer did not.
@@ -312,6 +314,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         self.out.forget(stream);
         if let Some(open) = self.remove(stream) {
             self.send(stream, answer, 0, open.ended);
+            self.finished();
         }
     }
 }

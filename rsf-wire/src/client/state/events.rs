@@ -172,9 +172,10 @@ impl State {
         self.out.settings(settings)?;
         if let Some(streams) = settings.max_concurrent_streams {
             self.admitted = streams;
-        } else if self.admitted == super::STREAMS_BEFORE_SETTINGS {
+        } else if !self.greeted {
             self.admitted = u32::MAX;
         }
+        self.greeted = true;
         self.open_queued();
         Ok(())
     }

@@ -182,7 +182,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let body = problem.map_or_else(|| Ok(body.finish()), Err);
         let call = Call { headers, body, route };
         match start(&*self.handler, call, stream, &self.replies, cx) {
-            Ok(response) => self.send(stream, response, open.credit, open.ended),
+            Ok(response) => {
+                self.send(stream, response, open.credit, open.ended);
+                self.finished();
+            }
             Err(task) => self.streams.insert(
                 stream,
                 Stream {
@@ -197,7 +200,13 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
     pub(super) fn reply(&mut self, stream: u32, response: Response) {
         if let Some(open) = self.streams.remove(stream) {
             self.send(stream, response, open.credit, open.ended);
+            self.finished();
         }
+    }
+
+    /// A request was let run to its reply, which makes up for one that was not.
+    pub(in crate::server) fn finished(&mut self) {
+        self.early_resets = self.early_resets.saturating_sub(1);
     }
 
     pub(in crate::server) fn send(&mut self, stream: u32, response: Response, credit: i64, ended: bool) {
@@ -219,7 +228,9 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
                         varying,
                     },
                 };
-                self.out.body(stream, body, credit, Some(trailers));
+                if !self.out.body(stream, body, credit, Some(trailers)) {
+                    return;
+                }
             }
             Response::Status(trailers) => self.out.headers(stream, HEADERS, &trailers, true),
             Response::Http(status) => {
@@ -233,7 +244,6 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         } else if !ended {
             self.out.reset(stream, ErrorCode::NO_ERROR);
         }
-        self.early_resets = self.early_resets.saturating_sub(1);
     }
 
     /// Answers a request that is not even looked at.
@@ -264,11 +274,13 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let mut outcome = self.out.raise_stream(stream, increment);
         match self.streams.get_mut(stream) {
             Some(open) => {
-                open.credit += i64::from(increment);
                 if increment == 0 {
                     outcome = Err(ErrorCode::PROTOCOL_ERROR);
-                } else if self.out.overflows(open.credit) {
-                    outcome = Err(ErrorCode::FLOW_CONTROL_ERROR);
+                } else if open.has_credit() {
+                    open.credit += i64::from(increment);
+                    if self.out.overflows(open.credit) {
+                        outcome = Err(ErrorCode::FLOW_CONTROL_ERROR);
+                    }
                 }
             }
             None => self.check_was_open(stream)?,
@@ -327,7 +339,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             && self
                 .streams
                 .iter()
-                .any(|(_, open)| self.out.overflows(open.credit))
+                .any(|(_, open)| open.has_credit() && self.out.overflows(open.credit))
         {
             let reason = "a stream's window is raised above 2^31 - 1";
             return Err(ConnectionError::new(ErrorCode::FLOW_CONTROL_ERROR, reason));
