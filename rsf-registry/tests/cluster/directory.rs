@@ -201,9 +201,9 @@ async fn a_list_that_does_not_fit_is_named_and_keeps_no_other_from_being_written
     let cluster = with_zookeeper(&zookeeper);
     let term = cluster.writer.lead("pump", 0).await.unwrap();
     let mut huge = list("shop.v1.Huge", term.epoch, 1);
-    // One instance alone is more than a shard may hold, so that cutting the list does not help.
+    // One instance alone is more than a node may hold, so that cutting the list does not help.
     huge.instances[0].zone = std::iter::repeat_with(fastrand::alphanumeric)
-        .take(700_000)
+        .take(900_000)
         .collect();
     let lists = [
         list("shop.v1.A", term.epoch, 1),
