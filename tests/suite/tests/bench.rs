@@ -27,15 +27,22 @@ async fn a_small_fleets_changes_all_come_to_its_consumer() {
         let part = &figures[part];
         assert_eq!(part["change_to_consumer"]["changes_not_seen"], 0, "{figures}");
         assert!(
-            part["change_to_consumer"]["changes_seen"].as_u64() > Some(0),
+            part["change_to_consumer"]["count"].as_u64() > Some(0),
             "{figures}"
         );
         assert!(part["lists_written"].as_u64() > Some(0), "{figures}");
         assert!(part["zookeeper_transactions"].as_u64() > Some(0), "{figures}");
     }
-    let gone = &figures["deaths"]["death_to_consumer"]["changes_seen"];
+    let gone = &figures["deaths"]["death_to_consumer"]["count"];
     assert!(gone.as_u64() > Some(0), "{figures}");
     assert_eq!(figures["renewals_alone"]["lists_written"], 0, "{figures}");
+    let acknowledgements = &figures["acknowledgements"];
+    assert_eq!(acknowledgements["read_by_a_console"], 300, "{figures}");
+    assert_eq!(acknowledgements["at_once"]["lists_written"], 0, "{figures}");
+    assert_eq!(
+        figures["takeover"]["lists_complete_at_consumer"], true,
+        "{figures}"
+    );
     assert!(figures["pump_memory_most_mib"].as_u64() > Some(0), "{figures}");
 }
 
