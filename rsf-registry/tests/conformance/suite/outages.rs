@@ -125,8 +125,5 @@ pub(crate) async fn epoch_survives_a_restart(fixture: &impl Outage) {
     let writer = fixture.writer();
     let next = eventually("a pump leads again", async || writer.lead("pump", 0).await.ok()).await;
     assert!(next.epoch > far, "{}", next.epoch);
-    assert_eq!(
-        writer.lists().await.expect("lists"),
-        [list(SERVICE, begun, 1, 2)]
-    );
+    assert_eq!(writer.lists().await.expect("lists"), [list(SERVICE, begun, 1, 2)]);
 }
