@@ -16,7 +16,7 @@ mod server;
 
 pub use body::Body;
 pub use client::{HttpClient, ResponseFuture};
-pub use fields::header_map;
+pub use fields::{copy_fields, header_map};
 pub use server::{Host, request, respond};
 
 /// Errors of bodies that are not the engine's.

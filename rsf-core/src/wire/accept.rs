@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rsf_wire::frame::PREFACE;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -98,7 +99,6 @@ async fn greets(stream: &TcpStream, in_time: Duration, drain: &CancellationToken
     false
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const NO_HTTP2: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
     content-type: text/plain\r\ncontent-length: 70\r\nconnection: close\r\n\r\n\
     this port speaks gRPC over HTTP/2; for HTTP and JSON use RSF's adapter";

@@ -13,15 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn t13_sixty_percent_that_are_proven_to_be_gone_leave_at_once() {
     let (mut world, pump) = World::probing(1, 100).await;
     world.fleet.kill("s", 0..60);
-    // They are asked twice, three seconds apart.
-    until(TTL + 8 * SECOND, "the dead are gone", || {
-        world.directory.len("s") == 40
-    })
-    .await;
-    until(6 * SECOND, "the hold is over", || {
-        pump.handle.status().holds.is_empty()
-    })
-    .await;
+    world.hold_ends_early(&pump, 40).await;
     let counters = pump.handle.status().counters.clone();
     assert!(counters.holds >= 1, "they were held until the evidence came");
     assert!(

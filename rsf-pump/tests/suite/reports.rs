@@ -12,7 +12,7 @@ use rsf_pump::{ConsumerReports, PumpSettings};
 use rsf_registry::record::{Report, ReportFinding};
 use rsf_registry::{ReportSource, Reported, StoreError};
 
-use crate::twin::{TTL, lease};
+use crate::twin::lease;
 use crate::world::{Running, World, secs, until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -127,14 +127,7 @@ async fn two_consumers_that_are_refused_end_a_hold_early() {
     consumers.say(TWO, 0..60, ReportFinding::Gone);
     consumers.say(TWO, 60..100, ReportFinding::Answers);
     world.fleet.kill("s", 0..60);
-    until(TTL + 8 * SECOND, "the dead are gone", || {
-        world.directory.len("s") == 40
-    })
-    .await;
-    until(6 * SECOND, "the hold is over", || {
-        pump.handle.status().holds.is_empty()
-    })
-    .await;
+    world.hold_ends_early(&pump, 40).await;
     assert!(evidence(&pump, "reports", "gone") > 0);
     assert_eq!(evidence(&pump, "probe", "gone"), 0);
 }

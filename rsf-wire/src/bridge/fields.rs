@@ -15,18 +15,20 @@ fn is_of_a_connection(name: &HeaderName) -> bool {
 /// All fields but the pseudo-headers, as `http` keeps them.
 pub fn header_map(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(12);
-    for field in headers.iter() {
-        if field.name.starts_with(b":") {
-            continue;
-        }
+    copy_fields(headers, |name| !name.starts_with(b":"), &mut map);
+    map
+}
+
+/// Appends the fields whose names are `wanted`.
+pub fn copy_fields(headers: &Headers, wanted: impl Fn(&[u8]) -> bool, map: &mut HeaderMap) {
+    for field in headers.iter().filter(|field| wanted(&field.name)) {
         // The engine refuses what is no header; what `http` refuses beyond that is nobody's.
         if let Ok(name) = HeaderName::from_bytes(&field.name)
-            && let Ok(value) = HeaderValue::from_maybe_shared(field.value.clone())
+            && let Ok(value) = HeaderValue::from_maybe_shared(field.value)
         {
             map.append(name, value);
         }
     }
-    map
 }
 
 /// A map's fields behind what `literals` has. `grpc` where `te` and `content-type` stand elsewhere.

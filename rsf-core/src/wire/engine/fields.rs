@@ -1,6 +1,7 @@
 //! Headers between the engine's fields and `http`'s maps.
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, TE};
+use rsf_wire::bridge::copy_fields;
 use rsf_wire::hpack::Field;
 use rsf_wire::{Headers, Literals, Name};
 
@@ -33,17 +34,8 @@ impl Unmapped for Headers {
 
 /// All fields but HTTP's own, and without `skip`.
 pub(super) fn copy(headers: &Headers, skip: Option<&HeaderName>, map: &mut HeaderMap) {
-    for field in headers.iter() {
-        if is_http(&field.name) || skip.is_some_and(|skip| field.name == skip.as_str()) {
-            continue;
-        }
-        // The engine refuses what is no header; what `http` refuses beyond that is nobody's.
-        if let Ok(name) = HeaderName::from_bytes(&field.name)
-            && let Ok(value) = HeaderValue::from_maybe_shared(field.value.clone())
-        {
-            map.append(name, value);
-        }
-    }
+    let skipped = |name: &[u8]| skip.is_some_and(|skip| name == skip.as_str().as_bytes());
+    copy_fields(headers, |name| !is_http(name) && !skipped(name), map);
 }
 
 /// Headers and trailers of a reply, its status apart.
