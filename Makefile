@@ -21,8 +21,7 @@ ifeq ($(BACKEND),cluster)
 else ifneq ($(BACKEND),embedded)
 	$(error BACKEND is embedded or cluster, not $(BACKEND))
 endif
-	cargo build --bins
-	cargo run --quiet --package rsf-cli --bin rsf -- dev $(if $(filter cluster,$(BACKEND)),--backend cluster) $(ARGS)
+	cargo run --package rsf-cli --bin rsf -- dev $(if $(filter cluster,$(BACKEND)),--backend cluster) $(ARGS)
 
 test: test-tools ## install what is missing by name, then run all tests; the last line counts them
 	@tests/run.sh
