@@ -349,7 +349,11 @@ impl Outbound {
 
     /// Takes the peer's SETTINGS over and acknowledges them.
     pub(crate) fn settings(&mut self, settings: &Settings) -> Result<(), ConnectionError> {
-        if let Some(bytes) = settings.header_table_size {
+        // In this order: the encoder tells the peer of a table that shrank for a moment too (RFC 7541, 4.2).
+        for bytes in [settings.least_header_table_size, settings.header_table_size]
+            .into_iter()
+            .flatten()
+        {
             self.encoder.set_table_size(bytes);
         }
         if let Some(bytes) = settings.max_frame_size {

@@ -18,6 +18,8 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 )]
 pub struct Settings {
     pub header_table_size: Option<u32>,
+    /// The least of several: what does not fit into it is forgotten, however large the table is afterwards.
+    pub least_header_table_size: Option<u32>,
     pub enable_push: Option<bool>,
     pub max_concurrent_streams: Option<u32>,
     pub initial_window_size: Option<u32>,
@@ -33,7 +35,13 @@ impl Settings {
         for &[n0, n1, a, b, c, d] in entries {
             let value = u32::from_be_bytes([a, b, c, d]);
             match u16::from_be_bytes([n0, n1]) {
-                HEADER_TABLE_SIZE => settings.header_table_size = Some(value),
+                HEADER_TABLE_SIZE => {
+                    settings.header_table_size = Some(value);
+                    let least = settings
+                        .least_header_table_size
+                        .map_or(value, |least| least.min(value));
+                    settings.least_header_table_size = Some(least);
+                }
                 ENABLE_PUSH if value > 1 => {
                     return Err(ConnectionError::protocol(
                         "SETTINGS_ENABLE_PUSH is neither 0 nor 1",

@@ -63,6 +63,26 @@ async fn a_malformed_field_is_malformed_when_the_table_repeats_it() {
     }
 }
 
+/// RFC 7541, 4.2: the least size between two blocks is signalled before the last. nghttp2 ends the connection otherwise.
+#[tokio::test]
+async fn a_table_that_shrinks_and_grows_within_one_frame_is_signalled_empty() {
+    const HEADER_TABLE_SIZE: u16 = 1;
+    let mut peer = Peer::greeted(Limits::default()).await;
+    for (sizes, signalled) in [
+        (&[(HEADER_TABLE_SIZE, 0), (HEADER_TABLE_SIZE, 8_192)][..], true),
+        (&[(HEADER_TABLE_SIZE, 4_096), (HEADER_TABLE_SIZE, 8_192)], false),
+    ] {
+        let stream = if signalled { 1 } else { 3 };
+        peer.say(&settings(sizes)).await;
+        peer.say(&headers(stream, WHOLE, &request("/t/now"))).await;
+        let (seen, _) = peer.settle().await;
+        let reply = seen.iter().find(|frame| frame.is(HEADERS, stream)).unwrap();
+        // Size 0, then 4 096, which is all that the engine uses.
+        let updates = reply.payload.starts_with(&[0x20, 0x3f, 0xe1, 0x1f]);
+        assert_eq!(updates, signalled, "{reply:?}");
+    }
+}
+
 #[tokio::test]
 async fn broken_header_blocks_end_the_connection() {
     run(Limits::default(), cases()).await;
