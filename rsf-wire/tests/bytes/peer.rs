@@ -59,13 +59,18 @@ impl Handler for Paths {
 
 /// Both ends the engine's own, over a pipe of `bytes`.
 pub(crate) fn pair(bytes: usize, client: Limits, server: Limits) -> Client {
+    pair_with(Arc::new(Paths), bytes, client, server)
+}
+
+/// The same with a handler of its own.
+pub(crate) fn pair_with(handler: Arc<impl Handler>, bytes: usize, client: Limits, server: Limits) -> Client {
     let (near, far) = tokio::io::duplex(bytes);
     let (client, connection) = Client::new(near, "test", client, |_| {});
     tokio::spawn(async move {
         let _ = connection.await;
     });
     tokio::spawn(async move {
-        let _ = serve(far, Arc::new(Paths), server, std::future::pending()).await;
+        let _ = serve(far, handler, server, std::future::pending()).await;
     });
     client
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rsf_wire::{Client, Limits, Literals, Refusal, Request};
+use rsf_wire::server::Handling;
+use rsf_wire::{Call, Client, Handler, Limits, Literals, Refusal, Request, Response};
 
-use crate::peer::{Peer, echoed, pair};
+use crate::peer::{Peer, echoed, pair, pair_with};
 use crate::raw::*;
 
 const PIECE: usize = 16_000;
@@ -85,14 +86,66 @@ fn call<'a>(path: &'a str, constant: &'a [(&'a str, &'a [u8])], size: usize) -> 
     }
 }
 
-/// Both ends have more to say than the pipe and their buffers hold, calls are given up all the time, and still all ends.
-#[tokio::test]
-async fn two_full_ends_do_not_wait_for_each_other() {
-    let tight = Limits {
+/// Bytes of a header that no buffer of [`tight`] has room for twice.
+const WIDE: usize = 3_000;
+
+/// Answers with a header of [`WIDE`] bytes.
+struct Wide;
+
+impl Handler for Wide {
+    fn call(&self, call: Call) -> Option<Handling> {
+        let body = call.body.ok()?;
+        let mut headers = Literals::new();
+        headers.push("x-wide", &[b'w'; WIDE]).ok()?;
+        let trailers = None;
+        Some(Box::pin(std::future::ready(Response::Message {
+            headers,
+            body,
+            trailers,
+        })))
+    }
+}
+
+/// So little may wait that one more header block floods an end.
+fn tight() -> Limits {
+    Limits {
         unwritten_bytes: 600,
         ..Limits::default()
+    }
+}
+
+/// Requests and replies are wider than what may wait at either end, and the pipe holds a hundredth of each. A server that
+/// owes several replies rests from reading; a client that begins calls as replies come is flooded with what it does not take.
+/// Were it to rest too, neither would ever read.
+#[tokio::test]
+async fn two_flooded_ends_do_not_wait_for_each_other() {
+    let few_streams = Limits {
+        concurrent_streams: 8,
+        ..tight()
     };
-    let client = Arc::new(pair(128, tight.clone(), tight));
+    let client = Arc::new(pair_with(Arc::new(Wide), 32, tight(), few_streams));
+    let ask = |client: Arc<Client>| async move {
+        let mut request = call("/t/wide", &[], 10);
+        request.varying.push("x-wide", &[b'w'; WIDE]).unwrap();
+        let reply = client.call(request).await.unwrap();
+        assert_eq!(reply.headers.get("x-wide").map(<[u8]>::len), Some(WIDE));
+    };
+    // From now on the client knows how few streams it may open.
+    ask(client.clone()).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        calls.spawn(ask(client.clone()));
+    }
+    let all = async { while calls.join_next().await.transpose().unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .expect("no deadlock");
+}
+
+/// Both ends have more to say than the pipe and their buffers hold, calls are given up all the time, and still all ends.
+#[tokio::test]
+async fn calls_that_are_given_up_between_full_ends_leave_nothing_behind() {
+    let client = Arc::new(pair(128, tight(), tight()));
     let mut calls = tokio::task::JoinSet::new();
     for i in 0..600 {
         let client = client.clone();
