@@ -26,8 +26,8 @@ endif
 test: test-tools ## install what is missing by name, then run all tests; the last line counts them
 	@tests/run.sh
 
-test-tools: ## install redis-server, zookeeper, curl, PHP, Node, Python's gRPC and cargo-nextest where they are missing
-	@deploy/install-test-tools.sh redis zookeeper http python nextest
+test-tools: ## install redis-server, zookeeper, curl, PHP, nghttp2, gRPC's Python and Node and cargo-nextest where they are missing
+	@deploy/install-test-tools.sh redis zookeeper http nghttp2 python node nextest
 
 lint: ## check format, clippy's warnings, licences and sources of dependencies
 	cargo fmt --all --check

@@ -119,6 +119,20 @@ impl Handler for TestService {
     }
 }
 
+/// What `grpc-timeout` says.
+fn timeout(text: &[u8]) -> Duration {
+    let (number, unit) = std::str::from_utf8(text).unwrap().split_at(text.len() - 1);
+    let nanos = match unit {
+        "H" => 3_600_000_000_000,
+        "M" => 60_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        _ => 1,
+    };
+    Duration::from_nanos(number.parse::<u64>().unwrap() * nanos)
+}
+
 /// Answers each request of a stream with what it asks for; `StreamingInputCall` counts them.
 async fn streaming(call: StreamingCall) {
     let counts = call
@@ -126,10 +140,22 @@ async fn streaming(call: StreamingCall) {
         .get(":path")
         .unwrap_or_default()
         .ends_with(b"StreamingInputCall");
+    // The engine leaves time to its handlers.
+    let time = call.headers.get("grpc-timeout").map_or(SOON, timeout);
+    let deadline = tokio::time::Instant::now() + time;
     let mut requests = Messages::of(call.body);
     let mut replies = call.answer.grpc(Literals::new());
     let mut size = 0;
-    while let Some(message) = requests.next().await {
+    loop {
+        let message = match tokio::time::timeout_at(deadline, requests.next()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(_) => {
+                let mut late = Literals::new();
+                late.push("grpc-status", b"4").unwrap();
+                return replies.finish(late);
+            }
+        };
         if counts {
             let request = InputRequest::decode(message).unwrap();
             size += request.payload.map_or(0, |payload| payload.body.len());

@@ -31,5 +31,5 @@ pub use process::Process;
 pub use program::{Output, Program};
 pub use redis::RedisServer;
 pub use temp_dir::TempDir;
-pub use workspace::{binary, deploy_file, example, python};
+pub use workspace::{binary, deploy_file, example, node_modules, python};
 pub use zookeeper::{Ensemble, ZooKeeper};

@@ -52,6 +52,24 @@ pub fn python() -> PathBuf {
     path
 }
 
+/// The folder of Node's packages (`NODE_PATH`), grpc-js among them: `RSF_TEST_NODE_MODULES`, or the one under
+/// `target/node` that `make test` creates.
+///
+/// # Panics
+/// When neither is there.
+pub fn node_modules() -> PathBuf {
+    if let Some(path) = std::env::var_os("RSF_TEST_NODE_MODULES") {
+        return path.into();
+    }
+    let path = target_dir().join("node/node_modules");
+    assert!(
+        path.exists(),
+        "{} is missing: `deploy/install-test-tools.sh node` creates it, as `make test` does",
+        path.display()
+    );
+    path
+}
+
 /// Cargo's `target` folder, found from the running test.
 pub(crate) fn target_dir() -> PathBuf {
     let profile = profile_dir();
