@@ -3,13 +3,14 @@
 //! Endpoints that are connected and not broken come first, then the others in order of hope; an ejected one whose time
 //! is over gets one trial; where all are broken, all serve. Within a tier policy's balancer decides:
 //!
-//! 1. [`vitals`]: what is measured of an endpoint, one cache line each.
+//! 1. [`vitals`]: what is measured of an endpoint, one cache line each; [`aged`]: values that fade.
 //! 2. [`score`]: what that is worth at one pick.
 //! 3. [`candidates`]: the best of all below 16 members, else the better of two drawn by weight from an [`alias`] table:
 //!    `least_pending`, `random`, `peak_ewma`.
 //! 4. [`round_robin`], [`consistent_hash`], [`custom`]: the others.
 //! 5. [`explain`]: the same for people.
 
+mod aged;
 mod vitals;
 
 mod alias;
@@ -192,20 +193,16 @@ impl Pool {
 
     #[inline(always)]
     fn least_pending(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
-        let score = |member: &Member| measure.pending_by_lot(member);
-        if self.members.len() >= SCAN_BELOW
-            && tried.is_empty()
-            && let Drawn::Chosen(member) = self.better_of_two(measure.now, score)
-        {
-            return Some(member);
+        if tried.is_empty() {
+            if self.members.len() < SCAN_BELOW {
+                if let Some(member) = self.least_of_plain(measure) {
+                    return Some(member);
+                }
+            } else if let Drawn::Chosen(member) = self.lesser_of_two(measure) {
+                return Some(member);
+            }
         }
-        if self.members.len() < SCAN_BELOW
-            && tried.is_empty()
-            && let Some(member) = self.least_of_plain(measure)
-        {
-            return Some(member);
-        }
-        self.best_of_all(tried, measure.now, score)
+        self.best_of_all(tried, measure.now, |member| measure.pending_by_lot(member))
     }
 
     /// Two draws in short lists too: the least latency of all would go to one and the same instance while its peak
@@ -213,7 +210,7 @@ impl Pool {
     fn peak_ewma(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
         let score = |member: &Member| measure.peak(member);
         if tried.is_empty()
-            && let Drawn::Chosen(member) = self.better_of_two(measure.now, score)
+            && let Drawn::Chosen(member) = self.better_of_two(measure.now, [], score)
         {
             return Some(member);
         }
@@ -223,7 +220,7 @@ impl Pool {
     fn random(&self, tried: &[Arc<Endpoint>], measure: &Measure) -> Option<&Member> {
         if tried.is_empty() {
             for _ in 0..4 {
-                let (tier, member) = self.drawn(measure.now, None)?;
+                let (tier, member) = self.drawn(measure.now, None, None)?;
                 let vitals = &member.endpoint.vitals;
                 if tier == Tier::Trial || self.accepts(vitals, measure) {
                     return Some(member);

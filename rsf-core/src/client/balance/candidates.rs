@@ -19,14 +19,44 @@ pub(super) enum Drawn<'a> {
 }
 
 impl Pool {
-    /// Two candidates drawn by weight ("the power of two choices", Mitzenmacher 2001); the better one serves.
-    pub(super) fn better_of_two(&self, now: Moment, score: impl Fn(&Member) -> Score) -> Drawn<'_> {
-        let first = match self.drawn(now, None) {
+    /// The better of two candidates drawn by weight ("the power of two choices", Mitzenmacher 2001).
+    #[inline(always)]
+    pub(super) fn lesser_of_two(&self, measure: &Measure) -> Drawn<'_> {
+        // Its own: the thread's takes longer to find than to ask.
+        let mut lots = fastrand::Rng::with_seed(fastrand::u64(..));
+        let places = [self.alias.draw(lots.u64(..)), self.alias.draw(lots.u64(..))];
+        let [one, other] = places.map(|place| &self.members[place]);
+        // In long lists each look is a miss, so all that may be needed is asked for at once: the holders' count of whichever
+        // is chosen, too.
+        let _fetched = (
+            Arc::strong_count(&one.endpoint),
+            Arc::strong_count(&other.endpoint),
+        );
+        if let (Some(one_has), Some(other_has)) = (
+            measure.plain_pending(&one.endpoint),
+            measure.plain_pending(&other.endpoint),
+        ) && places[0] != places[1]
+        {
+            let less = other_has * u64::from(other.per_call) < one_has * u64::from(one.per_call);
+            return Drawn::Chosen(std::hint::select_unpredictable(less, other, one));
+        }
+        self.better_of_two(measure.now, places, |member| measure.pending_by_lot(member))
+    }
+
+    /// The same by any score, whatever is known of the two; the first draws may have been made.
+    pub(super) fn better_of_two<const MADE: usize>(
+        &self,
+        now: Moment,
+        made: [usize; MADE],
+        score: impl Fn(&Member) -> Score,
+    ) -> Drawn<'_> {
+        let mut made = made.into_iter();
+        let first = match self.drawn(now, made.next(), None) {
             Some((Tier::Trial, member)) => return Drawn::Chosen(member),
             Some((_, member)) => member,
             None => return Drawn::Unwell,
         };
-        let second = match self.drawn(now, Some(first)) {
+        let second = match self.drawn(now, made.next(), Some(first)) {
             Some((Tier::Trial, member)) => return Drawn::Chosen(member),
             Some((_, member)) => member,
             // The others are drawn rarely, or are not well.
@@ -43,10 +73,16 @@ impl Pool {
         Drawn::Chosen(if second_serves { second } else { first })
     }
 
-    /// A member that is well or due for its trial, other than `but`.
-    pub(super) fn drawn(&self, now: Moment, but: Option<&Member>) -> Option<(Tier, &Member)> {
-        for _ in 0..DRAWS {
-            let member = &self.members[self.alias.draw()];
+    /// A member that is well or due for its trial, other than `but`; the one at the place that has been `made` out first.
+    pub(super) fn drawn(
+        &self,
+        now: Moment,
+        made: Option<usize>,
+        but: Option<&Member>,
+    ) -> Option<(Tier, &Member)> {
+        let draws = std::iter::repeat_with(|| self.alias.draw(fastrand::u64(..)));
+        for place in made.into_iter().chain(draws).take(DRAWS) {
+            let member = &self.members[place];
             if but.is_some_and(|but| std::ptr::eq(but, member)) {
                 continue;
             }
@@ -69,10 +105,7 @@ impl Pool {
         let mut lots: Option<fastrand::Rng> = None;
         for member in &self.members {
             let endpoint = &*member.endpoint;
-            if !measure.is_plain(endpoint) {
-                return None;
-            }
-            let value = u64::from(endpoint.vitals.pending()) * u64::from(member.per_call);
+            let value = measure.plain_pending(endpoint)? * u64::from(member.per_call);
             if value < least {
                 (best, least, tied) = (Some(member), value, member.weight);
             } else if value == least {

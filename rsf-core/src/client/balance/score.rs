@@ -11,7 +11,7 @@ use crate::client::endpoint::Endpoint;
 use crate::moment::Moment;
 
 use super::Member;
-use super::vitals::Vitals;
+use super::vitals::{LOAD_STEPS, Vitals};
 
 /// Share of failures from which on an endpoint is avoided: six in a row. Before that the node breaker opens, by default;
 /// an endpoint that is avoided earlier would never give it the failures that it counts.
@@ -29,11 +29,6 @@ const LEAST_SHARE: f32 = 0.1;
 const FIRST_SHARE: f32 = 0.1;
 /// A new instance that answers within this multiple of the median is warm.
 const WARM_RATIO: f32 = 1.5;
-/// Steps in which a reported load counts: without them the smallest difference would send every consumer's next call to
-/// one and the same instance.
-const LOAD_STEPS: f32 = 8.0;
-/// The least load that counts.
-const LEAST_LOAD: f32 = 0.5 / LOAD_STEPS;
 /// The multiple of its weight's worth that a full queue can cost an instance.
 const GREATEST_LOAD: f32 = 8.0;
 
@@ -83,19 +78,20 @@ impl Measure {
         }
     }
 
-    /// Whether a member is well and has its full share, and its pending calls per weight are all that counts.
+    /// The pending calls of an endpoint that is well and has its full share: where they are all that counts.
     #[inline(always)]
-    pub(super) fn is_plain(&self, endpoint: &Endpoint) -> bool {
-        let unwell = endpoint.breaker.trouble() | endpoint.vitals.unconnected();
-        endpoint.vitals.is_plain(unwell, LEAST_LOAD, self.slow_from)
+    pub(super) fn plain_pending(&self, endpoint: &Endpoint) -> Option<u64> {
+        endpoint
+            .vitals
+            .plain_pending(endpoint.breaker.trouble(), self.slow_from)
     }
 
-    /// The same for one choice. An idle member that fails or refuses counts as idle only as often as its failures leave of
+    /// Pending calls per weight, for one choice. An idle member that fails or refuses counts as idle only as often as its failures leave of
     /// its share, else as if a call were pending: nothing is ever pending where everything fails at once, and it would
     /// draw each call that finds the others busy.
     pub(super) fn pending_by_lot(&self, member: &Member) -> Score {
         let vitals = &member.endpoint.vitals;
-        if vitals.is_plain(0, LEAST_LOAD, self.slow_from) {
+        if vitals.has_its_share(self.slow_from) {
             return Score {
                 value: vitals.pending() as f32 / member.weight as f32,
                 quality: 1.0,

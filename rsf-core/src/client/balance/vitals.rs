@@ -1,19 +1,38 @@
 //! What a choice goes by: what a consumer has measured of one endpoint, in one cache line that no other endpoint shares.
 //!
 //! All values are atomics without a lock: an update that races with another one may be lost, which moving averages bear.
-//! Values that age keep their time beside them in one word, so that readers never see one without the other.
+//! What a choice looks at of each member is in two words: its pending calls with all that is known of it beside them, and
+//! its mean latency.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::aged::Aged;
 use crate::moment::{Moment, nanos};
 
-/// Time in which a measurement fades to 1/e (Finagle's Peak-EWMA has the same).
-const DECAY: Duration = Duration::from_secs(10);
 /// How much one outcome moves the failure score.
 const FAILURE_STEP: f32 = 0.1;
 /// Age at which a reported load says nothing any more.
 const LOAD_STALE: Duration = Duration::from_secs(10);
+/// Steps in which a reported load counts: without them the smallest difference would send every consumer's next call to
+/// one and the same instance.
+pub(super) const LOAD_STEPS: f32 = 8.0;
+/// The least load that counts.
+const LEAST_LOAD: f32 = 0.5 / LOAD_STEPS;
+
+/// What may be known of an endpoint that a choice has to weigh; above the bits of its pending calls.
+mod known {
+    /// There is no connection.
+    pub(super) const UNCONNECTED: u64 = 1 << 32;
+    /// Some of its latest outcomes were failures.
+    pub(super) const FAILING: u64 = 1 << 33;
+    /// It has reported a load that counts.
+    pub(super) const LOADED: u64 = 1 << 34;
+    /// It is new.
+    pub(super) const WARMING: u64 = 1 << 35;
+    /// What changes its share.
+    pub(super) const WEIGHED: u64 = FAILING | LOADED | WARMING;
+}
 
 /// What an attempt says about its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +50,10 @@ pub(crate) enum Observed {
 /// One endpoint's measurements.
 ///
 /// The beginning of an endpoint's first cache line; the rest of the line is the breaker's first word.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Vitals {
-    pending: AtomicU32,
-    /// Answers that had a latency, up to `u32::MAX`.
-    samples: AtomicU32,
+    /// Pending calls in the lower half, what is [`known`] in the upper.
+    glance: AtomicU64,
     /// 0 to 1: the share of failures among the latest outcomes; fades with time.
     failures: Aged,
     /// Mean latency, microseconds.
@@ -46,8 +64,8 @@ pub(crate) struct Vitals {
     load: Aged,
     /// 0: has its full share. Else the millisecond when it started, from [`LONG_AGO`] on.
     warming: AtomicU64,
-    /// 0 without a connection, else 1.
-    connected: AtomicU8,
+    /// Answers that had a latency, up to `u32::MAX`.
+    samples: AtomicU32,
     /// What is being done for a connection; the endpoint's, and here because each draw looks at it.
     pub(in crate::client) effort: AtomicU8,
     /// A call has come since the endpoint's keeper last looked. Here because each call looks at it.
@@ -57,19 +75,36 @@ pub(crate) struct Vitals {
 /// Milliseconds before which nothing that is still new has started.
 const LONG_AGO: u64 = 1 << 40;
 
+impl Default for Vitals {
+    fn default() -> Self {
+        Vitals {
+            glance: AtomicU64::new(known::UNCONNECTED),
+            failures: Aged::default(),
+            mean: Aged::default(),
+            peak: Aged::default(),
+            load: Aged::default(),
+            warming: AtomicU64::new(0),
+            samples: AtomicU32::new(0),
+            effort: AtomicU8::new(0),
+            used: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Vitals {
     /// From now on the instance is new: it has been running for `age`.
     pub(crate) fn begin_warm_up(&self, now: Moment, age: Duration) {
         let now = LONG_AGO + now.millis();
         self.warming
             .store(now.saturating_sub(age.as_millis() as u64).max(1), Relaxed);
+        self.tell(known::WARMING, || self.warming.load(Relaxed) != 0);
     }
 
     /// As if it had been made at `now`, of an instance that starts at that moment.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn begin_warm_up_at(&mut self, now: Moment) {
         *self = Vitals {
-            connected: AtomicU8::new(self.connected.load(Relaxed)),
+            glance: AtomicU64::new(self.glance.load(Relaxed) & known::UNCONNECTED),
             effort: AtomicU8::new(self.effort.load(Relaxed)),
             ..Vitals::default()
         };
@@ -79,41 +114,60 @@ impl Vitals {
     /// Whether there is a connection.
     #[inline(always)]
     pub(crate) fn is_connected(&self) -> bool {
-        self.connected.load(Relaxed) != 0
-    }
-
-    /// The opposite as a number: 0 where there is one.
-    #[inline(always)]
-    pub(crate) fn unconnected(&self) -> u8 {
-        self.connected.load(Relaxed) ^ 1
+        self.glance.load(Relaxed) & known::UNCONNECTED == 0
     }
 
     pub(crate) fn set_connected(&self, connected: bool) {
-        self.connected.store(connected.into(), Relaxed);
+        match connected {
+            true => self.glance.fetch_and(!known::UNCONNECTED, Relaxed),
+            false => self.glance.fetch_or(known::UNCONNECTED, Relaxed),
+        };
     }
 
-    /// Whether nothing is known of it that changes its share: it does not fail, reports a load below `least`, is not new, and
-    /// its mean latency is not above `slow_from`. `unwell` is what else must be 0: one question more is cheaper here than a branch of
-    /// its own.
+    /// The pending calls where nothing else counts: it is connected, has its full share, and its mean latency is not above
+    /// `slow_from`. `trouble` is what else must be 0: one question more is cheaper here than a branch of its own.
     #[inline(always)]
-    pub(crate) fn is_plain(&self, unwell: u8, least: f32, slow_from: f32) -> bool {
-        let known = self.failures.bits() | self.warming.load(Relaxed) | u64::from(unwell);
-        known == 0 && self.load.is_below(least) && !self.mean.is_above(slow_from)
+    pub(crate) fn plain_pending(&self, trouble: u8, slow_from: f32) -> Option<u64> {
+        let glance = self.glance.load(Relaxed);
+        let plain = glance >> 32 | u64::from(trouble) == 0 && !self.mean.is_above(slow_from);
+        plain.then_some(glance)
+    }
+
+    /// Whether nothing is known that changes its share, connected or not.
+    #[inline(always)]
+    pub(crate) fn has_its_share(&self, slow_from: f32) -> bool {
+        self.glance.load(Relaxed) & known::WEIGHED == 0 && !self.mean.is_above(slow_from)
+    }
+
+    /// Makes a bit of what is [`known`] say what `is` says, after a change of that and whoever else changes it meanwhile: the
+    /// last one to write the bit looks again.
+    #[cold]
+    fn tell(&self, bit: u64, is: impl Fn() -> bool) {
+        loop {
+            let told = is();
+            match told {
+                true => self.glance.fetch_or(bit, AcqRel),
+                false => self.glance.fetch_and(!bit, AcqRel),
+            };
+            if is() == told {
+                return;
+            }
+        }
     }
 
     #[inline(always)]
     pub(crate) fn enter(&self) {
-        self.pending.fetch_add(1, Relaxed);
+        self.glance.fetch_add(1, Relaxed);
     }
 
     #[inline(always)]
     pub(crate) fn leave(&self) {
-        self.pending.fetch_sub(1, Relaxed);
+        self.glance.fetch_sub(1, Relaxed);
     }
 
     #[inline(always)]
     pub(crate) fn pending(&self) -> u32 {
-        self.pending.load(Relaxed)
+        self.glance.load(Relaxed) as u32
     }
 
     /// Takes in what an attempt that took `latency` says.
@@ -135,6 +189,7 @@ impl Vitals {
             let after = before + FAILURE_STEP * (target - before);
             // Small enough to be nothing, so that a well endpoint's score is exactly nothing again.
             self.failures.set(if after < 0.001 { 0.0 } else { after }, at);
+            self.tell(known::FAILING, || self.failures.get() != 0.0);
         }
         let micros = (latency as f32 / 1e3).max(0.1);
         match observed {
@@ -171,8 +226,8 @@ impl Vitals {
     /// Takes in a reported load; 1 is full.
     pub(crate) fn report_load(&self, now: Moment, load: f32) {
         if load.is_finite() && load >= 0.0 {
-            // A negative zero becomes the other one, by whose bits it is read.
-            self.load.set(load.min(1000.0) + 0.0, at(now));
+            self.load.set(load.min(1000.0), at(now));
+            self.tell(known::LOADED, || self.load.get() >= LEAST_LOAD);
         }
     }
 
@@ -227,6 +282,7 @@ impl Vitals {
 
     pub(crate) fn end_warm_up(&self) {
         self.warming.store(0, Relaxed);
+        self.tell(known::WARMING, || self.warming.load(Relaxed) != 0);
     }
 }
 
@@ -235,68 +291,10 @@ fn at(now: Moment) -> u32 {
     now.millis() as u32
 }
 
-/// A value (as the bits of an `f32`) and the millisecond when it was set.
-#[derive(Debug, Default)]
-struct Aged(AtomicU64);
-
-impl Aged {
-    #[inline(always)]
-    fn set(&self, value: f32, at: u32) {
-        self.0
-            .store(u64::from(value.to_bits()) << 32 | u64::from(at), Relaxed);
-    }
-
-    #[inline(always)]
-    fn bits(&self) -> u64 {
-        self.0.load(Relaxed) >> 32
-    }
-
-    // The bits of positive numbers are in the order of the numbers, so no number has to be made of them.
-
-    #[inline(always)]
-    fn is_below(&self, value: f32) -> bool {
-        self.0.load(Relaxed) < u64::from(value.to_bits()) << 32
-    }
-
-    #[inline(always)]
-    fn is_above(&self, value: f32) -> bool {
-        self.0.load(Relaxed) >= (u64::from(value.to_bits()) + 1) << 32
-    }
-
-    fn get(&self) -> f32 {
-        f32::from_bits(self.bits() as u32)
-    }
-
-    #[inline(always)]
-    fn age(&self, at: u32) -> u32 {
-        let age = at.wrapping_sub(self.0.load(Relaxed) as u32);
-        // Set by somebody who read the clock a moment later.
-        if age > u32::MAX / 2 { 0 } else { age }
-    }
-
-    /// The share that is left after its age.
-    #[inline(always)]
-    fn kept(&self, at: u32) -> f32 {
-        match self.age(at) {
-            0 => 1.0,
-            // The first terms of the series: right to five digits, and a call that follows the last one closely is the rule.
-            age if age < DECAY.as_millis() as u32 / 10 => {
-                let x = age as f32 / DECAY.as_millis() as f32;
-                1.0 - x + x * x * (0.5 - x / 6.0)
-            }
-            age => (-(age as f32) / DECAY.as_millis() as f32).exp(),
-        }
-    }
-
-    #[inline(always)]
-    fn faded(&self, at: u32) -> f32 {
-        self.get() * self.kept(at)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::balance::aged::DECAY;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -360,10 +358,59 @@ mod tests {
         let other = Vitals::default();
         other.report_load(now, -0.0);
         assert!(
-            other.is_plain(0, 0.1, f32::INFINITY),
+            other.has_its_share(f32::INFINITY),
             "a negative nothing is nothing"
         );
         assert_eq!(vitals.load(now + LOAD_STALE), 0.75);
         assert_eq!(vitals.load(now + LOAD_STALE + ms(1)), 0.0);
+    }
+    #[test]
+    fn a_glance_tells_what_is_known_and_the_pending_calls_stay_theirs() {
+        let now = Moment::now();
+        let vitals = Vitals::default();
+        let glance = || vitals.plain_pending(0, f32::INFINITY);
+        assert_eq!(glance(), None, "not connected");
+        vitals.set_connected(true);
+        vitals.enter();
+        vitals.enter();
+        assert_eq!(glance(), Some(2));
+        assert_eq!(
+            vitals.plain_pending(1, f32::INFINITY),
+            None,
+            "its breaker's trouble"
+        );
+        vitals.report_load(now, 0.5);
+        vitals.leave();
+        assert_eq!((glance(), vitals.pending()), (None, 1));
+        vitals.report_load(now, 0.05);
+        assert_eq!(glance(), Some(1), "a load that counts nothing");
+        vitals.begin_warm_up(now, Duration::ZERO);
+        assert_eq!(glance(), None);
+        vitals.end_warm_up();
+        assert_eq!(glance(), Some(1));
+        vitals.observe(now, ms(1), Observed::Failed);
+        assert_eq!((glance(), vitals.has_its_share(f32::INFINITY)), (None, false));
+        for _ in 0..100 {
+            vitals.observe(now, ms(1), Observed::Answered);
+        }
+        assert_eq!(glance(), Some(1), "its failures are forgotten");
+        assert_eq!(vitals.plain_pending(0, 999.0), None, "slow");
+        assert_eq!(vitals.plain_pending(0, vitals.mean()), Some(1));
+    }
+
+    #[test]
+    fn whoever_changes_what_is_known_last_has_told_it() {
+        let vitals = Vitals::default();
+        let now = Moment::now();
+        for round in 0..2_000 {
+            std::thread::scope(|threads| {
+                for thread in 0..2 {
+                    let vitals = &vitals;
+                    threads.spawn(move || vitals.report_load(now, ((round + thread) % 2) as f32));
+                }
+            });
+            let loaded = vitals.load(now) > 0.0;
+            assert_eq!(vitals.has_its_share(f32::INFINITY), !loaded, "round {round}");
+        }
     }
 }
