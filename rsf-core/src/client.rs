@@ -245,9 +245,25 @@ impl Consumer {
 }
 
 impl Shared {
-    /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down.
+    /// RSF's own headers that most calls do not have: who we are, and what the surrounding call hands down. `None` where
+    /// there are none.
     #[inline(always)]
     fn own_headers(
+        &self,
+        parent: Option<&Context>,
+        metadata: Option<&HeaderMap>,
+        priority: Option<Priority>,
+        on_behalf: Option<&OnBehalf>,
+    ) -> Option<Box<OwnHeaders>> {
+        let none = parent.is_none() && priority.is_none() && on_behalf.is_none() && !self.token.is_some();
+        match none {
+            true => None,
+            false => Some(Box::new(self.some_headers(parent, metadata, priority, on_behalf))),
+        }
+    }
+
+    #[inline(never)]
+    fn some_headers(
         &self,
         parent: Option<&Context>,
         metadata: Option<&HeaderMap>,

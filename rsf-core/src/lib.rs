@@ -36,10 +36,12 @@ pub mod client;
 pub mod server;
 pub mod wire;
 
+mod latest;
 pub mod metrics;
 mod moment;
 mod permits;
 pub mod runtime;
+mod thread_number;
 mod timer;
 
 #[cfg(any(test, feature = "simulation"))]

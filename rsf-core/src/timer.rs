@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::moment::Moment;
+use crate::thread_number::thread_number;
 
 mod blocks;
 
@@ -37,15 +38,6 @@ struct State {
     waiting: Blocks<Waker>,
     /// The tick at which the driver looks next; `u64::MAX` while it only waits to be rung.
     looks_at: u64,
-}
-
-/// Threads find their shard by a number of their own.
-fn own_number() -> usize {
-    use std::cell::Cell;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed)));
-    OWN.get()
 }
 
 impl std::fmt::Debug for Timers {
@@ -81,7 +73,7 @@ impl Timers {
     #[inline(always)]
     pub(crate) fn at(&self, at: Moment) -> Timer {
         Timer {
-            shard: self.shards[own_number() & (self.shards.len() - 1)].clone(),
+            shard: self.shards[thread_number() & (self.shards.len() - 1)].clone(),
             at,
             place: None,
         }

@@ -1,7 +1,7 @@
 //! One try of a call at one endpoint: balance → node breaker → endpoint → wire.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -133,10 +133,10 @@ impl Attempt {
             caller: shared
                 .caller
                 .as_ref()
-                .filter(|_| call.own.iter().all(|(name, _)| *name != CALLER)),
+                .filter(|_| call.own().iter().all(|(name, _)| *name != CALLER)),
             target: self.endpoint.target_to_verify(&linked),
             implementation: call.channel.implementation.as_ref(),
-            own: &call.own,
+            own: call.own(),
             metadata: &call.options.metadata,
         });
         Phase::Exchanging(linked, slot)
@@ -214,15 +214,22 @@ impl Attempt {
         }
     }
 
-    /// Its outcome. The call's clock then stands at the time when it came.
+    /// Puts its outcome into `place`, as soon as it is there. The call's clock then stands at the time when it came.
     #[inline(always)]
-    pub(super) fn poll(&mut self, call: &mut OutboundCall, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(super) fn poll(
+        &mut self,
+        call: &mut OutboundCall,
+        cx: &mut Context<'_>,
+        place: &mut Option<Outcome>,
+    ) {
         loop {
             match &mut self.phase {
                 Phase::Exchanging(linked, slot) => {
-                    let outcome = ready!(linked.connection.poll(*slot, cx));
+                    let Poll::Ready(outcome) = linked.connection.poll(*slot, cx) else {
+                        return;
+                    };
                     call.now = Moment::now();
-                    return Poll::Ready(match outcome {
+                    *place = Some(match outcome {
                         Ok(reply) if reply.result.is_ok() => {
                             linked.verify();
                             self.succeed(&reply, call);
@@ -230,9 +237,12 @@ impl Attempt {
                         }
                         outcome => Err(self.fail(outcome, call)),
                     });
+                    return;
                 }
                 Phase::Connecting(connecting) => {
-                    let connected = ready!(connecting.as_mut().poll(cx));
+                    let Poll::Ready(connected) = connecting.as_mut().poll(cx) else {
+                        return;
+                    };
                     let now = Moment::now();
                     call.now = now;
                     match connected {
@@ -243,11 +253,12 @@ impl Attempt {
                             endpoint.breaker.failed(&mut self.admission, Failure::Error, now);
                             endpoint.observe(now, self.elapsed(now), Observed::Failed);
                             let error = RpcError::new(Reason::Connect, false, error.to_string());
-                            return Poll::Ready(Err(error.at(&endpoint.instance.id)));
+                            *place = Some(Err(error.at(&endpoint.instance.id)));
+                            return;
                         }
                     }
                 }
-                Phase::Over => return Poll::Pending,
+                Phase::Over => return,
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
@@ -22,6 +21,7 @@ use super::stack::{OutboundCall, Outcome};
 use super::{Client, Shared};
 use crate::call::{Call, CallOptions, RawMessage, Reply, Unsent};
 use crate::error::RpcError;
+use crate::latest::Latest;
 use crate::message::Request;
 use crate::metadata::Metadata;
 use crate::method::{MethodDescriptor, ServiceDescriptor};
@@ -46,7 +46,7 @@ pub(crate) struct ChannelState {
     pub(crate) implementation: Option<HeaderValue>,
     pub(crate) methods: Vec<MethodState>,
     /// What calls read; `None` until the control plane has said anything.
-    pub(crate) snapshot: ArcSwapOption<ServiceSnapshot>,
+    pub(crate) snapshot: Latest<ServiceSnapshot>,
     /// Ticks with every new snapshot.
     pub(crate) version: watch::Sender<u64>,
 }
@@ -115,7 +115,7 @@ impl Channel {
                 implementation: (!implementation.is_empty())
                     .then(|| HeaderValue::from_str(implementation).ok())
                     .flatten(),
-                snapshot: ArcSwapOption::empty(),
+                snapshot: Latest::empty(),
                 version: watch::Sender::new(0),
                 shared: shared.clone(),
             });
@@ -157,10 +157,8 @@ impl Channel {
         let state = &self.0;
         let mut version = state.version.subscribe();
         let some_instance = |_: &u64| {
-            let snapshot = state.snapshot.load();
-            snapshot
-                .as_ref()
-                .is_some_and(|s| !s.pools[0].members().is_empty())
+            let snapshot = state.snapshot.get();
+            snapshot.is_some_and(|snapshot| !snapshot.pools[0].members().is_empty())
         };
         let waiting = {
             let _timers = state.shared.runtime.handle().enter();
@@ -169,7 +167,7 @@ impl Channel {
         if let Ok(Ok(_)) = waiting.await {
             return Ok(());
         }
-        let problem = match state.snapshot.load_full() {
+        let problem = match state.snapshot.get() {
             Some(snapshot) => snapshot.explain_empty(&state.key),
             None => format!("the registry has not answered for `{}`", state.key),
         };
@@ -179,7 +177,7 @@ impl Channel {
 
     /// What is known of the service.
     pub fn view(&self) -> ChannelView {
-        let (snapshot, now) = (self.0.snapshot.load_full(), Moment::now());
+        let (snapshot, now) = (self.0.snapshot.get(), Moment::now());
         let methods = self
             .0
             .methods
@@ -253,7 +251,7 @@ impl Unsent {
             Ok(frame) => frame,
             Err(error) => return Running::Boxed(Box::pin(std::future::ready(Err(error)))),
         };
-        match channel.snapshot.load_full() {
+        match channel.snapshot.get() {
             Some(snapshot) if method < channel.methods.len() => {
                 Running::new(outbound(channel, method, snapshot, frame, options))
             }
@@ -340,11 +338,8 @@ fn outbound(
 
 impl Drop for ChannelState {
     fn drop(&mut self) {
-        let snapshot = self.snapshot.load();
-        if snapshot
-            .as_ref()
-            .is_some_and(|snapshot| !snapshot.kept.is_empty())
-        {
+        let snapshot = self.snapshot.get();
+        if snapshot.is_some_and(|snapshot| !snapshot.kept.is_empty()) {
             self.shared.metrics.kept(&self.key).set(0);
         }
     }
@@ -372,7 +367,7 @@ impl ChannelState {
 
     /// The snapshot that holds now. Waits only until the control plane has spoken for the first time.
     pub(crate) async fn snapshot(&self, timeout: Option<Duration>) -> Result<Arc<ServiceSnapshot>, RpcError> {
-        if let Some(snapshot) = self.snapshot.load_full() {
+        if let Some(snapshot) = self.snapshot.get() {
             return Ok(snapshot);
         }
         let limit = timeout.unwrap_or(FIRST_LIST).min(FIRST_LIST);
@@ -382,7 +377,7 @@ impl ChannelState {
             tokio::time::timeout(limit, version.wait_for(|version| *version > 0))
         };
         let _ = first.await;
-        self.snapshot.load_full().ok_or_else(|| {
+        self.snapshot.get().ok_or_else(|| {
             let problem = format!(
                 "no list of instances of `{}` within {} ms: the registry has not answered, and there is no snapshot on disk",
                 self.key,

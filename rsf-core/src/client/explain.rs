@@ -113,7 +113,7 @@ impl Channel {
         routing_key: Option<&str>,
     ) -> Option<Explanation> {
         let (state, now) = (self.state(), Moment::now());
-        let snapshot = state.snapshot.load_full()?;
+        let snapshot = state.snapshot.get()?;
         let called = explain_call(state, &snapshot, method, message, metadata, routing_key)?;
         let (policy, guards) = (&snapshot.methods[method], &snapshot.guards[method]);
         let pool = called.pool.map(|pool| &snapshot.pools[pool]);

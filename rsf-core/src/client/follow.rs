@@ -175,14 +175,14 @@ fn publish(channel: &ChannelState, discovery: &Discovery, resolution: &Resolutio
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_millis() as u64;
-    let previous = channel.snapshot.load_full();
+    let previous = channel.snapshot.get();
     let next = ServiceSnapshot::build(channel, discovery, resolution, previous.as_deref(), now);
     let mut keeps = false;
     if let Some(next) = next {
         keeps = !next.kept.is_empty();
         tell_kept(channel, &next, previous.as_deref());
         next.place_endpoints(&channel.shared, previous.as_deref());
-        channel.snapshot.store(Some(Arc::new(next)));
+        channel.snapshot.set(Arc::new(next));
         channel.version.send_modify(|version| *version += 1);
     }
     let mut rules = resolution.layers().flat_map(|layer| &layer.document.instances);

@@ -10,7 +10,6 @@ use super::intercept::intercepted;
 use super::retry::Attempts;
 use super::route::{Agreement, is_disagreement, route};
 use super::stack::{Around, Before, Guard, OutboundCall, Outcome};
-use crate::error::RpcError;
 
 /// The future of a call. What most calls are lies in place: a box would cost each of them its making, its end, and a move of
 /// all that the call is.
@@ -63,9 +62,13 @@ impl Governed {
             self.course.phase = Phase::Over;
             return Poll::Ready(outcome);
         }
-        let mut outcome = ready!(Pin::new(&mut self.course).poll(cx));
-        self.surroundings.leave(&mut self.course.call, &mut outcome);
-        Poll::Ready(outcome)
+        // Made where it is, and looked at there by all that it passes: what goes from hand to hand is written each time.
+        let mut place = None;
+        self.course.go_on(cx, &mut place);
+        if let Some(outcome) = &mut place {
+            self.surroundings.leave(&mut self.course.call, outcome);
+        }
+        place.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -141,26 +144,59 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
         Ok(())
     }
 
+    /// Goes on, and puts the outcome into `place` as soon as it is there.
+    #[inline(always)]
+    fn go_on(&mut self, cx: &mut Context<'_>, place: &mut Option<Outcome>) {
+        match self.phase {
+            Phase::Guards => match self.begin() {
+                Ok(()) => self.poll_attempts(cx, place),
+                Err(outcome) => *place = Some(outcome),
+            },
+            Phase::Attempts(_) => self.poll_attempts(cx, place),
+            Phase::Agreement => {
+                if let Poll::Ready(outcome) = self.poll_agreement(cx) {
+                    *place = Some(outcome);
+                }
+            }
+            Phase::Over => panic!("the future of a call is polled after its end"),
+        }
+        if let Some(outcome) = place {
+            self.phase = Phase::Over;
+            if let Some(pass) = self.before.take() {
+                Before::leave(pass, self.call.borrow_mut(), outcome);
+            }
+        }
+    }
+
     /// The attempts' outcome, as far as consumer and provider agree.
     #[inline(always)]
-    fn poll_attempts(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll_attempts(&mut self, cx: &mut Context<'_>, place: &mut Option<Outcome>) {
         let Phase::Attempts(attempts) = &mut self.phase else {
             // Who calls this has looked.
-            return Poll::Pending;
+            return;
         };
-        match ready!(attempts.poll(self.call.borrow_mut(), cx)) {
-            Err(error) if is_disagreement(&error) => self.disagree(error, cx),
-            outcome => Poll::Ready(outcome),
+        attempts.poll(self.call.borrow_mut(), cx, place);
+        if let Some(Err(error)) = place
+            && is_disagreement(error)
+        {
+            self.disagree(cx, place);
         }
     }
 
     #[cold]
-    fn disagree(&mut self, error: RpcError, cx: &mut Context<'_>) -> Poll<Outcome> {
-        self.agreement
-            .get_or_insert_default()
-            .seek(self.call.borrow_mut(), error)?;
+    fn disagree(&mut self, cx: &mut Context<'_>, place: &mut Option<Outcome>) {
+        let Some(Err(error)) = place.take() else {
+            return;
+        };
+        let agreement = self.agreement.get_or_insert_default();
+        if let Err(error) = agreement.seek(self.call.borrow_mut(), error) {
+            *place = Some(Err(error));
+            return;
+        }
         self.phase = Phase::Agreement;
-        self.poll_agreement(cx)
+        if let Poll::Ready(outcome) = self.poll_agreement(cx) {
+            *place = Some(outcome);
+        }
     }
 
     /// Waits for the two to agree, and attempts the call once more.
@@ -173,13 +209,15 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
             route(call)?;
             let mut attempts = Attempts::new(call);
             attempts.start(call);
-            match attempts.poll(call, cx) {
-                Poll::Pending => {
+            let mut outcome = None;
+            attempts.poll(call, cx, &mut outcome);
+            match outcome {
+                None => {
                     self.phase = Phase::Attempts(attempts);
                     return Poll::Pending;
                 }
-                Poll::Ready(Err(error)) if is_disagreement(&error) => agreement.seek(call, error)?,
-                Poll::Ready(outcome) => return Poll::Ready(outcome),
+                Some(Err(error)) if is_disagreement(&error) => agreement.seek(call, error)?,
+                Some(outcome) => return Poll::Ready(outcome),
             }
         }
     }
@@ -188,24 +226,10 @@ impl<C: BorrowMut<OutboundCall>> Course<C> {
 impl<C: BorrowMut<OutboundCall> + Unpin> Future for Course<C> {
     type Output = Outcome;
 
-    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let this = &mut *self;
-        let begun = match this.phase {
-            Phase::Guards => this.begin(),
-            Phase::Attempts(_) | Phase::Agreement => Ok(()),
-            Phase::Over => panic!("the future of a call is polled after its end"),
-        };
-        let mut outcome = match (begun, &this.phase) {
-            (Err(outcome), _) => outcome,
-            (Ok(()), Phase::Agreement) => ready!(this.poll_agreement(cx)),
-            (Ok(()), _) => ready!(this.poll_attempts(cx)),
-        };
-        this.phase = Phase::Over;
-        if let Some(pass) = this.before.take() {
-            Before::leave(pass, this.call.borrow_mut(), &mut outcome);
-        }
-        Poll::Ready(outcome)
+        let mut place = None;
+        self.go_on(cx, &mut place);
+        place.map_or(Poll::Pending, Poll::Ready)
     }
 }
 

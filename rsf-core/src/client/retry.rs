@@ -152,7 +152,7 @@ impl Flight {
             self.tried.push(first.endpoint().clone());
         }
         // An instance that came since the call began is as good as the others.
-        let newest = call.channel.snapshot.load_full();
+        let newest = call.channel.snapshot.get();
         match newest.filter(|newest| newest.keeps_pool(call.pool, &call.snapshot)) {
             Some(newest) => self.start(call, &newest, credit, hedge, now),
             None => self.start(call, &call.snapshot, credit, hedge, now),
@@ -343,13 +343,15 @@ impl Flight {
         loop {
             let mut place = 0;
             while let Some(attempt) = self.under_way.get_mut(place) {
-                match attempt.poll(call, cx) {
-                    Poll::Ready(outcome) => {
+                let mut outcome = None;
+                attempt.poll(call, cx, &mut outcome);
+                match outcome {
+                    Some(outcome) => {
                         if let Some(reply) = self.take_in(call, place, outcome) {
                             return Poll::Ready(Ok(reply));
                         }
                     }
-                    Poll::Pending => {
+                    None => {
                         hand_over(call, attempt.is_sent());
                         place += 1;
                     }

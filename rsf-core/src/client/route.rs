@@ -47,7 +47,7 @@ pub(super) fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
         return Ok(());
     }
     let parent = call.options.parent.as_deref();
-    let mut told = std::mem::take(&mut call.own);
+    let mut told = call.own.take().unwrap_or_default();
     (call.key, call.pool) = routed(
         snapshot,
         &call.channel.key,
@@ -56,7 +56,7 @@ pub(super) fn route(call: &mut OutboundCall) -> Result<(), RpcError> {
         (call.number, call.now),
         &mut told,
     )?;
-    call.own = told;
+    call.own = (!told.is_empty()).then_some(told);
     Ok(())
 }
 

@@ -44,7 +44,7 @@ fn snapshots(channels: &Channels) -> Vec<Arc<ServiceSnapshot>> {
     let channels = channels.lock();
     channels
         .values()
-        .filter_map(|channel| channel.state().snapshot.load_full())
+        .filter_map(|channel| channel.state().snapshot.get())
         .collect()
 }
 

@@ -10,6 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
+
 use super::attempt::fair_time;
 use super::balance::Pool;
 use super::budget::Credit;
@@ -111,8 +113,8 @@ pub(crate) struct OutboundCall {
     pub(crate) pool: usize,
     /// The hash of the routing key where the call has one; set by [`route`](super::route::route).
     pub(crate) key: Option<u64>,
-    /// RSF's own headers that most calls do not have.
-    pub(crate) own: OwnHeaders,
+    /// RSF's own headers. Boxed, because most calls have none.
+    pub(crate) own: Option<Box<OwnHeaders>>,
 }
 
 impl OutboundCall {
@@ -154,6 +156,12 @@ impl OutboundCall {
     /// learn how often it ran.
     pub(crate) fn is_idempotent(&self) -> bool {
         self.policy().may_repeat() && self.options.one_way().is_none()
+    }
+
+    /// RSF's own headers that most calls do not have.
+    #[inline(always)]
+    pub(crate) fn own(&self) -> &[(HeaderName, HeaderValue)] {
+        self.own.as_ref().map_or(&[], |own| own)
     }
 
     /// The instances that the call may go to.

@@ -278,7 +278,12 @@ impl ApplicationToken {
         Ok(())
     }
 
+    /// Whether the application has one.
     #[inline(always)]
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         Some(Self::present(self.0.as_ref()?))
     }

@@ -1,6 +1,6 @@
 //! The attempts of a call as the call holds them: the first one, without what only further ones need.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::{Flight, hand_over};
 use crate::client::attempt::{Attempt, Turn};
@@ -56,37 +56,47 @@ impl Attempts {
         self.flight = Some(Box::new(flight));
     }
 
-    /// The call's outcome. Its clock then stands at the time when that came.
+    /// Puts the call's outcome into `place`, as soon as it is there. The call's clock then stands at the time when it came.
     #[inline(always)]
-    pub(in crate::client) fn poll(&mut self, call: &mut OutboundCall, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(in crate::client) fn poll(
+        &mut self,
+        call: &mut OutboundCall,
+        cx: &mut Context<'_>,
+        place: &mut Option<Outcome>,
+    ) {
         if let Some(first) = &mut self.first {
-            match first.poll(call, cx) {
-                Poll::Ready(Ok(reply)) if call.options.log().is_none() => {
+            first.poll(call, cx, place);
+            match place {
+                Some(Ok(_)) if call.options.log().is_none() => {
                     hand_over(call, true);
                     self.first = None;
-                    return Poll::Ready(Ok(reply));
+                    return;
                 }
-                Poll::Ready(outcome) => {
-                    self.take_off(call);
-                    let reply = match &mut self.flight {
-                        Some(flight) => flight.take_in(call, 0, outcome),
-                        None => None,
-                    };
-                    if let Some(reply) = reply {
-                        return Poll::Ready(Ok(reply));
-                    }
-                }
-                Poll::Pending => {
+                Some(_) => self.take_in(call, place),
+                None => {
                     hand_over(call, first.is_sent());
                     let timers = call.channel.shared.runtime.timers();
-                    ready!(self.timer.get_or_insert_with(|| timers.at(self.due)).poll(cx));
+                    let timer = self.timer.get_or_insert_with(|| timers.at(self.due));
+                    if timer.poll(cx).is_pending() {
+                        return;
+                    }
                     self.take_off(call);
                 }
             }
         }
-        match &mut self.flight {
-            Some(flight) => flight.poll(call, cx),
-            None => Poll::Pending,
+        if let (Some(flight), None) = (&mut self.flight, &place)
+            && let Poll::Ready(outcome) = flight.poll(call, cx)
+        {
+            *place = Some(outcome);
+        }
+    }
+
+    /// The first attempt's outcome, where that is not the call's at once.
+    #[cold]
+    fn take_in(&mut self, call: &OutboundCall, place: &mut Option<Outcome>) {
+        self.take_off(call);
+        if let (Some(flight), Some(outcome)) = (&mut self.flight, place.take()) {
+            *place = flight.take_in(call, 0, outcome).map(Ok);
         }
     }
 

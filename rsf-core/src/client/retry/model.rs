@@ -370,7 +370,7 @@ async fn run(case: Case) -> Expected {
         .map(|instance| instance.pending)
         .sum();
     assert_eq!(pending, 0, "{case:?}");
-    let snapshot = channel.state().snapshot.load_full().unwrap();
+    let snapshot = channel.state().snapshot.get().unwrap();
     Expected {
         result,
         at,

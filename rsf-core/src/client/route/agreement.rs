@@ -78,11 +78,12 @@ impl Agreement {
         credit.spend();
         self.pause = Some(LONGEST_PAUSE.min(self.pause.unwrap_or(FIRST_PAUSE) * 2));
         call.now = Moment::now();
-        if let Some(newest) = call.channel.snapshot.load_full() {
+        if let Some(newest) = call.channel.snapshot.get() {
             call.snapshot = newest;
         }
-        call.own
-            .retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE].contains(name));
+        if let Some(own) = &mut call.own {
+            own.retain(|(name, _)| ![SHARD, ROUTING_KEY, DYE].contains(name));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -109,7 +110,7 @@ async fn agreed(
     pause: Duration,
 ) -> bool {
     let mut version = channel.version.subscribe();
-    let newest = channel.snapshot.load_full();
+    let newest = channel.snapshot.get();
     if !newest.is_some_and(|newest| Arc::ptr_eq(&newest, &had)) {
         return true;
     }

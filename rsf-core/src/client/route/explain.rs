@@ -188,7 +188,7 @@ impl Channel {
         metadata: &Metadata,
         routing_key: Option<&str>,
     ) -> Option<RouteExplanation> {
-        let snapshot = self.state().snapshot.load_full()?;
+        let snapshot = self.state().snapshot.get()?;
         let explained = explain_call(self.state(), &snapshot, method, message, metadata, routing_key)?;
         Some(explained.route)
     }

@@ -25,8 +25,10 @@ pub(super) fn inherit(
     for name in foreign {
         headers.remove(name);
     }
-    for (name, value) in shared.own_headers(parent, Some(headers), policy.priority, None) {
-        headers.insert(name, value);
+    if let Some(own) = shared.own_headers(parent, Some(headers), policy.priority, None) {
+        for (name, value) in *own {
+            headers.insert(name, value);
+        }
     }
     if let Some(caller) = &shared.caller {
         headers.insert(CALLER, caller.clone());
