@@ -209,7 +209,7 @@ impl Shared {
 impl Probed for Shared {
     fn heard(&self) -> Option<u64> {
         let state = self.state.lock();
-        (state.life() < Life::Closed).then_some(state.heard)
+        (state.life() < Life::Closed).then_some(state.heard + state.relieved)
     }
 
     fn ping(&self) {

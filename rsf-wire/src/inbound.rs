@@ -166,12 +166,17 @@ impl Inbound {
         let headers = self.decoder.known(&self.buffer[begin..begin + head.length])?;
         self.done = begin + head.length;
         self.finished = self.finished.wrapping_add(1);
-        self.noise.hear_call();
         Some(Event::Headers {
             stream: head.stream,
             headers,
             end: head.flags & END_STREAM != 0,
         })
+    }
+
+    /// Calls began, which makes up for frames that belong to none.
+    #[inline]
+    pub(crate) fn hear_calls(&mut self, calls: u32) {
+        self.noise.hear_calls(calls);
     }
 
     /// How much the connection's window is to be raised by now; 0 where it is not worth a frame.

@@ -7,13 +7,16 @@ use crate::keepalive::Keepalive;
 /// The limits of one connection.
 ///
 /// **Memory.** By its own doing a connection's peer makes it hold at most, beside what handlers and callers hold:
-/// [`buffered_bytes`](Limits::buffered_bytes) of unfinished requests, [`unsent_bytes`](Limits::unsent_bytes) of replies
-/// that it does not read, [`stream_buffer`](Limits::stream_buffer) and [`stream_window`](Limits::stream_window) for each
-/// streaming call, four times [`unwritten_bytes`](Limits::unwritten_bytes) of output, a header block of twice
-/// [`header_list_bytes`](Limits::header_list_bytes), 64 KiB of input, a frame of [`frame_bytes`](Limits::frame_bytes),
-/// 8 KiB of header tables, 256 KiB of header beginnings that repeat, 8 KiB of closed streams' numbers, and for each of its
-/// [`concurrent_streams`](Limits::concurrent_streams) about 1 KiB and the input that its headers were read with, 4 KiB as
-/// a rule and 32 KiB at most. An idle connection holds none of these.
+/// [`buffered_bytes`](Limits::buffered_bytes) of unfinished requests and of streams that wait for their readers (a client:
+/// a [`stream_window`](Limits::stream_window) for each call), [`unsent_bytes`](Limits::unsent_bytes) of replies that it does
+/// not read, [`stream_buffer`](Limits::stream_buffer) and one piece of any size, the handler's, for each streaming call,
+/// four times [`unwritten_bytes`](Limits::unwritten_bytes) of output (a client: 16 times and 64 KiB, then it ends), a header
+/// block of twice [`header_list_bytes`](Limits::header_list_bytes), 64 KiB of input, a frame of
+/// [`frame_bytes`](Limits::frame_bytes), 8 KiB of header tables, 256 KiB of header beginnings that repeat, 8 KiB of closed
+/// streams' numbers, and for each of its [`concurrent_streams`](Limits::concurrent_streams) about 1 KiB and its headers:
+/// twice [`header_list_bytes`](Limits::header_list_bytes) where they are many small fields, and the input that they were
+/// read with, 4 KiB as a rule and 32 KiB at most. An idle connection holds header tables and beginnings, numbers of closed
+/// streams, and buffers of at most 64 KiB for input, 128 KiB for output and 128 KiB for streams; as a rule far less.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a frame's payload at most, announced: 16 384 (the protocol's least, and the default) to 16 777 215.
@@ -31,7 +34,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// The same of a whole connection. Default 4 MiB.
     pub connection_window: u32,
-    /// Bytes of unfinished requests that a server's connection holds; streams beyond are refused. Default 64 MiB.
+    /// Bytes of unfinished requests and of streams that wait for their readers, together, that a server's connection
+    /// holds. A request beyond is refused (REFUSED_STREAM), a stream beyond is reset (ENHANCE_YOUR_CALM). Default 64 MiB.
     pub buffered_bytes: usize,
     /// Bytes of whole replies that wait for a client's windows or socket; streams beyond are reset. Default 64 MiB.
     pub unsent_bytes: usize,

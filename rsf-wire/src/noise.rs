@@ -39,8 +39,8 @@ impl Noise {
     #[inline]
     pub(crate) fn hear(&mut self, frame: &Frame) -> Result<(), ConnectionError> {
         let cost = match frame {
+            // Where it begins a call that makes up for noise; else it is no call's, and no noise of its own.
             Frame::Headers { complete: true, .. } | Frame::Continuation { complete: true, .. } => {
-                self.hear_call();
                 return Ok(());
             }
             Frame::Data { data, end, .. } if *end || !data.is_empty() => {
@@ -59,10 +59,10 @@ impl Noise {
         }
     }
 
-    /// Hears a call's headers, or its trailers.
+    /// Hears that calls began: requests of a server, replies of a client.
     #[inline]
-    pub(crate) fn hear_call(&mut self) {
-        self.count = self.count.saturating_sub(WITH_A_CALL);
+    pub(crate) fn hear_calls(&mut self, calls: u32) {
+        self.count = self.count.saturating_sub(WITH_A_CALL.saturating_mul(calls));
     }
 
     #[cold]

@@ -139,10 +139,6 @@ impl Outbound {
 
     /// Moves what has gathered into `into`, which is empty.
     pub(crate) fn take(&mut self, into: &mut Writing) {
-        into.bytes.clear();
-        if into.bytes.capacity() > KEPT_BYTES {
-            into.bytes = Vec::new();
-        }
         self.taken += self.unwritten() as u64;
         self.large_bytes = 0;
         std::mem::swap(&mut self.gathered, &mut into.bytes);
@@ -203,7 +199,7 @@ impl Outbound {
 
     /// Counts bytes that wait for the peer; `false` where they are too many.
     fn hold(&mut self, bytes: usize) -> bool {
-        let fits = self.unsent.as_mut().is_none_or(|unsent| unsent.grow(bytes));
+        let fits = self.unsent.as_ref().is_none_or(|unsent| unsent.grow(bytes));
         if !fits {
             Refusal::Unsent.note();
         }
@@ -229,7 +225,7 @@ impl Outbound {
                 .split_to(allowed.min(SMALLEST_MAX_FRAME).min(waiting.rest.len()));
             waiting.window -= part.len() as i64;
             self.window -= part.len() as i64;
-            if let Some(unsent) = &mut self.unsent
+            if let Some(unsent) = &self.unsent
                 && waiting.is_counted()
             {
                 unsent.shrink(part.len());
@@ -289,7 +285,7 @@ impl Outbound {
         {
             let rests = waiting.more.as_ref().is_some_and(|more| more.may_rest());
             self.open -= usize::from(rests);
-            if let Some(unsent) = &mut self.unsent
+            if let Some(unsent) = &self.unsent
                 && waiting.is_counted()
             {
                 unsent.shrink(waiting.len());

@@ -27,7 +27,7 @@ macro_rules! refusals {
 refusals! {
     /// A header block is too long, or comes in too many CONTINUATION frames; the connection ended.
     HeaderBlock = "header_block",
-    /// The fields of a message take too much; the stream ended (server: 431).
+    /// The fields of a message take too much; the stream ended (a server answers a request 431).
     HeaderList = "header_list",
     /// A stream beyond [`crate::Limits::concurrent_streams`] was refused.
     ConcurrentStreams = "concurrent_streams",

@@ -11,13 +11,15 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
+use crate::budget::Held;
 use crate::client::{CallError, Fate};
 use crate::frame::ErrorCode;
 use crate::hpack::{Headers, Literals};
 use crate::limits::Limits;
 
-/// Pieces below this many bytes are put together: a peer may send a window's worth of single bytes.
-const SMALL: usize = 512;
+/// Pieces below this many bytes are put together: a peer may send a window's worth of single bytes, and a piece that is
+/// kept where it was read keeps all alive that was read with it.
+const SMALL: usize = 8 * 1024;
 
 /// Why a stream ended before its time, and how far its request got.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -177,19 +179,22 @@ impl Incoming {
     /// The stream broke; all that came before was handed out.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
         let mut inner = self.hold.pipe.inner.lock();
-        let Some(piece) = inner.next_piece() else {
-            return match &inner.end {
-                End::Open => inner.read_later(cx),
-                End::Done => Poll::Ready(None),
-                End::Broken(error) => Poll::Ready(Some(Err(error.clone()))),
-            };
+        let piece = inner.next_piece();
+        let length = piece.as_ref().map_or(0, Bytes::len);
+        // Without a piece it may be padding that is given back.
+        let release = inner.taken(length as u32, self.hold.pipe.window / 2);
+        let polled = match (piece, &inner.end) {
+            (Some(piece), _) => Poll::Ready(Some(Ok(piece))),
+            (None, End::Open) => inner.read_later(cx),
+            (None, End::Done) => Poll::Ready(None),
+            (None, End::Broken(error)) => Poll::Ready(Some(Err(error.clone()))),
         };
-        let release = inner.taken(piece.len() as u32, self.hold.pipe.window / 2);
         drop(inner);
+        self.hold.pipe.give_back(length);
         if release > 0 {
             self.hold.link.order(Order::Release(release));
         }
-        Poll::Ready(Some(Ok(piece)))
+        polled
     }
 
     /// The trailers, once; there are none before the body's end.
@@ -221,6 +226,23 @@ pub(crate) struct Pipe {
     tolerated: u32,
     /// Bytes that may wait to be written.
     room: usize,
+    /// Where what waits for its reader is counted (a server's).
+    held: Option<Arc<Held>>,
+}
+
+/// Why a piece is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It passes the stream's window.
+    Window,
+    /// Too much waits for readers already.
+    Memory,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.give_back(self.inner.lock().len());
+    }
 }
 
 struct Inner {
@@ -253,7 +275,8 @@ enum End {
 }
 
 impl Pipe {
-    pub(crate) fn new(limits: &Limits, opened: bool) -> Arc<Pipe> {
+    /// What waits for its reader is counted in `held`, where there is one.
+    pub(crate) fn new(limits: &Limits, opened: bool, held: Option<Arc<Held>>) -> Arc<Pipe> {
         Arc::new(Pipe {
             inner: Mutex::new(Inner {
                 head: None,
@@ -274,7 +297,15 @@ impl Pipe {
             window: limits.stream_window,
             tolerated: limits.tolerated_window(),
             room: limits.stream_buffer,
+            held,
         })
+    }
+
+    /// So many bytes wait for their reader no more.
+    fn give_back(&self, bytes: usize) {
+        if let Some(held) = &self.held {
+            held.shrink(bytes);
+        }
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
@@ -317,19 +348,24 @@ impl Pipe {
         inner.reader.take()
     }
 
-    /// A piece came that counts as `flow` bytes. `Err` where it passes the window.
-    pub(crate) fn push(&self, data: Bytes, flow: u32) -> Result<Option<Waker>, ()> {
+    /// A piece came that counts as `flow` bytes.
+    pub(crate) fn push(&self, data: Bytes, flow: u32) -> Result<Option<Waker>, Unfit> {
         let mut inner = self.inner.lock();
         inner.outstanding = inner.outstanding.saturating_add(flow);
         if inner.outstanding > self.tolerated {
-            return Err(());
+            return Err(Unfit::Window);
         }
         if inner.unread {
             return Ok(None);
         }
         inner.taken += flow - data.len() as u32;
         if data.is_empty() {
-            return Ok(None);
+            // Padding alone: the reader gives it back where it is worth it.
+            let worth = inner.taken >= self.window / 2;
+            return Ok(worth.then(|| inner.reader.take()).flatten());
+        }
+        if !self.held.as_ref().is_none_or(|held| held.grow(data.len())) {
+            return Err(Unfit::Memory);
         }
         if data.len() < SMALL {
             inner.small.extend_from_slice(&data);
@@ -347,6 +383,10 @@ impl Pipe {
     pub(crate) fn begin(&self, gathered: Bytes) {
         let mut inner = self.inner.lock();
         if !gathered.is_empty() {
+            // It was counted while it gathered, and is so until it is read.
+            if let Some(held) = &self.held {
+                held.keep(gathered.len());
+            }
             inner.free = gathered.len() as u32;
             inner.pieces.push_back(gathered);
         }
@@ -383,6 +423,7 @@ impl Pipe {
     pub(crate) fn discard(&self) {
         let mut inner = self.inner.lock();
         inner.unread = true;
+        self.give_back(inner.len());
         inner.pieces = VecDeque::new();
         inner.small = BytesMut::new();
     }
@@ -400,6 +441,11 @@ impl Inner {
             None => Some(self.small.split().freeze()),
             piece => piece,
         }
+    }
+
+    /// Bytes that wait for their reader.
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
     }
 
     fn is_drained(&self) -> bool {
@@ -436,7 +482,7 @@ mod tests {
             stream_buffer: 1000,
             ..Limits::default()
         };
-        Pipe::new(&limits, true)
+        Pipe::new(&limits, true, None)
     }
 
     struct Orders(Arc<Mutex<Vec<u32>>>);
@@ -453,7 +499,7 @@ mod tests {
     fn small_pieces_come_out_together_and_in_order() {
         let pipe = pipe();
         let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::default()), false);
-        for piece in [vec![1; 3], vec![2; 3], vec![3; 600], vec![4; 1]] {
+        for piece in [vec![1; 3], vec![2; 3], vec![3; 9_000], vec![4; 1]] {
             let length = piece.len() as u32;
             assert!(pipe.push(piece.into(), length).is_ok());
         }
@@ -463,7 +509,7 @@ mod tests {
         while let Poll::Ready(Some(Ok(piece))) = incoming.poll_data(&mut cx) {
             lengths.push((piece[0], piece.len()));
         }
-        assert_eq!(lengths, [(1, 6), (3, 600), (4, 1)]);
+        assert_eq!(lengths, [(1, 6), (3, 9_000), (4, 1)]);
         assert!(incoming.is_ended());
     }
 
@@ -482,5 +528,48 @@ mod tests {
         }
         assert_eq!(*orders.lock(), [54_000], "five pieces and the padding of nine");
         assert!(pipe.push(Bytes::from(vec![0; 50_000]), 50_000).is_ok());
+    }
+
+    #[test]
+    fn padding_alone_is_given_back_too() {
+        let (pipe, orders) = (pipe(), Arc::default());
+        let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::clone(&orders)), false);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(incoming.poll_data(&mut cx).is_pending());
+        assert!(pipe.push(Bytes::new(), 49_999).unwrap().is_none());
+        assert!(pipe.push(Bytes::new(), 1).unwrap().is_some(), "it is worth it");
+        assert!(incoming.poll_data(&mut cx).is_pending());
+        assert_eq!(*orders.lock(), [50_000]);
+    }
+
+    #[test]
+    fn what_waits_for_its_reader_is_counted_until_it_is_read_or_nobody_will() {
+        let limits = Limits::default();
+        let held = Arc::new(Held::new(30_000, usize::MAX));
+        let fits = |bytes| {
+            let fits = held.grow(bytes);
+            held.shrink(if fits { bytes } else { 0 });
+            fits
+        };
+        for end in ["read", "unread", "dropped"] {
+            let pipe = Pipe::new(&limits, true, Some(held.clone()));
+            let (outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::default()), false);
+            let mut cx = Context::from_waker(Waker::noop());
+            pipe.begin(vec![0; 10_000].into());
+            assert!(pipe.push(vec![0; 19_000].into(), 19_000).is_ok());
+            assert!(pipe.push(vec![0; 1_000].into(), 1_000).is_ok());
+            assert_eq!(pipe.push(vec![0; 1].into(), 1).unwrap_err(), Unfit::Memory);
+            match end {
+                "read" => {
+                    assert!(!fits(1));
+                    assert!(incoming.poll_data(&mut cx).is_ready());
+                    assert!(fits(10_000) && !fits(10_001));
+                    while incoming.poll_data(&mut cx).is_ready() {}
+                }
+                "unread" => pipe.discard(),
+                _ => drop((outgoing, incoming, pipe)),
+            }
+            assert!(fits(30_000), "{end}");
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 const LEAST: usize = 64;
 const MOST: usize = 8192;
+/// A larger ring is given back when it is empty.
+const KEPT: usize = 512;
 
 /// Something for each open stream. Ids are odd (all are a client's), and mostly young.
 #[derive(Debug)]
@@ -60,6 +62,9 @@ impl<T> Streams<T> {
             }
         };
         self.len -= usize::from(removed.is_some());
+        if self.len == 0 && self.ring.len() > KEPT {
+            *self = Streams::default();
+        }
         removed
     }
 
@@ -126,6 +131,8 @@ mod tests {
         for id in (1..40_001).step_by(2) {
             assert_eq!(streams.remove(id), Some(id));
         }
-        assert_eq!(streams.len(), 0);
+        assert_eq!((streams.len(), streams.ring.len()), (0, 0));
+        streams.insert(40_001, 1);
+        assert_eq!(streams.remove(40_001), Some(1));
     }
 }

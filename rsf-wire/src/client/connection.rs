@@ -97,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
                     if state.is_abandoned() {
                         return Poll::Ready(Ok(()));
                     }
+                    state.relieved = self.writing.relieved;
                     if !progress {
                         state.wait_for_socket(cx.waker());
                         return Poll::Pending;
@@ -117,13 +118,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientConnection<S> {
         };
         let increment = self.inbound.window_increment();
         let events = &mut self.events;
-        self.shared.with(|state| {
+        let begun = self.shared.with(|state| {
             state.heard += 1;
             if increment > 0 {
                 frame::write_window_update(state.out.control(), 0, increment);
             }
-            events.drain(..).try_for_each(|event| state.apply(event))
+            let before = state.replies;
+            events.drain(..).try_for_each(|event| state.apply(event))?;
+            Ok::<_, ConnectionError>(state.replies.wrapping_sub(before))
         })?;
+        self.inbound.hear_calls(begun);
         broken.map_or(Ok(()), Err)
     }
 

@@ -19,6 +19,9 @@ mod events;
 
 /// Streams that a peer is taken to admit until it says how many.
 const STREAMS_BEFORE_SETTINGS: u32 = 100;
+/// Places of calls that were given up, left in the queue beside as many as half of it.
+const STALE_PLACES: usize = 64;
+pub(super) const NO_PATH: &str = "the request has no path";
 
 pub(super) struct State {
     pub(super) out: Outbound,
@@ -30,6 +33,8 @@ pub(super) struct State {
     pub(super) streams: Streams<usize>,
     /// Calls that wait for a stream: slot, and the call's number, for the slot may be another's by then.
     pub(super) queue: VecDeque<(usize, u64)>,
+    /// Those of them that were given up, as far as they still stand there.
+    stale: usize,
     pub(super) next_call: u64,
     next_stream: u32,
     /// The stream from which on the connection is aging.
@@ -39,8 +44,12 @@ pub(super) struct State {
     greeted: bool,
     life: Life,
     abandoned: bool,
+    /// Replies that began, counted round and round.
+    pub(super) replies: u32,
     /// How often something came, and whether the peer was given up because nothing did.
     pub(super) heard: u64,
+    /// How often a full socket got room again.
+    pub(super) relieved: u64,
     silent: bool,
     /// The connection's future, where it sleeps.
     sleeper: Option<Waker>,
@@ -82,13 +91,16 @@ impl State {
             streamings: Slab::new(),
             streams: Streams::default(),
             queue: VecDeque::new(),
+            stale: 0,
             next_call: 0,
             next_stream: 1,
             admitted: STREAMS_BEFORE_SETTINGS,
             greeted: false,
             life: Life::Ready,
             abandoned: false,
+            replies: 0,
             heard: 0,
+            relieved: 0,
             silent: false,
             sleeper: None,
             stuck: None,
@@ -111,9 +123,11 @@ impl State {
         self.count_streams();
         if self.life >= Life::Draining {
             self.finish(slot, Err(not_written("the connection is closing")));
+        } else if request.path.is_empty() {
+            self.finish(slot, Err(not_written(NO_PATH)));
         } else if self.queue.is_empty() && self.may_open() {
             self.open(slot, request);
-        } else if self.queue.len() < self.limits.queued_calls {
+        } else if self.may_queue() {
             let own = |(name, value): &(&str, &[u8])| ((*name).into(), (*value).into());
             let queued = Queued {
                 path: request.path.into(),
@@ -159,6 +173,9 @@ impl State {
         let Some(call) = self.calls.try_remove(slot) else {
             return;
         };
+        if call.queued.is_some() && call.outcome.is_none() {
+            self.leave_queue();
+        }
         if call.outcome.is_none() && call.stream != 0 {
             self.streams.remove(call.stream);
             self.out.reset(call.stream, ErrorCode::CANCEL);
@@ -236,6 +253,7 @@ impl State {
     pub(super) fn end(&mut self, reason: &Arc<str>, written: &Writing) {
         self.life = Life::Closed;
         self.queue.clear();
+        self.stale = 0;
         self.streams = Streams::default();
         self.end_streamings(reason, written);
         for (_, call) in &mut self.calls {
@@ -317,17 +335,41 @@ impl State {
         self.out.body(stream, request.body, 0, None);
     }
 
+    /// Whether one more call may wait for a stream.
+    pub(super) fn may_queue(&self) -> bool {
+        self.queue.len().saturating_sub(self.stale) < self.limits.queued_calls
+    }
+
+    /// A call that waits for a stream was given up. Its place is passed over later, and taken away where there are many.
+    pub(super) fn leave_queue(&mut self) {
+        self.stale += 1;
+        if self.stale <= self.queue.len() / 2 + STALE_PLACES {
+            return;
+        }
+        let (calls, streamings) = (&self.calls, &self.streamings);
+        self.queue.retain(|(slot, number)| match slot & STREAMING {
+            0 => calls.get(*slot).is_some_and(|call| call.number == *number),
+            _ => streamings
+                .get(slot ^ STREAMING)
+                .is_some_and(|call| call.waits_as(*number)),
+        });
+        self.stale = 0;
+    }
+
     /// Opens streams for calls that wait, as far as peer and buffer allow.
     pub(super) fn open_queued(&mut self) {
         while self.may_open()
             && let Some((slot, number)) = self.queue.pop_front()
         {
             if slot & STREAMING != 0 {
-                self.begin_queued(slot, number);
+                if !self.begin_queued(slot, number) {
+                    self.stale = self.stale.saturating_sub(1);
+                }
                 continue;
             }
             let waiting = self.calls.get_mut(slot).filter(|call| call.number == number);
             let Some(queued) = waiting.and_then(|call| call.queued.take()) else {
+                self.stale = self.stale.saturating_sub(1);
                 continue;
             };
             let constant: Vec<(&str, &[u8])> = queued.constant.iter().map(|(n, v)| (&**n, &**v)).collect();
@@ -347,6 +389,7 @@ impl State {
     /// Calls that wait for a stream will get none.
     fn turn_away_queued(&mut self, reason: &str) {
         self.close();
+        self.stale = 0;
         for (slot, number) in std::mem::take(&mut self.queue) {
             if slot & STREAMING != 0 {
                 self.turn_away(slot, number, reason);

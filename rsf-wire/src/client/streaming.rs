@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::state::State;
+use super::state::{NO_PATH, State};
 use super::{Client, Fate, Life, Shared};
 use crate::frame::{self, ErrorCode};
 use crate::hpack::{Constants, Headers, Literals, Pair};
@@ -96,6 +96,11 @@ struct Queued {
 const WRONG_LENGTH: &str = "another length than its content-length says";
 
 impl Streaming {
+    /// Whether it waits for a stream in the queue's place with this number.
+    pub(super) fn waits_as(&self, number: u64) -> bool {
+        self.number == number && self.queued.is_some()
+    }
+
     /// Takes a reply's headers over. `None` where they announce another body than comes.
     fn begin_reply(&mut self, headers: Headers, end: bool) -> Option<Option<Waker>> {
         let bodiless = self.bodiless || headers.get(":status") == Some(b"304");
@@ -113,7 +118,7 @@ impl Streaming {
 impl State {
     fn open_streaming(&mut self, head: Head<'_>, end: bool) -> (usize, Arc<Pipe>) {
         self.next_call += 1;
-        let pipe = Pipe::new(&self.limits, false);
+        let pipe = Pipe::new(&self.limits, false, None);
         let index = self.streamings.insert(Streaming {
             number: self.next_call,
             stream: 0,
@@ -129,9 +134,11 @@ impl State {
         self.count_streams();
         if self.life() >= Life::Draining {
             self.finish_streaming(slot, not_written("the connection is closing"));
+        } else if head.path.is_empty() {
+            self.finish_streaming(slot, not_written(NO_PATH));
         } else if self.queue.is_empty() && self.may_open() {
             self.begin(index, &head, end);
-        } else if self.queue.len() < self.limits.queued_calls {
+        } else if self.may_queue() {
             self.streamings[index].queued = Some(Box::new(Queued {
                 method: head.method.into(),
                 path: head.path.into(),
@@ -189,15 +196,15 @@ impl State {
         self.out.headers(stream, &own, &head.fields, end);
     }
 
-    /// Gives a call that waited its stream. `false` where the slot is another's by now.
-    pub(super) fn begin_queued(&mut self, slot: usize, number: u64) {
+    /// Gives a call that waited its stream. `false` where it was given up, or the slot is another's by now.
+    pub(super) fn begin_queued(&mut self, slot: usize, number: u64) -> bool {
         let index = slot ^ STREAMING;
         let waiting = self
             .streamings
             .get_mut(index)
             .filter(|call| call.number == number);
         let Some(queued) = waiting.and_then(|call| call.queued.take()) else {
-            return;
+            return false;
         };
         let head = Head {
             method: &queued.method,
@@ -217,6 +224,7 @@ impl State {
             let data = Bytes::new();
             self.order(slot, Order::Data { data, end: true });
         }
+        true
     }
 
     /// What a caller wants.
@@ -258,11 +266,14 @@ impl State {
 
     /// The caller has lost interest.
     fn give_up(&mut self, slot: usize, code: ErrorCode) {
-        let Some(call) = self.streamings.get(slot ^ STREAMING) else {
+        let Some(call) = self.streamings.get_mut(slot ^ STREAMING) else {
             return;
         };
+        let waited = call.queued.take().is_some();
         if call.stream != 0 {
             self.out.reset(call.stream, code);
+        } else if waited {
+            self.leave_queue();
         }
         let reason = "the call was given up here".into();
         let fate = Fate::Written;
@@ -321,6 +332,7 @@ impl State {
             Some([b'2'..=b'5', _, _]) => match call.begin_reply(headers, end) {
                 Some(waker) => {
                     self.out.wakers.extend(waker);
+                    self.replies = self.replies.wrapping_add(1);
                     if end {
                         self.streaming_ended(stream, slot, None);
                     }
@@ -346,7 +358,7 @@ impl State {
         }
         match call.pipe.push(data, flow) {
             Ok(waker) => self.out.wakers.extend(waker),
-            Err(()) => {
+            Err(_) => {
                 let problem = "a body that passes the stream's window";
                 return self.break_streaming(stream, slot, ErrorCode::FLOW_CONTROL_ERROR, problem);
             }

@@ -14,6 +14,8 @@ use super::{
 const MEMO_ENTRIES: usize = 32;
 /// Bytes of a beginning at most: longer ones are rare and cost more to compare.
 const MEMO_BYTES: usize = 64;
+/// Fields from which on a list is worth being trimmed.
+const LONG_LIST: usize = 64;
 
 /// A block that breaks HPACK; the table is out of step from here on, so the connection must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -222,7 +224,7 @@ impl Decoder {
             names: list.names,
             pseudo: list.pseudo,
             beginning,
-            rest: Rest::Decoded(list.fields),
+            rest: Rest::Decoded(trimmed(list.fields)),
             fault: list.fault,
         })
     }
@@ -245,6 +247,14 @@ impl Decoder {
         }
         Ok((Field { name, value }, sound))
     }
+}
+
+/// Without the room that a long list grew too much.
+fn trimmed(mut fields: Vec<Field>) -> Vec<Field> {
+    if fields.capacity() > LONG_LIST {
+        fields.shrink_to_fit();
+    }
+    fields
 }
 
 /// Where the run of fully indexed fields at the block's beginning ends.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
+use super::KEPT_BYTES;
+
 /// Slices that are handed to the socket at once.
 const SLICES: usize = 32;
 
@@ -21,6 +23,10 @@ pub(crate) struct Writing {
     pub(crate) large: Large,
     written: usize,
     unflushed: bool,
+    /// Whether the socket was full when it was last asked.
+    blocked: bool,
+    /// How often a full socket got room again: its peer lives, and has taken something.
+    pub(crate) relieved: u64,
     /// Bytes that went into the socket, all told.
     pub(crate) total: u64,
 }
@@ -37,16 +43,23 @@ impl Writing {
         cx: &mut Context<'_>,
     ) -> Poll<Result<()>> {
         while !self.large.is_empty() {
-            let bytes = ready!(self.poll_slices(io, cx))?;
+            let taken = self.poll_slices(io, cx);
+            self.blocked |= taken.is_pending();
+            let bytes = ready!(taken)?;
             self.wrote(bytes)?;
             self.pass(bytes);
         }
         while self.written < self.bytes.len() {
-            let bytes = ready!(Pin::new(&mut *io).poll_write(cx, &self.bytes[self.written..]))?;
+            let taken = Pin::new(&mut *io).poll_write(cx, &self.bytes[self.written..]);
+            self.blocked |= taken.is_pending();
+            let bytes = ready!(taken)?;
             self.wrote(bytes)?;
             self.written += bytes;
         }
         self.bytes.clear();
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        }
         self.written = 0;
         ready!(Pin::new(io).poll_flush(cx))?;
         self.unflushed = false;
@@ -58,6 +71,7 @@ impl Writing {
             return Err(Error::from(ErrorKind::WriteZero));
         }
         self.unflushed = true;
+        self.relieved += u64::from(std::mem::take(&mut self.blocked));
         self.total += bytes as u64;
         Ok(())
     }

@@ -49,8 +49,8 @@ pub(super) struct ServerConnection<S, H: ?Sized, D> {
     pub(super) replies: Arc<Replies>,
     finished: Vec<(u32, Response)>,
     orders: Vec<(u32, Order)>,
-    /// Bytes of unfinished bodies.
-    pub(super) buffered: Held,
+    /// Bytes of unfinished bodies, and of streams' that wait for their readers.
+    pub(super) buffered: Arc<Held>,
     pub(super) early_resets: u32,
     patience: Patience,
 }
@@ -118,7 +118,7 @@ where
             replies: Arc::default(),
             finished: Vec::new(),
             orders: Vec::new(),
-            buffered: Held::new(limits.buffered_bytes, limits.process_bytes),
+            buffered: Arc::new(Held::new(limits.buffered_bytes, limits.process_bytes)),
             early_resets: 0,
             patience: Patience::new(&limits),
             limits,
@@ -188,7 +188,9 @@ where
             std::mem::take(&mut self.finished),
             std::mem::take(&mut self.orders),
         );
-        match self.replies.take(&mut finished, &mut orders, self.heard, cx) {
+        // A peer that is not read while it takes what waits for it, slowly, is there all the same.
+        let heard = self.heard + self.writing.relieved;
+        match self.replies.take(&mut finished, &mut orders, heard, cx) {
             Probe::Nothing => {}
             Probe::Ping => frame::write_ping(self.out.control(), false, PROBE),
             Probe::GiveUp => return Err(Ended::Silent),

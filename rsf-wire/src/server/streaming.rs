@@ -15,7 +15,8 @@ use crate::frame::{self, ConnectionError, ErrorCode};
 use crate::hpack::{Headers, Literals};
 use crate::message::Announced;
 use crate::outbound::Trailers;
-use crate::stream::{Incoming, Link, Order, Outgoing, Pipe, StreamError, halves};
+use crate::refusals::Refusal;
+use crate::stream::{Incoming, Link, Order, Outgoing, Pipe, StreamError, Unfit, halves};
 
 const INTERNAL: u32 = 13;
 
@@ -108,7 +109,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let Some(announced) = announced else {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         };
-        let pipe = Pipe::new(&self.limits, true);
+        let pipe = Pipe::new(&self.limits, true, Some(self.buffered.clone()));
         if end {
             pipe.end(None);
         }
@@ -157,7 +158,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if unacknowledged > 0 {
             frame::write_window_update(self.out.control(), stream, unacknowledged);
         }
-        let pipe = Pipe::new(&self.limits, true);
+        let pipe = Pipe::new(&self.limits, true, Some(self.buffered.clone()));
         let announced = Announced::rest(&body);
         pipe.begin(body.finish());
         self.out.open(stream, open.credit, pipe.clone(), true);
@@ -211,8 +212,13 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if !open.announced.count(data.len(), end) {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
-        let Ok(waker) = open.pipe.push(data, flow) else {
-            return self.fail(stream, ErrorCode::FLOW_CONTROL_ERROR);
+        let waker = match open.pipe.push(data, flow) {
+            Ok(waker) => waker,
+            Err(Unfit::Window) => return self.fail(stream, ErrorCode::FLOW_CONTROL_ERROR),
+            Err(Unfit::Memory) => {
+                Refusal::Buffered.note();
+                return self.fail(stream, ErrorCode::ENHANCE_YOUR_CALM);
+            }
         };
         let ended = end.then(|| open.pipe.end(None)).flatten();
         self.out.wakers.extend(waker.or(ended));

@@ -173,6 +173,7 @@ fn ends() -> Vec<ClientCase> {
         case("-", "GOAWAY below the call", &[go_away(0, 0)], Alive, refused),
         case("-", "GOAWAY above the call", &[go_away(1, 0)], Alive, Pending),
         case("-", "GOAWAY above the call, then the reply", &[go_away(1, 0), whole()], Alive, Answered),
+        case("-", "GOAWAY below a call whose reply has begun", &[begun(), go_away(0, 0)], Alive, written),
         case("-", "GOAWAY in two steps", &[go_away(0x7fff_ffff, 0), go_away(0, 0)], Alive, refused),
         case("-", "GOAWAY that takes its word back", &[go_away(0, 0), go_away(1, 0)], Alive, refused),
         case("-", "GOAWAY with an unknown code", &[go_away(1, 0xff)], Alive, Pending),

@@ -63,7 +63,13 @@ async fn frames_that_belong_to_no_call_end_the_connection() {
         0 => headers(1, END_HEADERS, &request("/t/never")),
         _ => data(1, PADDED, &[200; 201]),
     };
-    let floods: [(&str, Flood<'_>); 9] = [
+    // What came on a stream that we gave up is no call, and makes up for nothing.
+    let late_headers = |i: u32| match i {
+        0 => headers(1, WHOLE, &request_with(&[("Upper", "case")])),
+        _ => [frame(PING, 0, 0, &[7; 8]), headers(1, WHOLE, &request("/t/now"))].concat(),
+    };
+    let floods: [(&str, Flood<'_>); 10] = [
+        ("HEADERS of no call", &late_headers),
         ("PING", &|_| frame(PING, 0, 0, &[7; 8])),
         ("PING's ACK", &|_| frame(PING, ACK, 0, &[7; 8])),
         ("SETTINGS", &|i| settings(&[(4, i)])),

@@ -86,6 +86,36 @@ fn call<'a>(path: &'a str, constant: &'a [(&'a str, &'a [u8])], size: usize) -> 
     }
 }
 
+/// Calls that were given up while they waited for a stream take no place from others.
+#[tokio::test]
+async fn places_of_calls_that_were_given_up_are_free_again() {
+    let limits = Limits {
+        queued_calls: 3,
+        ..Limits::default()
+    };
+    // Nobody drives the connection: the peer admits 100 streams as far as the client knows.
+    let (near, _far) = tokio::io::duplex(64);
+    let (client, _connection) = Client::new(near, "test", limits, |_| {});
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    for _ in 0..100 {
+        client.send(call("/t/never", &[], 3));
+    }
+    for round in 0..500 {
+        let waiting: Vec<_> = (0..3).map(|_| client.send(call("/t/never", &[], 3))).collect();
+        let refused = client.send(call("/t/never", &[], 3));
+        assert!(client.poll(refused, &mut cx).is_ready(), "{round}");
+        for slot in waiting {
+            assert!(client.poll(slot, &mut cx).is_pending(), "{round}");
+            client.cancel(slot);
+        }
+    }
+    let slot = client.send(call("", &[], 3));
+    let std::task::Poll::Ready(Err(error)) = client.poll(slot, &mut cx) else {
+        panic!("a request without a path is refused");
+    };
+    assert!(error.to_string().contains("path"), "{error}");
+}
+
 /// Bytes of a header that no buffer of [`tight`] has room for twice.
 const WIDE: usize = 3_000;
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rsf_wire::hpack::Headers;
 use rsf_wire::server::{Handling, Serving};
-use rsf_wire::{Call, Client, Fate, Handler, Limits, Literals, Refusal, Request, Route, StreamingCall};
-use tokio::io::AsyncWriteExt;
+use rsf_wire::{
+    Call, Client, Fate, Handler, Keepalive, Limits, Literals, Refusal, Request, Route, StreamingCall, serve,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -196,6 +198,66 @@ async fn a_streams_rest_is_waited_for() {
     peer.say(&headers(1, END_HEADERS, &request("/s/flood"))).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(peer.settle().await.1);
+}
+
+/// A peer that takes what waits for it is there, though it is too slow to come to our PINGs.
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_not_taken_for_a_silent_one() {
+    let keepalive = Keepalive {
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(4),
+    };
+    let limits = Limits {
+        keepalive: Some(keepalive),
+        ..Limits::default()
+    };
+    let (mut near, far) = tokio::io::duplex(512);
+    let (ended, _) = mpsc::unbounded_channel();
+    let handler = Arc::new(Streams { ended });
+    let served = tokio::spawn(serve(far, handler, limits, std::future::pending()));
+    let asks = [
+        PREFACE.to_vec(),
+        settings(&[(4, MOST)]),
+        headers(1, END_HEADERS, &request("/s/flood")),
+    ];
+    near.write_all(&asks.concat()).await.unwrap();
+    for second in 0..100 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        near.read_exact(&mut [0; 512]).await.unwrap();
+        assert!(!served.is_finished(), "{second}");
+    }
+    let began = Instant::now();
+    let error = served.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("PING"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(16), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn streams_that_nobody_reads_are_reset_beyond_the_limit() {
+    let before = Refusal::Buffered.count();
+    let limits = Limits {
+        buffered_bytes: 100_000,
+        ..Limits::default()
+    };
+    let (mut peer, _) = greeted(limits).await;
+    let mut resets = 0;
+    for i in 0..10 {
+        // The flood does not read.
+        peer.say(&headers(2 * i + 1, END_HEADERS, &request("/s/flood")))
+            .await;
+        peer.say(&data(2 * i + 1, 0, &[7; 15_000])).await;
+        let (seen, alive) = peer.settle().await;
+        assert!(alive);
+        resets += seen.iter().filter(|frame| frame.kind == RST_STREAM).count();
+    }
+    assert_eq!(resets, 4);
+    assert!(Refusal::Buffered.count() >= before + 4);
+    peer.say(&reset(1, CANCEL)).await;
+    peer.settle().await;
+    peer.say(&headers(41, END_HEADERS, &request("/s/flood"))).await;
+    peer.say(&data(41, 0, &[7; 15_000])).await;
+    let (seen, _) = peer.settle().await;
+    assert!(seen.iter().all(|frame| !frame.is(RST_STREAM, 41)), "{seen:?}");
 }
 
 #[tokio::test]

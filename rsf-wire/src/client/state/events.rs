@@ -7,6 +7,7 @@ use crate::frame::{self, ConnectionError, ErrorCode, Settings};
 use crate::hpack::{Fault, Headers};
 use crate::inbound::Event;
 use crate::message::{Gathered, MessageError, PREFIX_BYTES};
+use crate::refusals::Refusal;
 
 const WRONG_LENGTH: &str = "the reply's body is not as long as its content-length";
 
@@ -54,7 +55,10 @@ impl State {
         end: bool,
     ) -> Result<(), &'static str> {
         match headers.fault() {
-            Some(Fault::TooLarge) => return Err("the reply's headers are larger than is allowed"),
+            Some(Fault::TooLarge) => {
+                Refusal::HeaderList.note();
+                return Err("the reply's headers are larger than is allowed");
+            }
             Some(Fault::Malformed) => return Err("the reply's headers are malformed"),
             None => {}
         }
@@ -79,6 +83,7 @@ impl State {
             Some([b'2'..=b'5', _, _]) => {
                 call.body = Gathered::behind(&headers).ok_or(WRONG_LENGTH)?;
                 call.headers = Some(headers);
+                self.replies = self.replies.wrapping_add(1);
                 if end {
                     self.answered(stream, slot, None, None);
                 }
@@ -191,14 +196,11 @@ impl State {
         for (stream, slot) in above {
             self.out.forget(stream);
             self.out.closed().give_up(stream);
-            let reason = format!("the peer is going away ({code}) and did not look at this call").into();
-            self.finish(
-                slot,
-                Err(CallError {
-                    fate: Fate::Refused,
-                    reason,
-                }),
-            );
+            // Headers came: the peer has looked at it, whatever it says.
+            let headed = self.calls.get(slot).is_some_and(|call| call.headers.is_some());
+            let fate = if headed { Fate::Written } else { Fate::Refused };
+            let reason = format!("the peer is going away ({code}) and gives this call up").into();
+            self.finish(slot, Err(CallError { fate, reason }));
         }
         self.turn_away_queued("the peer is going away");
     }

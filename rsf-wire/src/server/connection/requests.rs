@@ -54,6 +54,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         if !headers.pseudo().are_a_requests() {
             return self.fail(stream, ErrorCode::PROTOCOL_ERROR);
         }
+        self.inbound.hear_calls(1);
         let Route::Unary(route) = self.handler.route(&headers) else {
             return self.open_streaming(stream, headers, end);
         };
@@ -104,6 +105,9 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             end && headers.fault().is_none() && headers.pseudo().are_none(),
             !open.ended,
         );
+        if headers.fault() == Some(Fault::TooLarge) {
+            Refusal::HeaderList.note();
+        }
         if sound && open && self.streaming_trailers(stream, headers) {
             return Ok(());
         }
