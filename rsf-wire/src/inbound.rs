@@ -179,6 +179,11 @@ impl Inbound {
         self.noise.hear_calls(calls);
     }
 
+    /// A piece of a body came that nobody wants.
+    pub(crate) fn hear_waste(&mut self) -> Result<(), ConnectionError> {
+        self.noise.hear_waste()
+    }
+
     /// How much the connection's window is to be raised by now; 0 where it is not worth a frame.
     pub(crate) fn window_increment(&mut self) -> u32 {
         if self.unacknowledged < self.window / 2 {

@@ -3,7 +3,7 @@
 //! **One call's path.** [`Client::send`] writes HEADERS and DATA into the connection's one output buffer and leaves a
 //! [`Slot`] behind → the connection's future ([`ClientConnection`]) writes what has gathered → the peer's
 //! [`serve`] reads frames ([`frame`]), decodes the header block ([`hpack`]), polls the [`Handler`] in place and spawns
-//! it only when it is pending → the reply's HEADERS, DATA and trailers gather in the server's buffer → the client's
+//! it only when it is pending, or others have taken their time → the reply's HEADERS, DATA and trailers gather in the server's buffer → the client's
 //! connection fills the slot and wakes whoever polls it.
 //!
 //! - [`limits`]: what a peer may ask for; [`refusals`]: how often it asked for more.
@@ -18,7 +18,7 @@
 //! It knows nothing of governance: no retries, deadlines, routes or names. A caller that loses interest cancels; a
 //! timeout is a header like others.
 //!
-//! What it does not do yet: compression, and a time budget for handlers that are polled in place. TLS is the byte stream's.
+//! What it does not do yet: compression. TLS is the byte stream's.
 
 pub mod limits;
 pub mod refusals;

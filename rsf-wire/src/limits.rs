@@ -49,6 +49,10 @@ pub struct Limits {
     /// Bytes of a unary request that a server gathers by itself; longer ones, and those that take their time, go to
     /// [`Handler::slow`](crate::Handler::slow), where a handler takes such. Default 64 KiB.
     pub gathered_bytes: usize,
+    /// For how long a server polls handlers in the connection's own task, each time that it has its turn; what came beyond
+    /// becomes tasks at once, for all cores, and what is finished goes out. Handlers under 8 µs or so do not count. Zero:
+    /// every request becomes a task. Default 100 µs.
+    pub in_place_time: Duration,
     /// How a server probes silent connections. Default: not at all. For clients see
     /// [`Client::keep_alive`](crate::Client::keep_alive).
     pub keepalive: Option<Keepalive>,
@@ -98,6 +102,7 @@ impl Default for Limits {
             unwritten_bytes: 256 * 1024,
             stream_buffer: 64 * 1024,
             gathered_bytes: 64 * 1024,
+            in_place_time: Duration::from_micros(100),
             keepalive: None,
             last_stream: crate::frame::MAX_31_BITS,
             early_resets: 8192,

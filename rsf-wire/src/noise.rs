@@ -51,18 +51,29 @@ impl Noise {
             Frame::Settings(_) | Frame::GoAway { .. } => COSTLY,
             _ => 1,
         };
-        self.count = self.count.saturating_add(cost);
-        if self.count <= self.limit {
-            Ok(())
-        } else {
-            self.met()
-        }
+        self.count(cost)
+    }
+
+    /// Hears that a piece of a body, which was heard as such, belongs to a call that is over.
+    #[cold]
+    pub(crate) fn hear_waste(&mut self) -> Result<(), ConnectionError> {
+        self.count(2)
     }
 
     /// Hears that calls began: requests of a server, replies of a client.
     #[inline]
     pub(crate) fn hear_calls(&mut self, calls: u32) {
         self.count = self.count.saturating_sub(WITH_A_CALL.saturating_mul(calls));
+    }
+
+    #[inline]
+    fn count(&mut self, cost: u32) -> Result<(), ConnectionError> {
+        self.count = self.count.saturating_add(cost);
+        if self.count <= self.limit {
+            Ok(())
+        } else {
+            self.met()
+        }
     }
 
     #[cold]

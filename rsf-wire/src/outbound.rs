@@ -257,9 +257,6 @@ impl Outbound {
         }
         if let Some(more) = waiting.more {
             self.open -= usize::from(more.may_rest());
-            if more.then_reset {
-                frame::write_reset(&mut self.gathered, stream, ErrorCode::NO_ERROR);
-            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! tasks at once.
 //!
 //! - `connection`: the future that reads, handles and writes.
+//! - `in_place`: how long it may be kept from reading and writing by handlers.
 //! - `streaming`: requests whose bodies are streams.
 //! - `running`: handlers that became tasks, and their replies.
 
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 use crate::message::MessageError;
 
 mod connection;
+mod in_place;
 mod running;
 mod streaming;
 
@@ -116,7 +118,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Handles one request; `None` where the path is unknown, which is answered UNIMPLEMENTED. The future is polled
-    /// first in the connection's own task: it must not block. Dropped, it was cancelled by the peer. A panic is
+    /// first in the connection's own task, as long as [`Limits::in_place_time`] lasts: it must not block. Dropped, it was cancelled by the peer. A panic is
     /// answered INTERNAL.
     fn call(&self, call: Call) -> Option<Handling>;
 

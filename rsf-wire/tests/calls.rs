@@ -449,6 +449,62 @@ async fn served(bytes: &[u8]) -> Result<(), rsf_wire::client::Ended> {
     ended
 }
 
+/// Computes for a while; tells which task it did so in.
+struct Burner {
+    burn: Duration,
+    tasks: Arc<std::sync::Mutex<std::collections::HashMap<tokio::task::Id, usize>>>,
+}
+
+impl Handler for Burner {
+    fn call(&self, call: Call) -> Option<Handling> {
+        let (burn, tasks) = (self.burn, self.tasks.clone());
+        Some(Box::pin(async move {
+            let began = tokio::time::Instant::now();
+            while began.elapsed() < burn {
+                std::hint::spin_loop();
+            }
+            *tasks.lock().unwrap().entry(tokio::task::id()).or_default() += 1;
+            Response::ok(call.body.unwrap_or_default())
+        }))
+    }
+}
+
+/// How many of 64 requests that came together were handled in the connection's own task.
+async fn handled_in_place(burn: Duration, in_place_time: Duration) -> usize {
+    let tasks: Arc<std::sync::Mutex<_>> = Arc::default();
+    let limits = Limits {
+        in_place_time,
+        ..Limits::default()
+    };
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let handler = Arc::new(Burner {
+        burn,
+        tasks: tasks.clone(),
+    });
+    let client = connect(near, Limits::default()).0;
+    let calls: Vec<_> = (0..64).map(|_| client.send(request("/e/now", b"x"))).collect();
+    tokio::task::yield_now().await;
+    let served = tokio::spawn(serve(far, handler, limits, std::future::pending()));
+    for slot in calls {
+        let reply = std::future::poll_fn(|cx| client.poll(slot, cx)).await.unwrap();
+        assert_eq!(read(&reply), "x");
+    }
+    let tasks = tasks.lock().unwrap();
+    assert_eq!(tasks.values().sum::<usize>(), 64);
+    tasks.get(&served.id()).copied().unwrap_or_default()
+}
+
+/// One handler that burns CPU does not keep all that came with it from the other cores.
+#[tokio::test]
+async fn handlers_that_compute_become_tasks_when_their_budget_is_used_up() {
+    let hour = Duration::from_secs(3600);
+    let burn = Duration::from_millis(2);
+    let default = Limits::default().in_place_time;
+    assert_eq!(handled_in_place(burn, default).await, 1);
+    assert_eq!(handled_in_place(burn, hour).await, 64);
+    assert_eq!(handled_in_place(Duration::ZERO, Duration::ZERO).await, 0);
+}
+
 #[tokio::test]
 async fn floods_of_resets_end_the_connection() {
     let mut flood = Vec::new();

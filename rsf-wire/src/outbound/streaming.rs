@@ -16,8 +16,6 @@ pub(super) struct More {
     ended: bool,
     /// Whether it is the reply to a unary request, which like all of them is counted and not waited for without end.
     unary: bool,
-    /// Whether the peer is told at the end that the rest of its own body interests nobody.
-    pub(super) then_reset: bool,
     pipe: Arc<Pipe>,
 }
 
@@ -36,7 +34,6 @@ impl Outbound {
             pieces: VecDeque::new(),
             ended: false,
             unary,
-            then_reset: false,
             pipe,
         };
         let waiting = Waiting {
@@ -103,21 +100,6 @@ impl Outbound {
             && let Some(waiting) = self.waiting.remove(&stream)
         {
             self.last(stream, Bytes::new(), waiting);
-        }
-    }
-
-    /// Says RST_STREAM with NO_ERROR behind the stream's end: what the peer has still to say interests nobody.
-    pub(crate) fn reset_after(&mut self, stream: u32) {
-        let more = self
-            .waiting
-            .get_mut(&stream)
-            .and_then(|waiting| waiting.more.as_mut());
-        match more {
-            Some(more) => {
-                more.then_reset = true;
-                self.closed.give_up(stream);
-            }
-            None => self.reset(stream, ErrorCode::NO_ERROR),
         }
     }
 }

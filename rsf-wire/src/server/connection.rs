@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::in_place::InPlace;
 use super::running::{Probe, Replies, Running};
 use super::streaming::Open;
 use super::{Handler, Response};
@@ -21,9 +22,11 @@ use crate::outbound::{Outbound, Writing};
 use crate::stream::Order;
 use crate::streams::Streams;
 
+mod lingering;
 mod patience;
 mod requests;
 
+use lingering::Lingering;
 use patience::Patience;
 
 /// What the PING between the two GOAWAYs carries.
@@ -52,7 +55,9 @@ pub(super) struct ServerConnection<S, H: ?Sized, D> {
     /// Bytes of unfinished bodies, and of streams' that wait for their readers.
     pub(super) buffered: Arc<Held>,
     pub(super) early_resets: u32,
+    lingering: Lingering,
     patience: Patience,
+    in_place: InPlace,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,7 +125,9 @@ where
             orders: Vec::new(),
             buffered: Arc::new(Held::new(limits.buffered_bytes, limits.process_bytes)),
             early_resets: 0,
+            lingering: Lingering::default(),
             patience: Patience::new(&limits),
+            in_place: InPlace::new(limits.in_place_time),
             limits,
         }
     }
@@ -212,6 +219,7 @@ where
     }
 
     fn take_in(&mut self, cx: &mut Context<'_>) -> Result<(), ConnectionError> {
+        self.in_place.begin_batch();
         while let Some(event) = self.inbound.next()? {
             self.apply(event, cx)?;
         }
@@ -235,6 +243,7 @@ where
                 self.check_was_open(stream)?;
                 let unread = self.out.owes(stream);
                 self.out.forget(stream);
+                self.lingering.end(stream);
                 if self.remove(stream).is_some() || unread {
                     return self.count_early_reset();
                 }
@@ -246,7 +255,9 @@ where
                 Ok(())
             }
             Event::Pong(payload) => {
-                if payload == DRAIN_PING && self.draining == Draining::Announced {
+                if payload == lingering::PING {
+                    self.hear_rests();
+                } else if payload == DRAIN_PING && self.draining == Draining::Announced {
                     self.draining = Draining::Above(self.last);
                     frame::write_go_away(self.out.control(), self.last, ErrorCode::NO_ERROR, "");
                 }
@@ -293,6 +304,7 @@ where
     type Output = Result<(), Ended>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.in_place.begin_turn();
         let outcome = loop {
             if let Poll::Ready(outcome) = self.drive(cx) {
                 break outcome;

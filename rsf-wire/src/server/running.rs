@@ -101,12 +101,13 @@ impl Probed for Replies {
     }
 }
 
-/// Starts a handler: its response, or the task that it became.
+/// Starts a handler, polled first where it stands if it is `in_place`: its response, or the task that it became.
 pub(super) fn start<H: Handler + ?Sized>(
     handler: &H,
     call: Call,
     stream: u32,
     replies: &Arc<Replies>,
+    in_place: bool,
     cx: &mut Context<'_>,
 ) -> Result<Response, Running> {
     let mut handling = match catch_unwind(AssertUnwindSafe(|| handler.call(call))) {
@@ -114,7 +115,7 @@ pub(super) fn start<H: Handler + ?Sized>(
         Ok(None) => return Ok(Response::status(UNIMPLEMENTED, "this server has no such method")),
         Err(_) => return Ok(panicked()),
     };
-    if let Poll::Ready(response) = poll_caught(&mut handling, cx) {
+    if in_place && let Poll::Ready(response) = poll_caught(&mut handling, cx) {
         return Ok(response);
     }
     let replies = replies.clone();

@@ -299,7 +299,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             open.task = None;
         }
         if !removed.ended {
-            self.out.reset_after(stream);
+            self.linger(stream);
         }
         self.finished();
     }

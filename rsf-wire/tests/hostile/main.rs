@@ -14,6 +14,7 @@ mod raw;
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod peer;
 
+mod answered;
 mod floods;
 mod memory;
 mod slow;

@@ -55,6 +55,7 @@ async fn serve_connection(
         header_list_bytes: MAX_HEADER_BYTES,
         // With one more frame it is still free.
         gathered_bytes: FREE_BYTES - 16 * 1024,
+        in_place_time: options.in_place_time,
         keepalive: Some(Keepalive {
             interval: options.keepalive_interval,
             timeout: options.keepalive_timeout,

@@ -26,6 +26,9 @@ pub struct ServerOptions {
     /// Time for the message of a unary call to come whole; a shorter deadline of the call wins. What takes longer is
     /// refused with `deadline`: nothing else bounds a body that trickles in. Default 60 s.
     pub body_timeout: Duration,
+    /// For how long the engine's connections poll handlers in their own task, each time that they have their turn; what came
+    /// beyond becomes tasks at once ([`rsf_wire::Limits::in_place_time`]). Over hyper each call is a task. Default 100 µs.
+    pub in_place_time: Duration,
     /// Idle time after which a PING is sent. Default 20 s.
     pub keepalive_interval: Duration,
     /// Time without an answer to a PING after which the connection is closed. Default 10 s.
@@ -39,6 +42,7 @@ impl Default for ServerOptions {
             max_concurrent_streams: 4096,
             handshake_timeout: Duration::from_secs(3),
             body_timeout: Duration::from_secs(60),
+            in_place_time: Duration::from_micros(100),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }

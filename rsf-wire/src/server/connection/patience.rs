@@ -77,7 +77,7 @@ where
             }
             self.check_input(now)?;
             self.check_output(now)?;
-            if self.reset_silent_bodies()? {
+            if self.reset_lingering() | self.reset_silent_bodies()? {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -85,6 +85,7 @@ where
 
     fn waits(&self) -> bool {
         self.streams.len() > 0
+            || !self.lingering.is_empty()
             || self.out.waiting() > 0
             || !self.writing.is_done()
             || self.inbound.unfinished().is_some()

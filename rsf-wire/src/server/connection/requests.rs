@@ -126,7 +126,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         cx: &mut Context<'_>,
     ) -> Result<(), ConnectionError> {
         let Some(open) = self.streams.get_mut(stream) else {
-            return self.late_data(stream);
+            return self.late_data(stream, flow, end);
         };
         if open.ended {
             return self.fail(stream, ErrorCode::STREAM_CLOSED);
@@ -185,7 +185,8 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         };
         let body = problem.map_or_else(|| Ok(body.finish()), Err);
         let call = Call { headers, body, route };
-        match start(&*self.handler, call, stream, &self.replies, cx) {
+        let in_place = self.in_place.allows();
+        match start(&*self.handler, call, stream, &self.replies, in_place, cx) {
             Ok(response) => {
                 self.send(stream, response, open.credit, open.ended);
                 self.finished();
@@ -243,10 +244,8 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
                     .headers(stream, &[(":status", status.as_bytes())], &none, true);
             }
         }
-        if !ended && self.out.owes(stream) {
-            self.out.closed().give_up(stream);
-        } else if !ended {
-            self.out.reset(stream, ErrorCode::NO_ERROR);
+        if !ended {
+            self.linger(stream);
         }
     }
 
@@ -314,8 +313,11 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
     }
 
     /// DATA of a stream that is not open. Where it was on its way while we ended the stream it is ignored.
-    fn late_data(&mut self, stream: u32) -> Result<(), ConnectionError> {
+    fn late_data(&mut self, stream: u32, flow: u32, end: bool) -> Result<(), ConnectionError> {
         self.check_was_open(stream)?;
+        if self.passes_by(stream, flow, end)? {
+            return Ok(());
+        }
         if stream > self.last || self.out.closed().may_speak(stream) {
             return Ok(());
         }
@@ -325,7 +327,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
     /// HEADERS of the same: no client that knows its own streams sends them.
     fn late_headers(&mut self, stream: u32) -> Result<(), ConnectionError> {
         self.check_was_open(stream)?;
-        if self.out.closed().may_speak(stream) {
+        if self.lingering.end(stream) || self.out.closed().may_speak(stream) {
             return Ok(());
         }
         if self.out.closed().was_passed_over(stream) {
