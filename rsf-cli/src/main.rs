@@ -26,6 +26,9 @@ use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a command may fail with; it is shown with its causes.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

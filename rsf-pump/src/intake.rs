@@ -287,7 +287,11 @@ impl Source {
     fn answered(&mut self, answer: Intake) -> Intake {
         let now = Instant::now();
         match &answer {
-            Intake::Swept { answer: Ok(_), .. } => self.sweep_at = self.sweep_at.max(now + SWEEP_GAP),
+            Intake::Swept { asked, answer: Ok(_) } => {
+                // A fleet so large that a sweep takes longer than their interval leaves as much time to everything else.
+                let took = now.saturating_duration_since(*asked);
+                self.sweep_at = self.sweep_at.max(now + took.max(SWEEP_GAP));
+            }
             Intake::Swept { answer: Err(_), .. } => self.sweep_at = now + RETRY,
             Intake::Read { answer: Err(_), .. } => {
                 self.wanted.clear();

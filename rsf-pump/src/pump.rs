@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::PumpConfig;
 use crate::evidence::{Evidence, Inquiry};
-use crate::intake::Intakes;
+use crate::intake::{Intake, Intakes};
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -176,7 +176,14 @@ impl Pump {
                     }
                 }
                 found = inquiry.next() => running.on_evidence(&found),
-                (source, event) = intake.next() => running.on_intake(source, event, &mut intake),
+                (source, event) = intake.next() => {
+                    let more = matches!(event, Intake::Page { .. }) && !running.may_write();
+                    running.on_intake(source, event, &mut intake);
+                    if more {
+                        // Nothing is written before the last page, and every page changes the same lists.
+                        continue;
+                    }
+                }
             }
             if let Some(wanted) = running.wanted.take() {
                 inquiry.want(wanted.suspects, wanted.living);

@@ -4,11 +4,12 @@ mod dedup;
 mod url;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use dedup::{DedupUrl, InvalidDedupUrl};
 pub use url::{InvalidRegistryUrl, RegistryUrl};
 
-use crate::cluster::{self, Cluster, RedisUrl};
+use crate::cluster::{self, Cluster, LEADER_SESSION, READER_SESSION, RedisUrl};
 use crate::directory::ListOpener;
 use crate::embedded::{EmbeddedNamespace, EmbeddedRegistry};
 use crate::{
@@ -50,7 +51,7 @@ impl Backend {
                 EmbeddedRegistry::with(address, namespace, token.as_deref(), lists).map(Backend::from)
             }
             RegistryUrl::Cluster { redis, zookeeper } => {
-                open_cluster(redis, zookeeper, namespace, lists).map(Backend::from)
+                open_cluster(redis, zookeeper, READER_SESSION, namespace, lists).map(Backend::from)
             }
         }
     }
@@ -86,7 +87,8 @@ impl ControlBackend {
                 ),
             }),
             RegistryUrl::Cluster { redis, zookeeper } => {
-                open_cluster(redis, zookeeper, namespace, ListOpener::unverified()).map(ControlBackend::from)
+                let lists = ListOpener::unverified();
+                open_cluster(redis, zookeeper, LEADER_SESSION, namespace, lists).map(ControlBackend::from)
             }
         }
     }
@@ -163,10 +165,11 @@ impl From<Cluster> for ControlBackend {
 fn open_cluster(
     redis: &[RedisUrl],
     zookeeper: &[String],
+    session: Duration,
     namespace: &str,
     lists: ListOpener,
 ) -> Result<Cluster, StoreError> {
-    cluster::open_at(redis, &zookeeper.join(","), namespace, lists)
+    cluster::open_at(redis, &zookeeper.join(","), session, namespace, lists)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod policy;
 mod redis;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use directory::ZooKeeperDirectory;
 pub use policy::ZooKeeperPolicies;
@@ -26,6 +27,7 @@ use crate::{
 use zookeeper::Session;
 use zookeeper::namespace::Namespace;
 pub(crate) use zookeeper::place::Place;
+pub(crate) use zookeeper::{LEADER_SESSION, READER_SESSION};
 
 /// The stores of one namespace on Redis and ZooKeeper. They share one connection to each server.
 #[derive(Clone)]
@@ -56,6 +58,9 @@ impl std::fmt::Debug for Cluster {
 
 /// Opens the stores of a namespace; must be called inside a Tokio runtime.
 ///
+/// Its ZooKeeper session is a leader's: it ends when it was silent for 6 s. What [`Backend`](crate::Backend) opens only
+/// reads, and ends after 30 s.
+///
 /// `redis` is `redis[s]://[user:password@]host:port[/db][,host:port…]`, `zookeeper_servers` is `host:port[,host:port…]`
 /// without a scheme. No server needs to be up. [`StoreError::Refused`] or [`StoreError::Invalid`] where an address or
 /// the namespace makes no sense.
@@ -74,12 +79,13 @@ pub fn open_with(
     lists: ListOpener,
 ) -> Result<Cluster, StoreError> {
     let redis = RedisUrl::parse_list(redis).map_err(redis::invalid_url)?;
-    open_at(&redis, zookeeper_servers, namespace, lists)
+    open_at(&redis, zookeeper_servers, LEADER_SESSION, namespace, lists)
 }
 
 pub(crate) fn open_at(
     redis: &[RedisUrl],
     zookeeper_servers: &str,
+    session: Duration,
     namespace: &str,
     lists: ListOpener,
 ) -> Result<Cluster, StoreError> {
@@ -88,7 +94,7 @@ pub(crate) fn open_at(
         .iter()
         .map(|url| RedisLeases::open(url, namespace))
         .collect::<Result<Vec<_>, _>>()?;
-    let nodes = Namespace::new(Session::open(zookeeper_servers)?, namespace);
+    let nodes = Namespace::new(Session::open(zookeeper_servers, session)?, namespace);
     let directory = Arc::new(ZooKeeperDirectory::new(nodes.clone(), lists));
     let sources = servers
         .iter()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join;
 use rsf_registry::directory::{ListSealer, SealedList};
 use rsf_registry::{DirectoryWriter, StoreError, Term};
 use tokio::time::timeout;
@@ -40,14 +41,15 @@ pub(super) async fn write(
 ) -> Outcome {
     let mut outcome = Outcome::default();
     let mut drafts = drafts.into_iter().enumerate();
-    while !outcome.is_over() {
-        let batch: Vec<(usize, Draft)> = drafts.by_ref().take(WRITE_BATCH).collect();
-        if batch.is_empty() {
-            return outcome;
-        }
-        let batch = seal(batch, sealer, &mut outcome);
+    let mut next = seal(&mut drafts, sealer, &mut outcome);
+    while !next.is_empty() && !outcome.is_over() {
+        let batch = std::mem::take(&mut next);
         let lists: Vec<SealedList> = batch.iter().map(|sealed| sealed.list.clone()).collect();
-        match write_once(writer, term, &lists, limit).await {
+        // The next batch is sealed while the directory stores this one.
+        let sealing = async { seal(&mut drafts, sealer, &mut outcome) };
+        let (stored, sealed) = join(write_once(writer, term, &lists, limit), sealing).await;
+        next = sealed;
+        match stored {
             Ok(()) => outcome.written(batch),
             Err(error) if ends_round(&error) || batch.len() == 1 => outcome.failed(batch, error),
             Err(_) => {
@@ -62,6 +64,7 @@ pub(super) async fn write(
         // Sealing takes time of a thread that others wait for.
         tokio::task::yield_now().await;
     }
+    outcome.give_up(next.into_iter().map(|sealed| sealed.index).collect());
     let rest = drafts.map(|(index, _)| index).collect();
     outcome.give_up(rest);
     outcome
@@ -83,9 +86,16 @@ pub(super) async fn remove(
     outcome
 }
 
-fn seal(batch: Vec<(usize, Draft)>, sealer: &ListSealer, outcome: &mut Outcome) -> Vec<Sealed> {
-    let mut sealed = Vec::with_capacity(batch.len());
-    for (index, draft) in batch {
+/// The next batch; empty when no list is left.
+fn seal(
+    drafts: &mut impl Iterator<Item = (usize, Draft)>,
+    sealer: &ListSealer,
+    outcome: &mut Outcome,
+) -> Vec<Sealed> {
+    let mut sealed = Vec::new();
+    while sealed.len() < WRITE_BATCH
+        && let Some((index, draft)) = drafts.next()
+    {
         match draft.seal(sealer) {
             Ok((list, published)) => sealed.push(Sealed {
                 index,

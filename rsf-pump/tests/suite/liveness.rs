@@ -223,3 +223,20 @@ async fn leases_are_not_read_one_by_one_where_sweeps_are_slow() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_that_takes_long_leaves_as_much_time_to_everything_else() {
+    let settings = PumpSettings {
+        lease_ttl_ms: 60_000,
+        sweep_timeout_ms: 60_000,
+        ..PumpSettings::default()
+    };
+    let (world, pump) = World::with(20, settings).await;
+    world.store.set_sweep_takes(Duration::from_secs(8));
+    secs(20).await;
+    let before = pump.handle.status().counters.sweeps;
+    secs(160).await;
+    let sweeps = pump.handle.status().counters.sweeps - before;
+    assert!((9..=11).contains(&sweeps), "one in 16 s, not in 8: {sweeps}");
+    assert_eq!(world.directory.len("s"), 20);
+}

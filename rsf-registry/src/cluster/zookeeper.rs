@@ -5,11 +5,13 @@ pub(crate) mod place;
 pub(crate) mod watched;
 
 use std::future::Future;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use zookeeper_client::{Client, Error, SessionState};
 
@@ -18,14 +20,30 @@ use crate::backoff::Backoff;
 use crate::error::REQUEST_TIMEOUT;
 use place::{Credentials, Place};
 
-/// How long a silent client keeps its ephemeral nodes: what a dead leader costs before another takes over.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+/// A session that may lead: how long a silent client keeps its ephemeral nodes, what a dead leader costs before another
+/// takes over.
+pub(crate) const LEADER_SESSION: Duration = Duration::from_secs(6);
+
+/// A session that only reads. It holds no node that others wait for, and to make a new one costs a server a hundred
+/// readings: it outlives the restart of an ensemble. A connection is given up after two fifths of it.
+pub(crate) const READER_SESSION: Duration = Duration::from_secs(30);
+
+/// A session that did not last this long counts as an attempt that failed: a fleet whose sessions expire before they
+/// are served must not come back faster than one that is refused.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// How many watched nodes a process reads at once: what a fleet may ask of servers that are back.
+const READINGS_AT_ONCE: usize = 8;
 
 /// The session, whichever one it is now. Clients of it never hold a [`Client`] across a lost connection.
 #[derive(Debug)]
 pub(crate) struct Session {
     place: Place,
     link: watch::Receiver<Link>,
+    /// Permits to read a watched node.
+    pub(crate) readings: Semaphore,
+    /// How many nodes are watched over it.
+    pub(crate) watches: AtomicU32,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -44,21 +62,23 @@ enum Link {
 }
 
 impl Session {
-    /// Opens a session to `[user:password@]host:port[,host:port…][/chroot]` in the background; must be called inside a
-    /// Tokio runtime.
+    /// Opens a session to `[user:password@]host:port[,host:port…][/chroot]` in the background, which ends when it was
+    /// silent for `timeout`; must be called inside a Tokio runtime.
     ///
     /// Returns at once, whether or not a server is up; [`StoreError::Refused`] where the addresses make no sense.
-    pub(crate) fn open(servers: &str) -> Result<Arc<Self>, StoreError> {
+    pub(crate) fn open(servers: &str, timeout: Duration) -> Result<Arc<Self>, StoreError> {
         let place = Place::parse(servers)?;
         let mut hosts = place.hosts.clone();
         // Each process starts at another server, or the first one would carry the whole fleet.
         fastrand::shuffle(&mut hosts);
         let (sender, link) = watch::channel(Link::Away("no connection yet".to_owned()));
-        let keeper = tokio::spawn(keep_session(hosts.join(","), place.credentials.clone(), sender));
+        let keeper = keep_session(hosts.join(","), timeout, place.credentials.clone(), sender);
         Ok(Arc::new(Session {
             place,
             link,
-            _keeper: AbortOnDropHandle::new(keeper),
+            readings: Semaphore::new(READINGS_AT_ONCE),
+            watches: AtomicU32::new(0),
+            _keeper: AbortOnDropHandle::new(tokio::spawn(keeper)),
         }))
     }
 
@@ -108,7 +128,7 @@ impl Session {
         R: FnOnce(Client) -> F,
         F: Future<Output = Result<T, Error>>,
     {
-        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let Ok(connection) = tokio::time::timeout_at(deadline, self.connected()).await else {
             return Err(self.unavailable(match &*self.link.borrow() {
                 Link::Away(reason) => reason.clone(),
@@ -170,12 +190,17 @@ fn sessions() -> Handle {
 }
 
 /// Opens sessions one after another and publishes each connection, until nobody listens any more.
-async fn keep_session(servers: String, credentials: Option<Credentials>, link: watch::Sender<Link>) {
+async fn keep_session(
+    servers: String,
+    timeout: Duration,
+    credentials: Option<Credentials>,
+    link: watch::Sender<Link>,
+) {
     let mut number = 0;
     let mut backoff = Backoff::default();
     while !link.is_closed() {
         let mut connector = Client::connector()
-            .with_session_timeout(SESSION_TIMEOUT)
+            .with_session_timeout(timeout)
             .with_fail_eagerly();
         if let Some(credentials) = &credentials {
             connector = connector.with_auth("digest", credentials.expose().as_bytes());
@@ -185,9 +210,12 @@ async fn keep_session(servers: String, credentials: Option<Credentials>, link: w
         let connecting = sessions().spawn(async move { connector.connect(&hosts).await });
         match connecting.await.unwrap_or(Err(Error::SessionExpired)) {
             Ok(client) => {
-                backoff.reset();
                 tracing::info!(servers, session = %client.session_id(), "connected to ZooKeeper");
+                let begun = Instant::now();
                 let ended = follow_session(client, &mut number, &link).await;
+                if begun.elapsed() >= LASTING {
+                    backoff.reset();
+                }
                 tracing::warn!(servers, state = %ended, "the ZooKeeper session ended; opening another");
                 link.send_replace(Link::Away(format!("the session ended: {ended}")));
             }

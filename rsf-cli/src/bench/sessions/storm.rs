@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rsf_registry::cluster;
 use rsf_registry::record::ServiceList;
-use rsf_registry::{Observed, Watch};
+use rsf_registry::{Backend, Observed, RegistryUrl, Watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
@@ -76,9 +75,10 @@ async fn consume(
     services: impl Iterator<Item = usize>,
     arrived: Arc<[AtomicU64; ROUNDS]>,
 ) -> Result<(), Failure> {
-    let cluster = cluster::open(NO_REDIS, &servers, NAMESPACE)?;
+    let registry: RegistryUrl = format!("{NO_REDIS},zk://{servers}").parse()?;
+    let backend = Backend::open(&registry, NAMESPACE)?;
     let mut waiting: FuturesUnordered<_> = services
-        .map(|service| next(cluster.directory.watch(&service_key(service)), 0))
+        .map(|service| next(backend.directory.watch(&service_key(service)), 0))
         .collect();
     while let Some((watch, seen, list)) = waiting.next().await {
         let Some(list) = list else { continue };

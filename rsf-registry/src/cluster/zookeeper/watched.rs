@@ -1,6 +1,7 @@
 //! A watch of one node: a one-shot watch, armed again after each event and each reconnect.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,16 +11,44 @@ use zookeeper_client::{Client, Error, OneshotWatcher, Stat};
 use super::namespace::Namespace;
 use super::{Connection, Session};
 use crate::backoff::{Backoff, jittered};
-use crate::error::REQUEST_TIMEOUT;
 use crate::{Observed, StoreError, Watch};
 
 /// Read again about this often even if no watch fires. Persistent watches of the client die with a reconnect and
-/// one-shot watches should not, but a watch that is silently lost must cost half a minute and not for ever.
-const INSURANCE: Duration = Duration::from_secs(30);
+/// one-shot watches should not, but a watch that is silently lost must cost half a minute and not for ever. A process
+/// that watches more than ten nodes reads one every three seconds, each in its turn; one of more than 200 each every
+/// ten minutes.
+const INSURANCE: Pace = Pace {
+    least: Duration::from_secs(30),
+    each: Duration::from_secs(3),
+    most: Duration::from_secs(600),
+};
 
 /// A reconnect is followed by a reading within this time, spread so that a fleet does not read everything at once. What
 /// changed meanwhile is known earlier: the server resets one-shot watches and fires those that missed something.
-const SPREAD: Duration = Duration::from_secs(1);
+const SPREAD: Pace = Pace {
+    least: Duration::from_secs(1),
+    each: Duration::from_millis(100),
+    most: Duration::from_secs(30),
+};
+
+/// How long an answer may take. A dead connection is noticed earlier; a server that a whole fleet came back to is only
+/// slower for being asked again while it still works on the first question.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a reading may be put off, so that a process costs its servers little more for watching more.
+struct Pace {
+    least: Duration,
+    /// For each watched node.
+    each: Duration,
+    most: Duration,
+}
+
+impl Pace {
+    /// For a process that watches so many nodes.
+    fn of(&self, watches: u32) -> Duration {
+        self.each.saturating_mul(watches).clamp(self.least, self.most)
+    }
+}
 
 /// Turns what a node holds into the watched value.
 #[async_trait]
@@ -78,9 +107,13 @@ impl<T: Send + Sync + 'static, D: Decode<T>> Watched<T, D> {
     async fn keep(mut self) {
         let mut backoff = Backoff::default();
         let session = self.namespace.session.clone();
+        let _counted = Counted::new(&session);
         loop {
+            let permit = session.readings.acquire().await;
             let Connection { client, number } = session.connected().await;
-            match tokio::time::timeout(REQUEST_TIMEOUT, read_and_watch(&client, &self.path)).await {
+            let read = tokio::time::timeout(PATIENCE, read_and_watch(&client, &self.path)).await;
+            drop(permit);
+            match read {
                 Ok(Ok((data, watcher))) => {
                     if let Err(reason) = self.publish(data).await {
                         tracing::debug!(
@@ -95,7 +128,7 @@ impl<T: Send + Sync + 'static, D: Decode<T>> Watched<T, D> {
                     tokio::select! {
                         _ = watcher.changed() => {}
                         () = reconnected(&session, number) => {}
-                        () = tokio::time::sleep(jittered(INSURANCE)) => {}
+                        () = tokio::time::sleep(jittered(INSURANCE.of(session.watches.load(Ordering::Relaxed)))) => {}
                     }
                 }
                 Ok(Err(error)) => {
@@ -149,11 +182,28 @@ impl<T: Send + Sync + 'static, D: Decode<T>> Watched<T, D> {
     }
 }
 
+/// A watch of this session, as long as it is kept.
+struct Counted<'a>(&'a Session);
+
+impl<'a> Counted<'a> {
+    fn new(session: &'a Session) -> Self {
+        session.watches.fetch_add(1, Ordering::Relaxed);
+        Counted(session)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Waits for the connection after the one of that number, and then a part of [`SPREAD`].
 async fn reconnected(session: &Session, number: u64) {
     session.moved_on(number).await;
     session.connected().await;
-    tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
+    let spread = SPREAD.of(session.watches.load(Ordering::Relaxed));
+    tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
 }
 
 /// Reads a node and arms a one-shot watch: on its data, or on its coming into being.
@@ -171,5 +221,32 @@ async fn read_and_watch(
         if let (None, watcher) = client.check_and_watch_stat(path).await? {
             return Ok((None, watcher));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_reads_little_more_for_watching_more() {
+        assert_eq!(INSURANCE.of(1), Duration::from_secs(30));
+        assert_eq!(INSURANCE.of(10), Duration::from_secs(30));
+        assert_eq!(INSURANCE.of(100), Duration::from_secs(300));
+        assert_eq!(INSURANCE.of(2_000), Duration::from_secs(600));
+        assert_eq!(SPREAD.of(3), Duration::from_secs(1));
+        assert_eq!(SPREAD.of(100), Duration::from_secs(10));
+        assert_eq!(SPREAD.of(2_000), Duration::from_secs(30));
+
+        let session = Session::open("127.0.0.1:1", Duration::from_secs(30)).expect("an address");
+        {
+            let _two = (Counted::new(&session), Counted::new(&session));
+            assert_eq!(session.watches.load(Ordering::Relaxed), 2);
+        }
+        assert_eq!(
+            session.watches.load(Ordering::Relaxed),
+            0,
+            "a watch that ended counts no more"
+        );
     }
 }
