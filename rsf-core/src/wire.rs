@@ -6,7 +6,9 @@
 //!
 //! - [`http2`]: gRPC over HTTP/2 by hyper, driven directly.
 //! - [`in_process`]: one process, no socket; messages are serialized all the same.
-//! - [`engine`]: RSF's own engine. Calls go over hyper until it is measured and proven everywhere.
+//! - [`engine`]: RSF's own engine.
+//!
+//! A [`WireStack`] says which of the two on sockets a process uses.
 
 use std::fmt;
 use std::pin::Pin;
@@ -40,7 +42,10 @@ pub mod in_process;
 
 pub mod engine;
 
+mod stack;
+
 pub use budget::BodyPlace;
+pub use stack::{UnknownWireStack, WireStack};
 
 /// Bytes of a message at most, by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rsf_core::wire::WireStack;
 use rsf_registry::agent::MAX_PEERS;
 use rsf_registry::{DedupUrl, RegistryUrl};
 use serde::Deserialize;
@@ -51,6 +52,9 @@ pub struct Settings {
     pub static_instances: Option<PathBuf>,
     /// `RSF_LEASE_TTL_MS`: milliseconds that the lease lives without renewal, 1 000 to 600 000. 15 000.
     pub lease_ttl_ms: Option<u64>,
+    /// `RSF_WIRE`: what carries calls, `engine` for RSF's own engine or `hyper` for the hyper and h2 crates; peers do not
+    /// notice. `hyper`.
+    pub wire: Option<String>,
     /// `RSF_IO_THREADS`: threads of RSF's own runtime, 0 to 1 024. 0: one per core.
     pub io_threads: Option<usize>,
     /// `RSF_DRAIN_MS`: milliseconds that running calls get at a graceful end, 0 to 600 000. 30 000.
@@ -96,6 +100,7 @@ pub(crate) struct Checked {
     pub(crate) peers: Vec<String>,
     pub(crate) static_instances: Option<PathBuf>,
     pub(crate) lease_ttl: std::time::Duration,
+    pub(crate) wire: WireStack,
     pub(crate) io_threads: usize,
     pub(crate) drain: std::time::Duration,
     pub(crate) token_file: Option<PathBuf>,
@@ -148,6 +153,7 @@ impl Settings {
             },
             static_instances: self.static_instances.or(weaker.static_instances),
             lease_ttl_ms: self.lease_ttl_ms.or(weaker.lease_ttl_ms),
+            wire: self.wire.or(weaker.wire),
             io_threads: self.io_threads.or(weaker.io_threads),
             drain_ms: self.drain_ms.or(weaker.drain_ms),
             token_file: self.token_file.or(weaker.token_file),
@@ -181,6 +187,7 @@ impl Settings {
             peers: peers(get("RSF_PEERS")),
             static_instances: get("RSF_STATIC_INSTANCES").map(PathBuf::from),
             lease_ttl_ms: number(get("RSF_LEASE_TTL_MS"), "RSF_LEASE_TTL_MS", problems),
+            wire: get("RSF_WIRE"),
             io_threads: number(get("RSF_IO_THREADS"), "RSF_IO_THREADS", problems),
             drain_ms: number(get("RSF_DRAIN_MS"), "RSF_DRAIN_MS", problems),
             token_file: get("RSF_TOKEN_FILE").map(PathBuf::from),
@@ -259,6 +266,8 @@ impl Settings {
             600_000,
             &mut problems,
         );
+        let wire = self.wire.as_deref().map_or(Ok(WireStack::default()), str::parse);
+        let wire = wire.map_err(|problem| problems.push(format!("RSF_WIRE: {problem}")));
         within(
             "RSF_IO_THREADS",
             self.io_threads.map(|threads| threads as u64),
@@ -267,8 +276,8 @@ impl Settings {
             &mut problems,
         );
         within("RSF_DRAIN_MS", self.drain_ms, 0, 600_000, &mut problems);
-        let (Some(registry), Some(dedup), Some(listen), Some(admin), true) =
-            (registry, dedup, listen, admin, problems.is_empty())
+        let (Some(registry), Some(dedup), Some(listen), Some(admin), Ok(wire), true) =
+            (registry, dedup, listen, admin, wire, problems.is_empty())
         else {
             return Err(InvalidSettings { problems });
         };
@@ -289,6 +298,7 @@ impl Settings {
             peers: self.peers,
             static_instances: self.static_instances,
             lease_ttl: std::time::Duration::from_millis(self.lease_ttl_ms.unwrap_or(15_000)),
+            wire,
             io_threads: self.io_threads.unwrap_or(0),
             drain: std::time::Duration::from_millis(self.drain_ms.unwrap_or(30_000)),
             token_file: self.token_file,
@@ -396,6 +406,7 @@ mod tests {
                 ("RSF_DEDUP", "memcached://x:1"),
                 ("RSF_LISTEN", "0.0.0.0:80"),
                 ("RSF_ADMIN", "here"),
+                ("RSF_WIRE", "telex"),
                 ("RSF_IO_THREADS", "20000"),
                 ("RSF_DRAIN_MS", "999999999"),
                 ("RSF_PEERS", "10.0.0.1:7001, nowhere"),
@@ -405,7 +416,7 @@ mod tests {
         );
         assert_eq!(problems.len(), 5, "what cannot be read: {problems:?}");
         let all = settings.check(problems).unwrap_err().problems;
-        assert_eq!(all.len(), 5 + 7, "and what is out of its range: {all:?}");
+        assert_eq!(all.len(), 5 + 8, "and what is out of its range: {all:?}");
     }
 
     #[test]

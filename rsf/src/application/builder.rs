@@ -12,7 +12,7 @@ use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
 use rsf_core::server::dedup::DedupStore;
 use rsf_core::server::{ProviderBuilder, ProviderError, ProviderIdentity, ServerInterceptor, Service};
-use rsf_core::wire::http2::{Http2Wire, ServerOptions, serve};
+use rsf_core::wire::http2::ServerOptions;
 use rsf_registry::agent::{AgentError, RegistrationRequest};
 use rsf_registry::record::ProvidedService;
 use rsf_registry::{AgentOptions, Backend, RegistryAgent, StoreError};
@@ -246,7 +246,7 @@ impl ApplicationBuilder {
             zone: settings.zone.clone(),
             instance: instance.clone(),
             runtime: runtime.clone(),
-            wire: Arc::new(Http2Wire::new()),
+            wire: settings.wire.client(),
             control,
             policies: policies.clone(),
             metrics: metrics.clone(),
@@ -301,13 +301,9 @@ impl ApplicationBuilder {
         let serving = match (port, &provider) {
             (Some((listener, _)), Some(provider)) => {
                 provider.set_serving(true).await;
-                let options = ServerOptions::default();
-                Some(tokio::spawn(serve(
-                    listener,
-                    provider.clone(),
-                    options,
-                    goaway.clone(),
-                )))
+                let (options, drain) = (ServerOptions::default(), goaway.clone());
+                let serving = settings.wire.serve(listener, provider.clone(), options, drain);
+                Some(tokio::spawn(serving))
             }
             _ => None,
         };
