@@ -35,8 +35,18 @@ pub(crate) enum Leadership {
 pub(crate) struct Takeover {
     pub(crate) term: Term,
     pub(crate) stored: Stored,
-    /// Lists were published before, as far as this pump knows, and the directory has none.
-    pub(crate) wiped: bool,
+    /// What the directory has lost, as far as this pump knows.
+    pub(crate) lost: Option<Lost>,
+}
+
+/// What a directory lost: the last published view is not known then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Lists were published before, and it has none.
+    All,
+    /// A newer list was published than any that it has: it went back to a backup. One whose newest list was deleted, because
+    /// nobody provided it for long, looks the same: a pump that starts waits for one TTL then, and writes more than it had to.
+    Newest,
 }
 
 /// The published lists as they were read back. Each was opened by itself, and what it says of its instances is kept once
@@ -195,11 +205,16 @@ impl Leader {
                     "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
                 ));
             }
-            if !stored.lists.is_empty() {
-                state.record_published().await;
+            let before = state.get().await;
+            let newest = stored.lists.iter().map(|list| list.version).max();
+            if let Some(newest) = newest {
+                state.record_list(newest).await;
             }
-            let wiped = stored.lists.is_empty() && state.get().await.published;
-            Ok(Takeover { term, stored, wiped })
+            let lost = match newest {
+                None => before.published.then_some(Lost::All),
+                Some(newest) => (newest < before.newest).then_some(Lost::Newest),
+            };
+            Ok(Takeover { term, stored, lost })
         }
         .boxed()
     }

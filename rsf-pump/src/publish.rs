@@ -17,7 +17,7 @@ use crate::coalesce::{Coalesce, Waiting};
 use crate::config::PumpConfig;
 use crate::fold::{Fold, Moment, Slots};
 use crate::intake::{apart, poll};
-use crate::leader::StoredList;
+use crate::leader::{Lost, StoredList};
 use crate::shrink::ShrinkRule;
 use crate::state::StateFile;
 use draft::Draft;
@@ -110,12 +110,14 @@ impl Publisher {
     }
 
     /// Begins a term: whatever differs from the published lists is due, and those that could not be read when they are
-    /// [released](Publisher::release_unread).
+    /// [released](Publisher::release_unread). Of a directory that went back to a backup all lists are written anew, for
+    /// consumers refuse what is older than they have seen.
     pub(crate) fn begin(
         &mut self,
         term: Term,
         lists: Vec<StoredList>,
         refused: Vec<String>,
+        lost: Option<Lost>,
         fold: &Fold,
         now: Duration,
     ) {
@@ -137,7 +139,9 @@ impl Publisher {
                 continue;
             }
             *newest = list.version;
-            self.published.insert(list.service, list.published);
+            if lost.is_none() {
+                self.published.insert(list.service, list.published);
+            }
         }
         if behind > 0 {
             tracing::warn!(
@@ -242,10 +246,12 @@ impl Publisher {
         if !drafts.is_empty() {
             let (writer, limit, state) = (self.writer.clone(), self.write_timeout, self.state.clone());
             let sealer = self.sealer.clone();
+            let versions: Vec<(u64, u64)> = self.in_flight.iter().map(|list| list.version).collect();
             let writing = async move {
                 let outcome = round::write(&*writer, &term, drafts, &sealer, limit).await;
-                if !outcome.written.is_empty() {
-                    state.record_published().await;
+                let newest = outcome.written.iter().map(|(index, _)| *index).max();
+                if let Some(version) = newest.and_then(|index| versions.get(index)) {
+                    state.record_list(*version).await;
                 }
                 outcome
             };

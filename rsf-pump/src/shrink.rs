@@ -70,7 +70,8 @@ struct Loss {
     /// When it counts no more: it may be older than this process.
     until: Duration,
     count: usize,
-    listed_before: usize,
+    /// How many were listed before it, at least and at most: of an earlier leader's losses nobody knows who came since.
+    listed: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -173,9 +174,12 @@ impl ShrinkRule {
             }
             return missing;
         }
-        let before = guard.losses.front().map_or(listed, |loss| loss.listed_before);
+        let (least, most) = guard
+            .losses
+            .front()
+            .map_or((listed, listed), |loss| loss.listed);
         let lost: usize = guard.losses.iter().map(|loss| loss.count).sum();
-        let allowed = (percent_floor(before, self.config.share_percent))
+        let allowed = (percent_floor(least, self.config.share_percent))
             .max(1)
             .saturating_sub(lost);
         let mut admitted = leaving.min(allowed);
@@ -183,7 +187,7 @@ impl ShrinkRule {
             guard.hold = Some(Held {
                 since: now,
                 inherited: Duration::ZERO,
-                before,
+                before: most,
                 held: 0,
                 answering: 0,
             });
@@ -191,7 +195,7 @@ impl ShrinkRule {
             self.holds_begun += 1;
             tracing::warn!(
                 service,
-                listed = before,
+                listed = most,
                 missing,
                 "list would shrink too fast: instances are held"
             );
@@ -208,7 +212,7 @@ impl ShrinkRule {
             guard.losses.push_back(Loss {
                 until: now + self.config.window,
                 count: admitted,
-                listed_before: listed,
+                listed: (listed, listed),
             });
         }
         admitted

@@ -16,6 +16,10 @@ pub(crate) struct State {
     /// Whether this pump ever published a list, read a published one, or stood by while another led: an empty directory
     /// was wiped then.
     pub(crate) published: bool,
+    /// Epoch and sequence of the newest list that this pump wrote or read back: a directory whose lists are all older went
+    /// back to a backup. In the file the sequence is that of the epoch's first.
+    #[serde(default)]
+    pub(crate) newest: (u64, u64),
 }
 
 /// The state and its file. Without a path it lives as long as the process.
@@ -73,9 +77,17 @@ impl StateFile {
 
     /// Remembers that lists have been published, by whichever pump.
     pub(crate) async fn record_published(&self) {
+        self.record_list((0, 0)).await;
+    }
+
+    /// Remembers that a list of this epoch and sequence has been published.
+    pub(crate) async fn record_list(&self, version: (u64, u64)) {
         let mut state = self.state.lock().await;
-        if !state.published {
-            state.published = true;
+        let before = *state;
+        state.published = true;
+        state.newest = state.newest.max(version);
+        // Once a term, not with every list: two flushes to disk would hold up the next round.
+        if (before.published, before.newest.0) != (true, state.newest.0) {
             self.save(*state).await;
         }
     }
@@ -146,9 +158,14 @@ mod tests {
         file.record_epoch(41).await;
         file.record_epoch(7).await;
         file.record_published().await;
+        for version in [(40, 1), (40, 2), (39, 9)] {
+            file.record_list(version).await;
+        }
+        assert_eq!(file.get().await.newest, (40, 2));
         let kept = State {
             epoch: 41,
             published: true,
+            newest: (40, 1),
         };
         assert_eq!(StateFile::open(Some(path.clone())).await.get().await, kept);
 
@@ -166,6 +183,16 @@ mod tests {
             );
             assert!(read(&path).is_err(), "{damaged:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_an_earlier_release_is_read() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("pump.state");
+        let body = r#"{"epoch":41,"published":true}"#;
+        std::fs::write(&path, format!("{body} {:08x}\n", crc32fast::hash(body.as_bytes()))).expect("write");
+        let state = StateFile::open(Some(path)).await.get().await;
+        assert_eq!((state.epoch, state.newest), (41, (0, 0)));
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use super::REPORT;
 use super::lane::Lane;
 use super::running::{Running, cause};
 use crate::evidence::{Finding, Kind};
+use crate::leader::Lost;
 use crate::shrink::Discontinuity;
 use crate::status::{Counters, PumpStatus, Role, SourceStatus};
 
@@ -112,10 +113,14 @@ impl Running {
         if self.role == Role::TakingOver {
             return Some("the published lists are being read".into());
         }
-        if self.role == Role::Leading && self.is_blind(now) {
-            return Some(
-                "the directory was wiped: renewals are gathered for one TTL before lists are written".into(),
-            );
+        if let (Role::Leading, Some(lost), true) = (self.role, self.lost, self.is_blind(now)) {
+            let lost = match lost {
+                Lost::All => "was wiped",
+                Lost::Newest => "went back to a backup",
+            };
+            return Some(format!(
+                "the directory {lost}: renewals are gathered for one TTL before lists are written"
+            ));
         }
         (unconfirmed > 0).then(|| format!("{unconfirmed} published instances have not renewed yet"))
     }

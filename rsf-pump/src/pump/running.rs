@@ -14,6 +14,7 @@ use super::pause::Pause;
 use crate::config::PumpConfig;
 use crate::evidence::Suspect;
 use crate::fold::{Fold, Moment, Slots};
+use crate::leader::Lost;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::shrink::ShrinkRule;
@@ -39,8 +40,8 @@ pub(super) struct Running {
     pub(super) epoch: Option<u64>,
     /// Since when a view read back from the directory wants to be covered by renewals.
     pub(super) restored: Option<Duration>,
-    /// The directory was wiped when this term began.
-    pub(super) wiped: bool,
+    /// What the directory had lost when this term began.
+    pub(super) lost: Option<Lost>,
     pub(super) last_write: Option<u64>,
     pub(super) last_error: Option<String>,
     /// Of whom evidence is wanted after a sweep, and who certainly lives.
@@ -75,7 +76,7 @@ impl Running {
             role: Role::Standby,
             epoch: None,
             restored: None,
-            wiped: false,
+            lost: None,
             last_write: None,
             last_error: None,
             wanted: None,
@@ -106,11 +107,11 @@ impl Running {
         self.lanes.iter().any(|lane| lane.trust.loaded()) && self.lanes.iter().all(Lane::is_asked)
     }
 
-    /// Whether the last published view is unknown: the directory was wiped, and instances had less than one TTL to
-    /// show up in this fold. While a source is away or not believed, or the pump stood still, they had no chance to; that
+    /// Whether the last published view is unknown: the directory lost it, and instances had less than one TTL to show up
+    /// in this fold. While a source is away or not believed, or the pump stood still, they had no chance to; that
     /// counts for the time of a hold at most, for a source may be gone for good.
     pub(super) fn is_blind(&self, now: Duration) -> bool {
-        self.wiped && Guard::Blind.stands() && self.is_gathering(now)
+        self.lost.is_some() && Guard::Blind.stands() && self.is_gathering(now)
     }
 
     /// Whether instances had less than one TTL to show up in this fold, or had no chance to for the time of a hold.

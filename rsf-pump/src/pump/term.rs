@@ -7,7 +7,7 @@ use rsf_registry::world::Guard;
 use super::lane::Lane;
 use super::running::Running;
 use crate::fold::{Fold, Moment};
-use crate::leader::{Leadership, Stored, StoredList, Takeover};
+use crate::leader::{Leadership, Lost, Stored, StoredList, Takeover};
 use crate::publish::Round;
 use crate::status::Role;
 
@@ -43,7 +43,7 @@ impl Running {
         self.role = Role::Leading;
         self.metrics.terms.inc();
         let silent = self.lanes.iter().any(|lane| lane.silent.is_some());
-        let anew = (silent || self.pause.missed()) && !takeover.wiped;
+        let anew = (silent || self.pause.missed()) && takeover.lost.is_none();
         if anew {
             // Another leader published what changed meanwhile: a pump that stood still, or could not ask a source, knows no
             // more than one that starts.
@@ -55,7 +55,7 @@ impl Running {
         let Takeover {
             term,
             stored: Stored { lists, view, refused },
-            wiped,
+            lost,
         } = takeover;
         let ttl = self.config.lease_ttl;
         let restored = match Guard::LastView.stands() {
@@ -69,15 +69,19 @@ impl Running {
             (0..self.lanes.len()).for_each(|source| self.schedule(source, place));
         }
         self.restored = Some(now.elapsed);
-        self.wiped = wiped;
-        if wiped {
-            tracing::warn!(
+        self.lost = lost;
+        match lost {
+            Some(Lost::All) => tracing::warn!(
                 "the directory is empty although lists were published before: all of them are written anew"
-            );
+            ),
+            Some(Lost::Newest) => tracing::warn!(
+                "the directory has only older lists than were published before: they are written anew"
+            ),
+            None => {}
         }
         tracing::info!(epoch = term.epoch, lists = lists.len(), "leading");
         self.publisher
-            .begin(term, lists, refused, &self.fold, now.elapsed);
+            .begin(term, lists, refused, lost, &self.fold, now.elapsed);
         anew
     }
 

@@ -10,7 +10,8 @@ use super::{Held, Loss, ShrinkRule};
 impl ShrinkRule {
     /// Takes over what an earlier leader let go of a service: `ages` says how long ago, the newest last, of a list that
     /// has `listed` now. The window goes on over a change of leaders. What was let go here counts too, for some of it may
-    /// be the same: as much was lost in any time as the greater of both says.
+    /// be the same: as much was lost in any time as the greater of both says. How large the list was before is not
+    /// published. Whoever came since makes the window's share no greater, and the floor of a hold no lower.
     pub fn inherit(&mut self, now: Duration, service: &str, listed: usize, ages: &[Duration]) {
         let guard = self.services.entry(service.to_owned()).or_default();
         guard.forget(now);
@@ -19,7 +20,7 @@ impl ShrinkRule {
         let inherited = recent.zip(1..).map(|(age, later)| Loss {
             until: now + (window - *age),
             count: 1,
-            listed_before: listed + later,
+            listed: (listed, listed + later),
         });
         let mut inherited = inherited.peekable();
         let own: Vec<Loss> = guard.losses.drain(..).rev().flat_map(Loss::one_by_one).collect();
@@ -27,7 +28,14 @@ impl ShrinkRule {
         while inherited.peek().is_some() || own.peek().is_some() {
             let (theirs, mine) = (inherited.next(), own.next());
             let later = match (theirs, mine) {
-                (Some(theirs), Some(mine)) if theirs.until > mine.until => Some(theirs),
+                (Some(theirs), Some(mine)) => Some(Loss {
+                    until: theirs.until.max(mine.until),
+                    count: 1,
+                    listed: (
+                        theirs.listed.0.min(mine.listed.0),
+                        theirs.listed.1.max(mine.listed.1),
+                    ),
+                }),
                 (theirs, mine) => mine.or(theirs),
             };
             later.into_iter().for_each(|loss| guard.losses.push_front(loss));
@@ -69,10 +77,11 @@ impl ShrinkRule {
 impl Loss {
     /// Each instance as a loss of its own, the last one first.
     fn one_by_one(self) -> impl Iterator<Item = Loss> {
+        let (least, most) = self.listed;
         (0..self.count).rev().map(move |earlier| Loss {
             until: self.until,
             count: 1,
-            listed_before: self.listed_before.saturating_sub(earlier),
+            listed: (least.saturating_sub(earlier), most.saturating_sub(earlier)),
         })
     }
 }

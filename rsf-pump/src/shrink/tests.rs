@@ -21,8 +21,8 @@ fn secs(seconds: u64) -> Duration {
 #[test]
 fn what_an_earlier_leader_let_go_counts_in_the_window() {
     let mut rule = rule();
-    rule.inherit(secs(100), "s", 17, &[secs(30), secs(6), secs(5), secs(5)]);
-    assert_eq!(rule.admit(secs(100), "s", 17, 5, 0), 1, "4 of 20, 3 are gone");
+    rule.inherit(secs(100), "s", 17, &[secs(30), secs(6), secs(5)]);
+    assert_eq!(rule.admit(secs(100), "s", 17, 5, 0), 1, "3 of 17, 2 are gone");
     rule.inherit(secs(100), "s", 16, &[]);
     assert_eq!(rule.admit(secs(100), "s", 16, 4, 0), 0, "it knows better");
     assert_eq!(rule.admit(secs(105), "s", 16, 4, 0), 2);
@@ -38,12 +38,26 @@ fn what_was_let_go_here_hides_nothing_that_an_earlier_leader_let_go_later() {
         0,
         "two were lost either way"
     );
-    assert_eq!(
-        standby.admit(secs(111), "s", 9, 1, 0),
-        1,
-        "the older two are over, 2 of 10 may go"
-    );
-    assert_eq!(standby.admit(secs(112), "s", 8, 1, 0), 0);
+    assert_eq!(standby.admit(secs(116), "s", 9, 1, 0), 0, "1 of 9, which is gone");
+    assert_eq!(standby.admit(secs(117), "s", 9, 1, 0), 1);
+}
+
+#[test]
+fn who_came_since_does_not_make_an_earlier_loss_smaller() {
+    let (mut standby, mut fresh) = (rule(), rule());
+    assert_eq!(standby.admit(secs(100), "s", 14, 1, 0), 1);
+    assert_eq!(standby.admit(secs(100), "s", 13, 1, 0), 1);
+    for rule in [&mut standby, &mut fresh] {
+        // 12 were left, and one came: they were 14, not 15.
+        rule.inherit(secs(105), "s", 13, &[secs(5), secs(5)]);
+        assert_eq!(rule.admit(secs(107), "s", 13, 6, 0), 0, "2 of 14 are gone");
+        assert_eq!(
+            rule.holds(secs(107))[0].before,
+            15,
+            "half of all that were there stay"
+        );
+        assert_eq!(rule.admit(secs(110), "s", 13, 6, 0), 2, "they are over");
+    }
 }
 
 #[test]
@@ -90,7 +104,7 @@ fn a_hold_goes_on_under_the_next_leader() {
 fn losses_from_before_this_process_count_no_longer_than_others() {
     let mut young = rule();
     young.inherit(secs(2), "s", 16, &[secs(7_200), secs(8), secs(8)]);
-    assert_eq!(young.admit(secs(2), "s", 16, 3, 0), 1, "3 of 18, 2 are gone");
+    assert_eq!(young.admit(secs(2), "s", 16, 3, 0), 1, "3 of 16, 2 are gone");
     assert_eq!(young.admit(secs(4), "s", 15, 3, 0), 2, "those two are over");
 }
 

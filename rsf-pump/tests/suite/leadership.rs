@@ -5,7 +5,7 @@ use std::time::Duration;
 use rsf_core::identity::{SigningKey, TrustedKeys};
 use rsf_pump::{PumpSettings, Role};
 use rsf_registry::directory::{ListOpener, ListSealer};
-use rsf_registry::record::{LeaseState, ListVersion, ListedInstance, ServiceList};
+use rsf_registry::record::{ListVersion, ListedInstance, ServiceList};
 use tokio::time::{Instant, sleep_until};
 
 use crate::world::{World, secs, until};
@@ -214,33 +214,6 @@ async fn an_inherited_hold_ends_when_all_are_back() {
             && world.directory.list("s").is_some_and(|list| list.hold.is_none())
     })
     .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_list_from_a_backup_is_written_anew_where_it_happens_to_be_right() {
-    let (mut world, _pump) = World::with(5, PumpSettings::default()).await;
-    let backup = world.directory.list("s").expect("list");
-    world.fleet.start_one("s", 5, Duration::ZERO);
-    secs(5).await;
-    world.fleet.say("s", 5..6, LeaseState::Deregistered).await;
-    secs(5).await;
-    let newest = world.directory.list("s").expect("list");
-    assert_eq!(backup.instances, newest.instances);
-    // Consumers that saw the newest refuse what the backup has.
-    world.directory.plant(backup);
-    world.directory.depose(true);
-    secs(5).await;
-    let list = world.directory.list("s").expect("list");
-    assert_eq!(list.instances, newest.instances);
-    let order = |list: &ServiceList| list.version.expect("version").order();
-    assert!(order(&list) > order(&newest));
-    let begin = Instant::now();
-    world.directory.depose(true);
-    secs(5).await;
-    assert!(
-        world.directory.writes("s", begin).is_empty(),
-        "nothing is behind any more"
-    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 mod twin;
 mod world;
 
+mod backup;
 mod embedded;
 mod evidence;
 mod leadership;

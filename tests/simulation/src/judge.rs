@@ -58,8 +58,8 @@ struct Known {
     leader: Option<Writer>,
     /// What of these epochs was written, the directory has lost, or may have lost.
     lost_epoch: Option<u64>,
-    /// When that happened last.
-    lost_at: Option<Instant>,
+    /// Service → when the directory lost its list last: what it does not have it cannot lose again.
+    lost_at: BTreeMap<String, Instant>,
     /// Services whose lists a stranger overwrote.
     tampered: BTreeSet<String>,
     violation: Option<String>,

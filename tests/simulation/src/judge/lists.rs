@@ -21,10 +21,16 @@ const LEFT: Duration = Duration::from_secs(5);
 /// Until somebody who died is gone, where nothing was wrong: DESIGN.md's TTL + 2 s, and the last renewal's way.
 const DIED: Duration = Duration::from_millis(17_500);
 
+/// How long after another one somebody leaves at the latest whose turn is next under rule R: its window, a sweep, and a
+/// write.
+const TURN: Duration = Duration::from_secs(17);
+
 /// What left one list lately without a word.
 #[derive(Debug, Default)]
 pub(super) struct Shrinking {
     lost: VecDeque<(Instant, usize, usize)>,
+    /// When somebody left last.
+    last: Option<Instant>,
     floor: Option<Floor>,
 }
 
@@ -61,6 +67,8 @@ impl Judge {
     /// The directory's data was replaced by this: its versions begin anew.
     pub(crate) fn replaced(&self, lists: Vec<ServiceList>) {
         let mut known = self.known.lock();
+        let (now, had) = (Instant::now(), std::mem::take(&mut known.stored));
+        known.lost_at.extend(had.into_keys().map(|service| (service, now)));
         known.stored = lists
             .into_iter()
             .map(|list| (list.service.clone(), list))
@@ -68,7 +76,6 @@ impl Judge {
         known.shrinking.clear();
         known.epoch = 0;
         known.lost_epoch = Some(known.greatest_epoch);
-        known.lost_at = Some(Instant::now());
     }
 
     /// More than half of a list's instances die at once: for a whole hold it keeps half of what it had.
@@ -201,7 +208,8 @@ impl Known {
                     State::Up if life.is_well() => Some((false, since.max(calm) + SETTLED)),
                     State::Left { told: true } if calm + SETTLED < since => Some((true, since + LEFT)),
                     State::Dead if calm + 2 * TTL + SETTLED < since && self.is_alone(life, service) => {
-                        Some((true, since + DIED))
+                        let due = since + DIED;
+                        Some((true, self.turn(service).map_or(due, |turn| turn.max(due))))
                     }
                     _ => None,
                 };
@@ -220,7 +228,13 @@ impl Known {
         Ok(())
     }
 
-    /// Whether nobody else of this service died at about the same time, so that rule R lets it go at once.
+    /// When the next one leaves this service under rule R at the latest; `None` where nobody ever did.
+    fn turn(&self, service: &str) -> Option<Instant> {
+        Some(self.shrinking.get(service)?.last? + TURN)
+    }
+
+    /// Whether nobody else of this service died at about the same time, or earlier and has still to leave it under rule R,
+    /// so that it lets this one go as soon as its turn comes.
     fn is_alone(&self, dead: &Life, service: &str) -> bool {
         let near = |life: &&Life| {
             let apart = life.since.max(dead.since) - life.since.min(dead.since);
@@ -228,8 +242,17 @@ impl Known {
             let other = (&life.id, life.incarnation) != (&dead.id, dead.incarnation);
             expires && other && life.services.contains_key(service) && apart < 3 * TTL
         };
+        let waits = |life: &&Life| {
+            let list = self.stored.get(service);
+            let listed = list.is_some_and(|list| {
+                let mut listed = list.instances.iter();
+                listed.any(|listed| listed.instance == life.id && listed.incarnation == life.incarnation)
+            });
+            life.state == State::Dead && life.since < dead.since && listed
+        };
         let held = self.shrinking.get(service).is_some_and(|s| s.floor.is_some());
-        !held && !self.lives.values().chain(&self.died).any(|life| near(&life))
+        let mut all = self.lives.values().chain(&self.died);
+        !held && !all.any(|life| near(&life) || waits(&life))
     }
 
     /// Whether the directory shows the truth.
@@ -311,6 +334,7 @@ impl Shrinking {
         if silent == 0 {
             return Ok(());
         }
+        self.last = Some(now);
         // Who came in the same write was there when the rule was asked.
         let before = before.max(after + silent);
         let size = self.lost.front().map_or(before, |(_, _, size)| *size).max(before);

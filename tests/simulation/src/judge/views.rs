@@ -140,9 +140,10 @@ impl Known {
         let lost = left
             .filter_map(|one| life(&one))
             .find(|life| life.is_well_for(service, STALE));
-        // With the lists lost and Redis away for a whole hold, what there is has to do.
+        // With its list lost and Redis away for a whole hold, what there is has to do.
         let away = self.calm.without_leases(Instant::now()) > Duration::ZERO;
-        let long = self.lost_at.is_some_and(|lost| lost.elapsed() >= hold);
+        let lost_at = self.lost_at.get(service);
+        let long = lost_at.is_some_and(|lost| lost.elapsed() >= hold);
         let unknowable = self.tampered.contains(service) || long && away;
         match lost {
             Some(life) if !unknowable => {
