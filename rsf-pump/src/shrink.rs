@@ -174,10 +174,7 @@ impl ShrinkRule {
             }
             return missing;
         }
-        let (least, most) = guard
-            .losses
-            .front()
-            .map_or((listed, listed), |loss| loss.listed);
+        let (least, most) = guard.losses.front().map_or((listed, listed), |loss| loss.listed);
         let lost: usize = guard.losses.iter().map(|loss| loss.count).sum();
         let allowed = (percent_floor(least, self.config.share_percent))
             .max(1)

@@ -190,7 +190,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("pump.state");
         let body = r#"{"epoch":41,"published":true}"#;
-        std::fs::write(&path, format!("{body} {:08x}\n", crc32fast::hash(body.as_bytes()))).expect("write");
+        std::fs::write(
+            &path,
+            format!("{body} {:08x}\n", crc32fast::hash(body.as_bytes())),
+        )
+        .expect("write");
         let state = StateFile::open(Some(path)).await.get().await;
         assert_eq!((state.epoch, state.newest), (41, (0, 0)));
     }

@@ -64,10 +64,16 @@ async fn a_restarted_pump_gathers_renewals_before_it_writes() {
     secs(2).await;
     let status = pump.handle.status();
     assert!(
-        status.not_ready.as_ref().is_some_and(|why| why.contains("backup")),
+        status
+            .not_ready
+            .as_ref()
+            .is_some_and(|why| why.contains("backup")),
         "{status:?}"
     );
-    until(20 * SECOND, "written", || !world.directory.writes("s", start).is_empty()).await;
+    until(20 * SECOND, "written", || {
+        !world.directory.writes("s", start).is_empty()
+    })
+    .await;
     let writes = world.directory.writes("s", start);
     assert!(writes.iter().all(|(_, length)| *length == 11), "{writes:?}");
     until(3 * SECOND, "ready", || pump.handle.status().ready).await;

@@ -68,7 +68,9 @@ impl Judge {
     pub(crate) fn replaced(&self, lists: Vec<ServiceList>) {
         let mut known = self.known.lock();
         let (now, had) = (Instant::now(), std::mem::take(&mut known.stored));
-        known.lost_at.extend(had.into_keys().map(|service| (service, now)));
+        known
+            .lost_at
+            .extend(had.into_keys().map(|service| (service, now)));
         known.stored = lists
             .into_iter()
             .map(|list| (list.service.clone(), list))
