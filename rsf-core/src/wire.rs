@@ -28,6 +28,7 @@ use crate::status::Status;
 mod accept;
 mod answer;
 mod body;
+mod compression;
 mod greeting;
 
 pub(crate) mod budget;
@@ -45,6 +46,8 @@ pub mod engine;
 mod stack;
 
 pub use budget::BodyPlace;
+pub use compression::Compression;
+pub use rsf_wire::compression::Encoding;
 pub use stack::{UnknownWireStack, WireStack};
 
 /// Bytes of a message at most, by default.

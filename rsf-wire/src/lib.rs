@@ -10,7 +10,7 @@
 //! - [`frame`]: HTTP/2 frames, read and written; nothing that a peer sends panics.
 //! - [`hpack`]: header blocks. What stays from call to call is indexed and decoded once; what varies stands at the end
 //!   as unindexed literals.
-//! - [`message`]: gRPC's length-prefixed message.
+//! - [`message`]: gRPC's length-prefixed message; [`compression`]: compressed ones.
 //! - [`client`], [`server`]: the two roles.
 //! - [`stream`]: bodies that are read and written while they last, for calls that are not unary.
 //! - [`bridge`]: `http` and `tower` over them, for tonic's clients and services and for any other of HTTP.
@@ -18,7 +18,7 @@
 //! It knows nothing of governance: no retries, deadlines, routes or names. A caller that loses interest cancels; a
 //! timeout is a header like others.
 //!
-//! What it does not do yet: compression. TLS is the byte stream's.
+//! TLS is the byte stream's. Which messages are compressed is for callers and handlers to say.
 
 pub mod limits;
 pub mod refusals;
@@ -26,6 +26,8 @@ pub mod refusals;
 pub mod frame;
 pub mod hpack;
 pub mod message;
+
+pub mod compression;
 
 mod budget;
 mod closed;

@@ -18,9 +18,29 @@ pub enum MessageError {
         /// Bytes that are allowed.
         limit: usize,
     },
-    /// Compression is not supported.
-    #[error("the message is compressed; send grpc-encoding identity")]
+    /// It is compressed, and is to be read by [`crate::compression::read`].
+    #[error("the message is compressed")]
     Compressed,
+    /// It says that it is compressed, and the headers do not say how.
+    #[error("the message's flag says that it is compressed, but there is no grpc-encoding")]
+    NoEncoding,
+    /// Nobody here can read it; [`crate::compression::ACCEPTED`] names what can be read.
+    #[error(
+        "the message is compressed by `{name}`, which is not known here; send one of {}",
+        crate::compression::ACCEPTED
+    )]
+    UnknownEncoding {
+        /// As its headers say.
+        name: String,
+    },
+    /// It does not unfold.
+    #[error("the message is no {encoding}, or broken: {reason}")]
+    Corrupt {
+        /// What it should be.
+        encoding: &'static str,
+        /// In the decoder's words.
+        reason: String,
+    },
     /// The body's length and the prefix do not agree.
     #[error("gRPC's prefix announces {announced} bytes, {came} came")]
     Length {
@@ -47,7 +67,8 @@ pub fn frame(message: &[u8]) -> Option<Bytes> {
     Some(out.freeze())
 }
 
-/// Takes the prefix off a body that holds one message; `None` where the body is empty.
+/// Takes the prefix off a body that holds one message; `None` where the body is empty. A compressed message is left to
+/// [`crate::compression::read`].
 pub fn unframe(body: &Bytes) -> Result<Option<Bytes>, MessageError> {
     if body.is_empty() {
         return Ok(None);
@@ -58,11 +79,11 @@ pub fn unframe(body: &Bytes) -> Result<Option<Bytes>, MessageError> {
     let announced = u32::from_be_bytes([a, b, c, d]) as usize;
     match flag {
         0 if announced == message.len() => Ok(Some(body.slice(PREFIX_BYTES..))),
-        0 => Err(MessageError::Length {
+        1 if announced == message.len() => Err(MessageError::Compressed),
+        0 | 1 => Err(MessageError::Length {
             announced,
             came: message.len(),
         }),
-        1 => Err(MessageError::Compressed),
         _ => Err(MessageError::Prefix),
     }
 }
@@ -198,6 +219,10 @@ mod tests {
         assert_eq!(read(b"\0\0\0"), Err(MessageError::Prefix));
         assert_eq!(read(b"\x07\0\0\0\0"), Err(MessageError::Prefix));
         assert_eq!(read(b"\x01\0\0\0\x01a"), Err(MessageError::Compressed));
+        assert!(matches!(
+            read(b"\x01\0\0\0\x02a"),
+            Err(MessageError::Length { .. })
+        ));
         assert_eq!(
             read(b"\0\0\0\0\x03ab"),
             Err(MessageError::Length {

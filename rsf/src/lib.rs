@@ -49,7 +49,7 @@ pub use rsf_core::server::{
     Blocking, CallScope, Handled, ServerCall, ServerInterceptor, ServerNext, Service, UnknownMethod, handle,
 };
 pub use rsf_core::status::{Code, Status};
-pub use rsf_core::wire::Frame;
+pub use rsf_core::wire::{Compression, Encoding, Frame};
 
 /// What generated code names besides; not for use by hand.
 #[doc(hidden)]

@@ -9,20 +9,29 @@ use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::body::{BoxError, OutBody, Received, receive};
 use super::budget::FREE_BYTES;
+use super::compression::{Compression, READABLE};
 use super::headers::{GRPC, implementation};
 use super::load_report::{LOAD_METRICS, Reporter, with_load};
-use super::status_header::{GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
+use super::status_header::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
 use super::{Dispatch, InboundReply, InboundRequest};
 use crate::error::framework_status;
 use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
 
+/// What answers have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Time for a unary request to come whole.
+    pub(super) body_timeout: Duration,
+    pub(super) compression: Option<Compression>,
+}
+
 /// Answers a request of any shape: RSF's own methods when their message is whole, all others as their body comes.
 pub(super) async fn answer<B>(
     dispatch: Arc<dyn Dispatch>,
     reporter: &Reporter,
-    body_timeout: Duration,
+    terms: Terms,
     request: Request<B>,
 ) -> Response<OutBody>
 where
@@ -48,17 +57,22 @@ where
         Ok(timeout) => timeout,
         Err(status) => return refusal(&status),
     };
+    let field = |name| parts.headers.get(name).map(http::HeaderValue::as_bytes);
+    let accepted = |compression: &Compression| compression.is_accepted(field(GRPC_ACCEPT_ENCODING));
+    let compression = terms.compression.filter(accepted);
+    let encoding = parts.headers.get(GRPC_ENCODING).cloned();
     let metadata = Metadata::from_headers(parts.headers);
     if let Err(status) = dispatch.admit(method, &metadata, None) {
         // Its body is not waited for; what of it comes is thrown away with the stream.
         let request = inbound(Err(status), timeout, metadata);
         let answered = dispatch.unary(method, request).await;
-        return reply(answered, reporter.due(&*dispatch));
+        return reply(answered, reporter.due(&*dispatch), compression);
     }
     let arrived = tokio::time::Instant::now();
     // Until the answer: the message is held for as long as its handler runs.
     let mut held = None;
-    let receiving = receive(body, dispatch.max_message_bytes(), |bytes| {
+    let encoding = encoding.as_ref().map(http::HeaderValue::as_bytes);
+    let receiving = receive(body, encoding, dispatch.max_message_bytes(), |bytes| {
         match bytes > FREE_BYTES {
             true => dispatch.hold_body(&mut held, bytes),
             false => Ok(()),
@@ -66,7 +80,7 @@ where
     });
     // A body that trickles in takes from the call's time, and ends with it. Without an end it would hold stream and memory
     // for as long as its sender likes: it has no place in pool or queue yet.
-    let limit = timeout.map_or(body_timeout, |timeout| timeout.min(body_timeout));
+    let limit = timeout.map_or(terms.body_timeout, |timeout| timeout.min(terms.body_timeout));
     let Ok(received) = tokio::time::timeout(limit, receiving).await else {
         return refusal(&too_slow(timeout, limit));
     };
@@ -82,7 +96,7 @@ where
     };
     let request = inbound(message, timeout, metadata);
     let answered = dispatch.unary(method, request).await;
-    reply(answered, reporter.due(&*dispatch))
+    reply(answered, reporter.due(&*dispatch), compression)
 }
 
 fn inbound(message: Result<Bytes, Status>, timeout: Option<Duration>, metadata: Metadata) -> InboundRequest {
@@ -109,7 +123,11 @@ fn too_slow(timeout: Option<Duration>, limit: Duration) -> Status {
     framework_status(Reason::Deadline, problem)
 }
 
-fn reply(reply: InboundReply, load: Option<http::HeaderValue>) -> Response<OutBody> {
+fn reply(
+    reply: InboundReply,
+    load: Option<http::HeaderValue>,
+    compression: Option<Compression>,
+) -> Response<OutBody> {
     let (frame, metadata) = match reply {
         Ok(reply) => reply.into_parts(),
         Err(status) => {
@@ -125,13 +143,23 @@ fn reply(reply: InboundReply, load: Option<http::HeaderValue>) -> Response<OutBo
         trailers.insert(LOAD_METRICS, load);
     }
     trailers.insert(GRPC_STATUS, http::HeaderValue::from_static("0"));
+    let compressed =
+        compression.and_then(|compression| Some((compression.of(&frame)?, compression.encoding)));
+    let (data, encoding) = match compressed {
+        Some((data, encoding)) => (data, Some(encoding)),
+        None => (frame.bytes().clone(), None),
+    };
     let body = OutBody::Unary {
-        data: Some(frame.bytes().clone()),
+        data: Some(data),
         trailers: Some(trailers),
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     metadata.write_to(response.headers_mut());
+    if let Some(encoding) = encoding {
+        let name = http::HeaderValue::from_static(encoding.name());
+        response.headers_mut().insert(GRPC_ENCODING, name);
+    }
     response
 }
 
@@ -140,9 +168,7 @@ fn refusal(status: &Status) -> Response<OutBody> {
     let mut response = Response::new(OutBody::empty());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     if status.code() == crate::status::Code::Unimplemented {
-        response
-            .headers_mut()
-            .insert(GRPC_ENCODING, http::HeaderValue::from_static("identity"));
+        response.headers_mut().insert(GRPC_ACCEPT_ENCODING, READABLE);
     }
     write_status(status, response.headers_mut());
     response

@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use rsf_wire::compression::{Encoding, read};
 
+use super::compression::bad_message;
 use crate::error::framework_status;
 use crate::outcome::Reason;
 use crate::status::Status;
@@ -80,10 +82,11 @@ pub(super) enum Received<E> {
     Broken(E),
 }
 
-/// Reads one length-prefixed message of at most `limit` bytes, and the trailers behind it. `hold` is asked for room for
-/// the bytes that have come so far.
+/// Reads one length-prefixed message of at most `limit` bytes, and the trailers behind it; a compressed one as its
+/// `grpc-encoding` says. `hold` is asked for room for the bytes that have come so far.
 pub(super) async fn receive<B: Body<Data = Bytes> + Unpin>(
     mut body: B,
+    encoding: Option<&[u8]>,
     limit: usize,
     mut hold: impl FnMut(usize) -> Result<(), Status>,
 ) -> Received<B::Error> {
@@ -103,7 +106,7 @@ pub(super) async fn receive<B: Body<Data = Bytes> + Unpin>(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
         let so_far = more.as_ref().map_or(&first[..], |more| &more[..]);
-        if let Err(status) = check_prefix(so_far, limit).and_then(|()| hold(so_far.len())) {
+        if let Err(status) = check_prefix(so_far, encoding, limit).and_then(|()| hold(so_far.len())) {
             return Received::Bad(status);
         }
     }
@@ -118,6 +121,14 @@ pub(super) async fn receive<B: Body<Data = Bytes> + Unpin>(
         ));
     }
     let length = u32::from_be_bytes([whole[1], whole[2], whole[3], whole[4]]) as usize;
+    if whole.len() - 5 == length && whole[0] == 1 {
+        let message = read(&whole, encoding, limit).map_err(|error| bad_message(&error));
+        let held = message.and_then(|message| {
+            let message = message.unwrap_or_default();
+            hold(whole.len() + message.len()).map(|()| message)
+        });
+        return held.map_or_else(Received::Bad, |message| Received::Message(message, trailers));
+    }
     whole.advance(5);
     if whole.len() == length {
         return Received::Message(whole, trailers);
@@ -126,7 +137,7 @@ pub(super) async fn receive<B: Body<Data = Bytes> + Unpin>(
     Received::Bad(framework_status(Reason::Malformed, problem))
 }
 
-fn check_prefix(bytes: &[u8], limit: usize) -> Result<(), Status> {
+fn check_prefix(bytes: &[u8], encoding: Option<&[u8]>, limit: usize) -> Result<(), Status> {
     let [flag, a, b, c, d, rest @ ..] = bytes else {
         return Ok(());
     };
@@ -134,8 +145,7 @@ fn check_prefix(bytes: &[u8], limit: usize) -> Result<(), Status> {
     match flag {
         0 => {}
         1 => {
-            let advice = "compressed messages are not supported here; send grpc-encoding identity";
-            return Err(framework_status(Reason::Unimplemented, advice));
+            Encoding::of(encoding).map_err(|error| bad_message(&error))?;
         }
         _ => {
             return Err(framework_status(

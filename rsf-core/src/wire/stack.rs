@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::{self, EngineWire};
 use super::http2::{self, Http2Wire, ServerOptions};
-use super::{Dispatch, Wire};
+use super::{Compression, Dispatch, Wire};
 
 /// An implementation of gRPC's wire. Peers do not notice which one the other has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,11 +22,13 @@ pub enum WireStack {
 }
 
 impl WireStack {
-    /// Makes connections over it.
-    pub fn client(self) -> Arc<dyn Wire> {
-        match self {
-            WireStack::Engine => Arc::new(EngineWire::new()),
-            WireStack::Hyper => Arc::new(Http2Wire::new()),
+    /// Makes connections over it, whose messages are compressed where that is asked for.
+    pub fn client(self, compression: Option<Compression>) -> Arc<dyn Wire> {
+        match (self, compression) {
+            (WireStack::Engine, None) => Arc::new(EngineWire::new()),
+            (WireStack::Engine, Some(how)) => Arc::new(EngineWire::new().with_compression(how)),
+            (WireStack::Hyper, None) => Arc::new(Http2Wire::new()),
+            (WireStack::Hyper, Some(how)) => Arc::new(Http2Wire::new().with_compression(how)),
         }
     }
 

@@ -77,9 +77,10 @@ class Cases:
         fails(CODE.UNIMPLEMENTED, lambda: stub.UnimplementedCall(messages.Empty()))
 
     def compressed_unary(self):
-        # A server without the encoding says so, and which it has: gRPC's document asks for UNIMPLEMENTED.
-        request = messages.SimpleRequest(response_size=10, payload=payload(5000))
-        fails(CODE.UNIMPLEMENTED, lambda: self.stub.UnaryCall(request, compression=grpc.Compression.Gzip))
+        request = messages.SimpleRequest(response_size=10_000, payload=payload(5000))
+        response = self.stub.UnaryCall(request, compression=grpc.Compression.Gzip)
+        assert len(response.payload.body) == 10_000
+        fails(CODE.UNIMPLEMENTED, lambda: self.stub.UnaryCall(request, compression=grpc.Compression.Deflate))
 
     def cancel_unary(self):
         call = self.stub.UnaryCall.future(messages.SimpleRequest(response_size=-1))

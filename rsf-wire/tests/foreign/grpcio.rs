@@ -5,7 +5,7 @@ use std::path::Path;
 use rsf_testkit::{Process, Program, python};
 use rsf_wire::Client;
 
-use crate::interop::{CASES, USUAL, given_up_cases, streaming_cases, unary_cases};
+use crate::interop::{CASES, USUAL, compressed_case, given_up_cases, streaming_cases, unary_cases};
 use crate::testing::{SOON, connected, served};
 
 fn script(name: &str) -> Program {
@@ -31,13 +31,12 @@ async fn grpcio_calls_the_engine() {
     called_by_grpcio(&CASES).await;
 }
 
-#[tokio::test]
-async fn what_grpcio_compresses_is_answered_unimplemented() {
-    called_by_grpcio(&["compressed_unary", "large_unary"]).await;
+async fn grpcio_server() -> (Process, Client) {
+    started(script("server.py")).await
 }
 
-async fn grpcio_server() -> (Process, Client) {
-    let server = script("server.py").start();
+async fn started(server: Program) -> (Process, Client) {
+    let server = server.start();
     let line = server.line("port ", SOON).await;
     let port = line.rsplit(' ').next().unwrap().trim().parse().unwrap();
     (server, connected(port).await)
@@ -47,6 +46,13 @@ async fn grpcio_server() -> (Process, Client) {
 async fn the_engine_calls_grpcio() {
     let (_server, client) = grpcio_server().await;
     unary_cases(&client).await;
+}
+
+#[tokio::test]
+async fn the_engine_and_grpcio_compress_for_each_other() {
+    called_by_grpcio(&["compressed_unary", "large_unary"]).await;
+    let (_server, client) = started(script("server.py").arg("compressed")).await;
+    compressed_case(&client).await;
 }
 
 #[tokio::test]

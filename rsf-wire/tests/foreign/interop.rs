@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use rsf_wire::compression::{self, Encoding};
 use rsf_wire::message::unframe;
 use rsf_wire::{Client, Head, Headers, Incoming, Literals, Outgoing, Reply, Request};
 
@@ -77,6 +78,26 @@ fn sized(response_size: i32, with: usize) -> SimpleRequest {
         payload: payload(with),
         response_status: None,
     }
+}
+
+/// A compressed request, and a reply that is compressed in return.
+pub(crate) async fn compressed_case(client: &Client) {
+    let mut varying = Literals::new();
+    varying.push("grpc-encoding", b"gzip").unwrap();
+    varying
+        .push("grpc-accept-encoding", compression::ACCEPTED.as_bytes())
+        .unwrap();
+    let mut asks = request(UNARY, &sized(30_000, 20_000), varying);
+    asks.body = compression::compress(&asks.body, Encoding::Gzip).unwrap();
+    assert!(asks.body.len() < 1_000);
+    let reply = client.call(asks).await.unwrap();
+    assert_eq!(reply.grpc_status(), Some(0), "{reply:?}");
+    assert_eq!(reply.headers.get("grpc-encoding"), Some(&b"gzip"[..]));
+    let body = reply.body.unwrap();
+    assert!(body.len() < 1_000 && body[0] == 1);
+    let message = compression::read(&body, Some(b"gzip"), 1 << 20).unwrap().unwrap();
+    let response = SimpleResponse::decode(message).unwrap();
+    assert_eq!(response.payload.unwrap().body.len(), 30_000);
 }
 
 /// The cases with one request and one reply.

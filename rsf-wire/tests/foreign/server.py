@@ -1,8 +1,9 @@
 """gRPC's interop service, served by grpcio.
 
-usage: server.py   Prints `port N`, then a line for each call that was abandoned.
+usage: server.py [compressed]   Prints `port N`, then a line for each call that was abandoned.
 """
 
+import sys
 import threading
 import time
 from concurrent import futures
@@ -63,7 +64,8 @@ class Test(services.TestServiceServicer):
 
 
 def main():
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+    compression = grpc.Compression.Gzip if "compressed" in sys.argv else None
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), compression=compression)
     services.add_TestServiceServicer_to_server(Test(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use rsf_wire::message::{frame, unframe};
+use rsf_wire::compression::{self, Encoding};
+use rsf_wire::message::{MessageError, frame};
 use rsf_wire::server::{Handling, Serving};
 use rsf_wire::{
     Call, Client, Handler, Headers, Incoming, Limits, Literals, Response, Route, StreamingCall, serve,
@@ -222,9 +223,13 @@ impl Messages {
 }
 
 async fn unary(call: Call) -> Response {
-    let message = match call.body.and_then(|body| unframe(&body)) {
+    let encoding = call.headers.get("grpc-encoding");
+    let message = match call
+        .body
+        .and_then(|body| compression::read(&body, encoding, 4 << 20))
+    {
         Ok(message) => message.unwrap_or_default(),
-        Err(error @ rsf_wire::message::MessageError::Compressed) => {
+        Err(error @ MessageError::UnknownEncoding { .. }) => {
             return Response::status(12, &error.to_string());
         }
         Err(error) => return Response::status(13, &error.to_string()),
@@ -242,9 +247,20 @@ async fn unary(call: Call) -> Response {
     let response = SimpleResponse {
         payload: payload(size),
     };
+    let mut headers = echo(&call.headers, INITIAL, Literals::new());
+    let mut body = framed(&response);
+    // Who compresses and accepts it gets the same back.
+    let accepted = call.headers.get("grpc-accept-encoding").unwrap_or_default();
+    if let Ok(encoding) = Encoding::of(encoding)
+        && encoding.is_accepted(accepted)
+        && let Some(compressed) = compression::compress(&body, encoding)
+    {
+        headers.push("grpc-encoding", encoding.name().as_bytes()).unwrap();
+        body = compressed;
+    }
     Response::Message {
-        headers: echo(&call.headers, INITIAL, Literals::new()),
-        body: framed(&response),
+        headers,
+        body,
         trailers: Some(echo(&call.headers, TRAILING, ok())),
     }
 }

@@ -12,6 +12,7 @@ use rsf_core::metrics::Metrics;
 use rsf_core::runtime::IoRuntime;
 use rsf_core::server::dedup::DedupStore;
 use rsf_core::server::{ProviderBuilder, ProviderError, ProviderIdentity, ServerInterceptor, Service};
+use rsf_core::wire::Compression;
 use rsf_core::wire::http2::ServerOptions;
 use rsf_registry::agent::{AgentError, RegistrationRequest};
 use rsf_registry::record::ProvidedService;
@@ -40,6 +41,7 @@ pub struct ApplicationBuilder {
     server_interceptors: Vec<AddInterceptor>,
     dedup: Option<Arc<dyn DedupStore>>,
     balancers: Balancers,
+    compression: Option<Compression>,
 }
 
 type AddInterceptor = Box<dyn FnOnce(ProviderBuilder) -> ProviderBuilder + Send>;
@@ -97,6 +99,7 @@ impl ApplicationBuilder {
             server_interceptors: Vec::new(),
             dedup: None,
             balancers: Balancers::new(),
+            compression: None,
         }
     }
 
@@ -162,6 +165,13 @@ impl ApplicationBuilder {
     /// Registers a way to choose instances that policies may name as `"balance": "custom:<name>"`.
     pub fn balancer(mut self, name: &str, balancer: impl Balancer) -> Self {
         self.balancers = self.balancers.with(name, balancer);
+        self
+    }
+
+    /// Compresses the messages of unary calls: all requests that are large enough, and the replies to consumers that accept
+    /// it. Default: none is; those that come compressed are read in any case. Worth it between data centres, hardly within.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
         self
     }
 
@@ -246,7 +256,7 @@ impl ApplicationBuilder {
             zone: settings.zone.clone(),
             instance: instance.clone(),
             runtime: runtime.clone(),
-            wire: settings.wire.client(),
+            wire: settings.wire.client(self.compression),
             control,
             policies: policies.clone(),
             metrics: metrics.clone(),
@@ -301,7 +311,11 @@ impl ApplicationBuilder {
         let serving = match (port, &provider) {
             (Some((listener, _)), Some(provider)) => {
                 provider.set_serving(true).await;
-                let (options, drain) = (ServerOptions::default(), goaway.clone());
+                let (drain, compression) = (goaway.clone(), self.compression);
+                let options = ServerOptions {
+                    compression,
+                    ..ServerOptions::default()
+                };
                 let serving = settings.wire.serve(listener, provider.clone(), options, drain);
                 Some(tokio::spawn(serving))
             }

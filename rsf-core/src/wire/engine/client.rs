@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header::HeaderMap;
 use http_body_util::BodyExt as _;
 use rsf_wire::bridge::HttpClient;
+use rsf_wire::compression::{ACCEPTED, read};
 use rsf_wire::message::{MessageError, unframe};
 use rsf_wire::{CallError, Client, ErrorCode, Life, Limits, Reply, Request, StreamError};
 use tokio::net::TcpStream;
@@ -18,18 +19,20 @@ use super::socket::set_up;
 use crate::error::framework_status;
 use crate::outcome::Reason;
 use crate::status::Status;
+use crate::wire::compression::bad_message;
 use crate::wire::greeting::Greeting;
 use crate::wire::headers::{CALLER, IMPLEMENTATION, TARGET};
-use crate::wire::status_header::{from_http, read_status};
+use crate::wire::status_header::{GRPC_ENCODING, from_http, read_status};
 use crate::wire::{
-    ConnectError, Connection, ConnectionState, Fate, Keepalive, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot,
-    Target, UnaryReply, UnaryRequest, Wire, WireError,
+    Compression, ConnectError, Connection, ConnectionState, Fate, Keepalive, MAX_HEADER_BYTES,
+    MAX_MESSAGE_BYTES, Slot, Target, UnaryReply, UnaryRequest, Wire, WireError,
 };
 
 /// gRPC over TCP by RSF's own engine, without TLS.
 #[derive(Debug, Clone)]
 pub struct EngineWire {
     limits: Limits,
+    compression: Option<Compression>,
 }
 
 impl Default for EngineWire {
@@ -39,7 +42,10 @@ impl Default for EngineWire {
             header_list_bytes: MAX_HEADER_BYTES,
             ..Limits::default()
         };
-        EngineWire { limits }
+        EngineWire {
+            limits,
+            compression: None,
+        }
     }
 }
 
@@ -47,6 +53,13 @@ impl EngineWire {
     /// A wire with the limits of [`crate::wire`].
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With requests that are compressed, and replies that may be.
+    #[must_use]
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
     }
 
     /// With connections that are replaced after so many calls, instead of 2³⁰: streams have numbers, and they run out.
@@ -60,7 +73,7 @@ impl EngineWire {
 impl Wire for EngineWire {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
         let (address, keepalive) = (target.address.clone(), target.keepalive);
-        let limits = self.limits.clone();
+        let (limits, compression) = (self.limits.clone(), self.compression);
         Box::pin(async move {
             let failed = |reason: String| ConnectError {
                 address: address.clone(),
@@ -77,7 +90,8 @@ impl Wire for EngineWire {
             })?;
             set_up(&stream).map_err(|e| failed(e.to_string()))?;
             let (stream, greeted) = Greeting::of(stream);
-            let connection = EngineConnection::start(stream, &address, keepalive, limits);
+            let mut connection = EngineConnection::start(stream, &address, keepalive, limits);
+            connection.compression = compression;
             let silent = |_| failed("the connection closed before the peer's first HTTP/2 frame".to_owned());
             greeted.await.map_err(silent)?;
             Ok(Arc::new(connection) as Arc<dyn Connection>)
@@ -88,6 +102,7 @@ impl Wire for EngineWire {
 struct EngineConnection {
     client: Arc<Client>,
     state: watch::Sender<ConnectionState>,
+    compression: Option<Compression>,
 }
 
 impl EngineConnection {
@@ -116,7 +131,11 @@ impl EngineConnection {
             }
         });
         let client = Arc::new(client);
-        EngineConnection { client, state }
+        EngineConnection {
+            client,
+            state,
+            compression: None,
+        }
     }
 }
 
@@ -131,7 +150,7 @@ fn state_of(life: Life) -> ConnectionState {
 
 impl Connection for EngineConnection {
     fn send(&self, request: &UnaryRequest<'_>) -> Slot {
-        let mut constant: [(&str, &[u8]); 3] = [("", b""); 3];
+        let mut constant: [(&str, &[u8]); 5] = [("", b""); 5];
         let mut count = 0;
         let named = [
             (&CALLER, request.caller),
@@ -144,11 +163,21 @@ impl Connection for EngineConnection {
                 count += 1;
             }
         }
+        let mut compressed = None;
+        if let Some(compression) = &self.compression {
+            constant[count] = ("grpc-accept-encoding", ACCEPTED.as_bytes());
+            count += 1;
+            compressed = compression.of(request.frame);
+            if compressed.is_some() {
+                constant[count] = ("grpc-encoding", compression.encoding.name().as_bytes());
+                count += 1;
+            }
+        }
         let slot = self.client.send(Request {
             path: request.path.as_str(),
             constant: &constant[..count],
             varying: fields::varying(request),
-            body: request.frame.bytes().clone(),
+            body: compressed.unwrap_or_else(|| request.frame.bytes().clone()),
         });
         Slot(slot.0)
     }
@@ -201,7 +230,7 @@ fn reply(reply: Reply) -> UnaryReply {
     let http_status = reply.headers.get(":status").unwrap_or_default();
     if http_status == b"200" && reply.grpc_status() == Some(0) {
         return UnaryReply {
-            result: message(&reply.body)
+            result: message(&reply)
                 .and_then(|message| message.ok_or_else(|| malformed("the reply is OK but holds no message"))),
             metadata: fields::metadata(&reply.headers, reply.trailers.as_ref()),
         };
@@ -219,7 +248,7 @@ fn reply(reply: Reply) -> UnaryReply {
                 format!("the peer answered with HTTP {number} and no gRPC status"),
             )
         }
-        None => message(&reply.body)
+        None => message(&reply)
             .err()
             .unwrap_or_else(|| malformed("the reply has no grpc-status")),
     };
@@ -229,29 +258,19 @@ fn reply(reply: Reply) -> UnaryReply {
     }
 }
 
-fn message(body: &Result<Bytes, MessageError>) -> Result<Option<Bytes>, Status> {
-    let message = body.as_ref().map_err(MessageError::clone).and_then(unframe);
+fn message(reply: &Reply) -> Result<Option<Bytes>, Status> {
+    let body = reply.body.as_ref().map_err(MessageError::clone);
+    let message = body.and_then(|body| match unframe(body) {
+        Err(MessageError::Compressed) => {
+            read(body, reply.headers.get(GRPC_ENCODING.as_str()), MAX_MESSAGE_BYTES)
+        }
+        other => other,
+    });
     message.map_err(|error| match error {
         // What this side cannot read was handled over there: no word of ours may look like the peer's refusal.
-        MessageError::Compressed => malformed(&error.to_string()),
+        MessageError::UnknownEncoding { .. } => malformed(&error.to_string()),
         _ => bad_message(&error),
     })
-}
-
-/// A message that cannot be read, as a status with its reason.
-pub(super) fn bad_message(error: &MessageError) -> Status {
-    match error {
-        MessageError::TooLarge { limit } => framework_status(
-            Reason::TooLarge,
-            format!(
-                "the message is too large, at most {limit} bytes are allowed; split it, or raise the limit"
-            ),
-        ),
-        MessageError::Compressed => framework_status(Reason::Unimplemented, error.to_string()),
-        MessageError::Length { .. } | MessageError::Prefix => {
-            framework_status(Reason::Malformed, error.to_string())
-        }
-    }
 }
 
 fn malformed(problem: &str) -> Status {

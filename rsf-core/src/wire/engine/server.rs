@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use rsf_wire::compression::read;
 use rsf_wire::message::{MessageError, unframe};
 use rsf_wire::server::{Handling, Serving};
 use rsf_wire::{Call, Handler, Headers, Keepalive, Limits, Literals, Response, Route, StreamingCall, bridge};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::client::bad_message;
 use super::fields;
 use super::socket::set_up;
 use crate::error::framework_status;
@@ -19,13 +19,16 @@ use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::{Code, Status};
 use crate::wire::accept::accept;
-use crate::wire::answer::answer;
+use crate::wire::answer::{Terms, answer};
 use crate::wire::budget::FREE_BYTES;
+use crate::wire::compression::{READABLE, bad_message};
 use crate::wire::headers::{GRPC, IMPLEMENTATION};
 use crate::wire::http2::ServerOptions;
 use crate::wire::load_report::{LOAD_METRICS, Reporter};
-use crate::wire::status_header::{GRPC_ENCODING, GRPC_STATUS, GRPC_TIMEOUT, parse_timeout, write_status};
-use crate::wire::{Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
+use crate::wire::status_header::{
+    GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_STATUS, GRPC_TIMEOUT, parse_timeout, write_status,
+};
+use crate::wire::{Compression, Dispatch, InboundReply, InboundRequest, MAX_HEADER_BYTES};
 
 /// Serves as [`crate::wire::http2::serve`] does.
 pub async fn serve(
@@ -65,7 +68,7 @@ async fn serve_connection(
     let handler = Arc::new(Dispatching {
         dispatch,
         reporter: Arc::new(Reporter::new()),
-        body_timeout: options.body_timeout,
+        terms: options.terms(),
     });
     let served = rsf_wire::serve(stream, handler, limits, drain.cancelled_owned()).await;
     if let Err(error) = served {
@@ -77,7 +80,7 @@ async fn serve_connection(
 struct Dispatching {
     dispatch: Arc<dyn Dispatch>,
     reporter: Arc<Reporter>,
-    body_timeout: Duration,
+    terms: Terms,
 }
 
 impl Handler for Dispatching {
@@ -92,10 +95,10 @@ impl Handler for Dispatching {
 
     fn stream(&self, call: StreamingCall) -> Serving {
         let (dispatch, reporter) = (self.dispatch.clone(), self.reporter.clone());
-        let body_timeout = self.body_timeout;
+        let terms = self.terms;
         Box::pin(async move {
             if let Some((request, to)) = bridge::request(call) {
-                let response = answer(dispatch, &reporter, body_timeout, request).await;
+                let response = answer(dispatch, &reporter, terms, request).await;
                 bridge::respond(to, response, false).await;
             }
         })
@@ -116,6 +119,17 @@ impl Handler for Dispatching {
             Ok(timeout) => timeout,
             Err(status) => return Some(Box::pin(std::future::ready(refusal(&status)))),
         };
+        let accepted = |compression: &Compression| {
+            compression.is_accepted(call.headers.get(GRPC_ACCEPT_ENCODING.as_str()))
+        };
+        let compression = self.terms.compression.filter(accepted);
+        let (dispatch, reporter) = (self.dispatch.clone(), self.reporter.clone());
+        if call.body.as_ref().is_ok_and(|body| body.first() == Some(&1)) {
+            return Some(Box::pin(async move {
+                let reply = compressed(call, timeout, &*dispatch).await;
+                response(reply, reporter.due(&*dispatch), compression)
+            }));
+        }
         let request = InboundRequest {
             message: message(call.body, &*self.dispatch),
             timeout,
@@ -123,10 +137,9 @@ impl Handler for Dispatching {
             peer: None,
         };
         let handled = self.dispatch.unary(method, request);
-        let (dispatch, reporter) = (self.dispatch.clone(), self.reporter.clone());
         Some(Box::pin(async move {
             let reply = handled.await;
-            response(reply, reporter.due(&*dispatch))
+            response(reply, reporter.due(&*dispatch), compression)
         }))
     }
 
@@ -172,6 +185,31 @@ fn implementation(headers: &Headers) -> &str {
     std::str::from_utf8(name).unwrap_or_default()
 }
 
+/// Handles a request whose message is compressed. It is admitted first: what it unfolds to costs time and memory.
+async fn compressed(call: Call, timeout: Option<Duration>, dispatch: &dyn Dispatch) -> InboundReply {
+    let (method, limit) = (call.route, dispatch.max_message_bytes());
+    let encoding = call.headers.get(GRPC_ENCODING.as_str()).map(<[u8]>::to_vec);
+    let metadata = Metadata::from_fields(call.headers);
+    let mut held = None;
+    let message = dispatch.admit(method, &metadata, None).and_then(|()| {
+        let body = call.body.map_err(|error| bad_message(&error))?;
+        let message = read(&body, encoding.as_deref(), limit).map_err(|error| bad_message(&error))?;
+        let message = message.unwrap_or_default();
+        let bytes = body.len() + message.len();
+        if bytes > FREE_BYTES {
+            dispatch.hold_body(&mut held, bytes)?;
+        }
+        Ok(message)
+    });
+    let request = InboundRequest {
+        message,
+        timeout,
+        metadata,
+        peer: None,
+    };
+    dispatch.unary(method, request).await
+}
+
 fn message(body: Result<Bytes, MessageError>, dispatch: &dyn Dispatch) -> Result<Bytes, Status> {
     match body.and_then(|body| unframe(&body)) {
         Ok(Some(message)) => Ok(message),
@@ -186,7 +224,7 @@ fn message(body: Result<Bytes, MessageError>, dispatch: &dyn Dispatch) -> Result
     }
 }
 
-fn response(reply: InboundReply, load: Option<HeaderValue>) -> Response {
+fn response(reply: InboundReply, load: Option<HeaderValue>, compression: Option<Compression>) -> Response {
     let (frame, metadata) = match reply {
         Ok(reply) => reply.into_parts(),
         Err(status) => return refusal_with(&status, load),
@@ -197,9 +235,19 @@ fn response(reply: InboundReply, load: Option<HeaderValue>) -> Response {
         metadata.write_to(&mut map);
         headers = fields::literals(&map);
     }
+    let compressed =
+        compression.and_then(|compression| Some((compression.of(&frame)?, compression.encoding)));
+    let body = match compressed {
+        Some((body, encoding)) => {
+            let pushed = headers.push(GRPC_ENCODING.as_str(), encoding.name().as_bytes());
+            debug_assert!(pushed.is_ok(), "{encoding:?}");
+            body
+        }
+        None => frame.bytes().clone(),
+    };
     Response::Message {
         headers,
-        body: frame.bytes().clone(),
+        body,
         trailers: load.map(|load| {
             let mut trailers = HeaderMap::with_capacity(2);
             trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
@@ -219,7 +267,7 @@ fn refusal_with(status: &Status, load: Option<HeaderValue>) -> Response {
         trailers.insert(LOAD_METRICS, load);
     }
     if status.code() == Code::Unimplemented {
-        trailers.insert(GRPC_ENCODING, HeaderValue::from_static("identity"));
+        trailers.insert(GRPC_ACCEPT_ENCODING, READABLE);
     }
     write_status(status, &mut trailers);
     Response::Status(fields::literals(&trailers))

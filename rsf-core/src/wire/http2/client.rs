@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,13 +19,14 @@ use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
 use crate::wire::body::{OutBody, Received, receive};
+use crate::wire::compression::READABLE;
 use crate::wire::greeting::Greeting;
 use crate::wire::headers::{Varying, request_headers};
 use crate::wire::pending::PendingCalls;
-use crate::wire::status_header::{from_http, read_status};
+use crate::wire::status_header::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, from_http, read_status};
 use crate::wire::{
-    ConnectError, Connection, ConnectionState, Fate, Keepalive, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, Slot,
-    Target, UnaryReply, UnaryRequest, Wire, WireError,
+    Compression, ConnectError, Connection, ConnectionState, Fate, Keepalive, MAX_HEADER_BYTES,
+    MAX_MESSAGE_BYTES, Slot, Target, UnaryReply, UnaryRequest, Wire, WireError,
 };
 
 /// Bytes that may be under way before the reader asks for more: a stream's and a connection's.
@@ -34,18 +35,28 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// gRPC over TCP and HTTP/2 without TLS.
 #[derive(Debug, Clone, Default)]
-pub struct Http2Wire {}
+pub struct Http2Wire {
+    compression: Option<Compression>,
+}
 
 impl Http2Wire {
     /// A wire with the limits of [`crate::wire`].
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// With requests that are compressed, and replies that may be.
+    #[must_use]
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
 }
 
 impl Wire for Http2Wire {
     fn connect(&self, target: &Target) -> BoxFuture<'static, Result<Arc<dyn Connection>, ConnectError>> {
         let (address, keepalive) = (target.address.clone(), target.keepalive);
+        let compression = self.compression;
         Box::pin(async move {
             let failed = |reason: String| ConnectError {
                 address: address.clone(),
@@ -64,7 +75,7 @@ impl Wire for Http2Wire {
             })?;
             stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
             let (stream, greeted) = Greeting::of(stream);
-            let connection = handshake(stream, authority, keepalive)
+            let connection = handshake(stream, authority, keepalive, compression)
                 .await
                 .map_err(|e| failed(e.to_string()))?;
             let silent = |_| failed("the connection closed before the peer's first HTTP/2 frame".to_owned());
@@ -78,6 +89,7 @@ async fn handshake(
     stream: Greeting,
     base: Uri,
     keepalive: Option<Keepalive>,
+    compression: Option<Compression>,
 ) -> Result<Http2Connection, hyper::Error> {
     let state = watch::Sender::new(ConnectionState::Ready);
     let tasks = Tasks {
@@ -107,6 +119,7 @@ async fn handshake(
     });
     Ok(Http2Connection {
         base,
+        compression,
         sender: Mutex::new(Some(sender)),
         pending: PendingCalls::default(),
         names_sent: AtomicBool::new(false),
@@ -142,6 +155,7 @@ where
 
 struct Http2Connection {
     base: Uri,
+    compression: Option<Compression>,
     sender: Mutex<Option<SendRequest<OutBody>>>,
     pending: PendingCalls,
     /// The names of varying headers are in the peer's table: a request has put them there.
@@ -181,9 +195,18 @@ impl Http2Connection {
 
 impl Connection for Http2Connection {
     fn send(&self, request: &UnaryRequest<'_>) -> Slot {
-        let headers = request_headers(request, self.varying());
+        let mut headers = request_headers(request, self.varying());
+        let mut compressed = None;
+        if let Some(compression) = &self.compression {
+            headers.insert(GRPC_ACCEPT_ENCODING, READABLE);
+            compressed = compression.of(request.frame);
+            if compressed.is_some() {
+                let encoding = HeaderValue::from_static(compression.encoding.name());
+                headers.insert(GRPC_ENCODING, encoding);
+            }
+        }
         let body = OutBody::Unary {
-            data: Some(request.frame.bytes().clone()),
+            data: Some(compressed.unwrap_or_else(|| request.frame.bytes().clone())),
             trailers: None,
         };
         let mut message = http::Request::new(body);
@@ -319,7 +342,8 @@ async fn reply(response: http::Response<hyper::body::Incoming>) -> Result<UnaryR
             metadata: Metadata::from_headers(parts.headers),
         });
     }
-    let (message, trailers) = match receive(body, MAX_MESSAGE_BYTES, |_| Ok(())).await {
+    let encoding = parts.headers.get(GRPC_ENCODING).map(HeaderValue::as_bytes);
+    let (message, trailers) = match receive(body, encoding, MAX_MESSAGE_BYTES, |_| Ok(())).await {
         Received::Message(message, trailers) => (Some(message), trailers),
         Received::Nothing(trailers) => (None, trailers),
         Received::Bad(status) => {

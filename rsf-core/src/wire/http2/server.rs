@@ -10,9 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::accept::accept;
-use crate::wire::answer::answer;
+use crate::wire::answer::{Terms, answer};
 use crate::wire::load_report::Reporter;
-use crate::wire::{Dispatch, MAX_HEADER_BYTES};
+use crate::wire::{Compression, Dispatch, MAX_HEADER_BYTES};
 
 /// What a listening port allows.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct ServerOptions {
     pub keepalive_interval: Duration,
     /// Time without an answer to a PING after which the connection is closed. Default 10 s.
     pub keepalive_timeout: Duration,
+    /// Which replies of unary calls are compressed, for consumers that accept it. Default: none.
+    pub compression: Option<Compression>,
 }
 
 impl Default for ServerOptions {
@@ -45,6 +47,16 @@ impl Default for ServerOptions {
             in_place_time: Duration::from_micros(100),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
+            compression: None,
+        }
+    }
+}
+
+impl ServerOptions {
+    pub(in crate::wire) fn terms(&self) -> Terms {
+        Terms {
+            body_timeout: self.body_timeout,
+            compression: self.compression,
         }
     }
 }
@@ -70,10 +82,10 @@ async fn serve_connection(
     options: ServerOptions,
     drain: CancellationToken,
 ) {
-    let (reporter, body_timeout) = (Arc::new(Reporter::new()), options.body_timeout);
+    let (reporter, terms) = (Arc::new(Reporter::new()), options.terms());
     let service = hyper::service::service_fn(move |request| {
         let (dispatch, reporter) = (dispatch.clone(), reporter.clone());
-        async move { Ok::<_, Infallible>(answer(dispatch, &reporter, body_timeout, request).await) }
+        async move { Ok::<_, Infallible>(answer(dispatch, &reporter, terms, request).await) }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
