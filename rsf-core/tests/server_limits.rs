@@ -11,18 +11,22 @@ mod support;
 #[path = "support/line.rs"]
 mod line;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use rsf_core::client::Channel;
 use rsf_core::context::Context;
 use rsf_core::message::{Request, Response};
+use rsf_core::metadata::Metadata;
 use rsf_core::method::ServiceDescriptor;
 use rsf_core::outcome::Reason;
 use rsf_core::server::{CallScope, Handled, Provider, Service};
 use rsf_core::status::{Code, Status};
+use rsf_core::wire::{Dispatch, InboundReply, InboundRequest};
 use support::{Echo, Fleet, GET, Kind, Note, PUT, Peer, counted, eventually, note, number};
 use tokio::time::Instant;
 
@@ -123,6 +127,55 @@ async fn a_call_that_is_polled_past_its_end_gives_its_place_back_once() {
         assert_eq!(echo.counts().ended, round, "it was let in");
         assert_eq!(counted(&node.registry, "rsf_server_calls_underway", ""), 0);
     }
+}
+
+/// Panics when it has made the handler's future.
+struct Clumsy(Arc<Echo>);
+
+impl Service for Clumsy {
+    fn descriptor(&self) -> &ServiceDescriptor {
+        self.0.descriptor()
+    }
+
+    fn call(self: Arc<Self>, method: usize, request: Request<Bytes>, scope: CallScope) -> Handled {
+        let _made = self.0.clone().call(method, request, scope);
+        panic!("the service's own panic")
+    }
+}
+
+/// A call of `Put` as a wire hands it in.
+fn handed_in(node: &support::Node) -> BoxFuture<'static, InboundReply> {
+    let method = node.provider.method("/test.v1.Echo/Put", "").unwrap();
+    let request = InboundRequest {
+        message: Ok(Bytes::new()),
+        timeout: None,
+        metadata: Metadata::new(),
+        peer: None,
+    };
+    node.provider.unary(method, request)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_its_calls_own_only_where_the_service_is_being_called() {
+    let fleet = Fleet::in_test();
+    let (echo, _gate) = Echo::gated();
+    let errors = |node: &support::Node| {
+        assert_eq!(counted(&node.registry, "rsf_server_calls_underway", ""), 0);
+        ["panic", "cancelled"].map(|reason| counted(&node.registry, "rsf_call_errors_total", reason))
+    };
+    let node = fleet.provide(Arc::new(Clumsy(echo.clone())));
+    let status = handed_in(&node).await.map(drop).unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert_eq!(errors(&node), [1, 0]);
+    // One that nobody has polled goes with somebody else's panic.
+    let node = fleet.provide(echo);
+    let call = handed_in(&node);
+    let other = || {
+        let _held = call;
+        panic!("somebody else's panic")
+    };
+    assert!(std::panic::catch_unwind(AssertUnwindSafe(other)).is_err());
+    assert_eq!(errors(&node), [0, 1]);
 }
 
 #[tokio::test(start_paused = true)]

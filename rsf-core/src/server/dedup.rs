@@ -3,12 +3,13 @@
 //! 1. [`store`]: what is asked of the place where claims and outcomes stand.
 //! 2. [`memory`]: that place in the process's own memory. (Redis is `rsf-registry`'s.)
 //! 3. `outcome`: how an outcome is stored and replayed.
-//! 4. `mute`: keeps calls from waiting for a store that gives no answer.
+//! 4. `asking`: one operation of the store, whatever it does; `mute` keeps calls from waiting for one that gives no answer.
 //! 5. `backlog`: what is to be told to a store that has failed.
 //! 6. `owner`: the side of the call that came first: it claims, runs the handler, and stores what came of it.
 //!
 //! Here is the stage itself, and the side of the duplicate: it waits for the first call's outcome and replays it.
 
+mod asking;
 mod backlog;
 mod memory;
 mod mute;
@@ -24,7 +25,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 pub use memory::MemoryDedup;
@@ -32,11 +33,13 @@ pub use store::{
     Claim, Claimed, DedupKey, DedupStore, DedupStoreError, Entry, EntryState, Held, PayloadHash,
 };
 
+use asking::Failed;
 use backlog::{Backlog, End};
 use mute::Mute;
 use outcome::Outcome;
 use owner::{Begun, Owner};
 
+use super::observe::panicked_around;
 use super::provider::HostedMethod;
 use super::stack::{InboundCall, Stage};
 use crate::error::framework_status;
@@ -207,37 +210,6 @@ impl Once {
         }
     }
 
-    /// One operation of the store, within its time. While the store is mute, one operation at a time asks it, and all
-    /// others fail at once: they would hold their places in the pool for nothing.
-    async fn asked<T>(
-        &self,
-        operation: impl Future<Output = Result<T, DedupStoreError>>,
-    ) -> Result<T, Failed> {
-        let Some(probe) = self.shared.mute.enter() else {
-            return Err(Failed {
-                asked: false,
-                why: "the store of outcomes gives no answer".to_owned(),
-            });
-        };
-        let limit = self.rules.store_timeout_ms;
-        let why = match timeout(Duration::from_millis(limit), operation).await {
-            Ok(result) => {
-                probe.answered();
-                match result {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) => error.to_string(),
-                }
-            }
-            Err(_) => {
-                probe.gave_no_answer();
-                format!(
-                    "the store of outcomes gave no answer within {limit} ms (policy provider.dedup.store_timeout_ms)"
-                )
-            }
-        };
-        Err(Failed { asked: true, why })
-    }
-
     /// Answers a duplicate with the first call's outcome, waiting for it where it is not there yet.
     async fn follow(&self, entry: Entry) -> Result<Response<Frame>, Status> {
         let (first, own) = (entry.payload, self.claim.payload);
@@ -304,7 +276,7 @@ impl Once {
             let next = Instant::now() + pause.mul_f64(0.75 + 0.25 * fastrand::f64());
             sleep_until(next.min(until)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            match self.asked(self.store().look(&self.key)).await {
+            match self.asked(|| self.store().look(&self.key)).await {
                 Ok(Some(entry)) if entry.state == EntryState::Released => return Err(self.released()),
                 Ok(Some(entry)) => {
                     if let Some(answer) = self.ended(entry.state, |metrics| &metrics.waited) {
@@ -314,6 +286,7 @@ impl Once {
                 Ok(None) => {
                     return Err(self.unknown("the store of outcomes has lost its claim"));
                 }
+                Err(Failed { panicked: true, .. }) => return Err(panicked_around(&self.method)),
                 // What stood there a moment ago was in progress; perhaps the store is back before the time is over.
                 Err(Failed { why, .. }) => {
                     tracing::debug!(method = self.method.path, why, "looking for an outcome");
@@ -379,13 +352,6 @@ fn told(method: &HostedMethod, held: Held) {
 /// Not in the key: of one call's attempts some may meet instances that ask for no proof yet, and yet it runs once.
 fn marked(hash: PayloadHash) -> PayloadHash {
     hash.map(|byte| !byte)
-}
-
-/// An operation of the store that came to nothing.
-struct Failed {
-    /// Whether the store may have done it all the same; otherwise it was not asked.
-    asked: bool,
-    why: String,
 }
 
 /// A duplicate's place among those that wait; it returns on drop.

@@ -1,6 +1,7 @@
 //! A handler's future and what stands around it, in one allocation: most calls wait for nothing else, and theirs is all
 //! that is left of the path once they are let in.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::context::{Carried, Context, Scoped};
 use crate::metadata::Metadata;
 use crate::moment::{Moment, nanos};
 use crate::outcome::Reason;
-use crate::status::Code;
+use crate::status::{Code, Status};
 use crate::timer::Timer;
 use crate::wire::InboundReply;
 use crate::wire::headers::REPLAYED;
@@ -152,7 +153,6 @@ fn poll_to_the_end<F: Future<Output = InboundReply>>(
     ending: &mut Ending,
     cx: &mut TaskContext<'_>,
 ) -> Poll<InboundReply> {
-    ending.polled = true;
     // The answer is left in its place: what passes through `catch_unwind` is moved twice.
     let mut answer = None;
     let poll = || {
@@ -164,31 +164,53 @@ fn poll_to_the_end<F: Future<Output = InboundReply>>(
     };
     // Nothing of ours is left half-changed, and nobody looks at what is left of the handler.
     let caught = catch_unwind(AssertUnwindSafe(poll));
-    let returned = answer.is_some();
-    let answer = match (caught, answer) {
-        (Ok(()), Some(mut answer)) => {
-            conclude(handled.context(), &mut answer);
-            answer
-        }
-        (Ok(()), None) => {
-            if ending.over {
-                // It has answered and is polled again, against the rules: what it had taken is given back already.
-                return Poll::Pending;
-            }
-            if !ending.is_late(handled.as_mut().context(), cx) {
-                return Poll::Pending;
-            }
-            handled.cancel();
-            Err(outlived(&ending.method))
-        }
-        (Err(_), _) => {
-            // What is left of it goes before its places do, and may panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(|| handled.cancel()));
-            Err(panicked(&ending.method, &ending.shared.panics))
-        }
-    };
-    ending.end(&answer, returned);
-    Poll::Ready(answer)
+    let returned = caught.is_ok() && answer.is_some();
+    if let (true, Some(answer)) = (returned, &mut answer) {
+        conclude(handled.context(), answer);
+    } else {
+        answer = without_return(caught.is_err(), handled, ending, cx).map(Err);
+    }
+    if let Some(answer) = &answer {
+        ending.end(answer, returned);
+    }
+    answer.map_or(Poll::Pending, Poll::Ready)
+}
+
+/// What is said for a handler that has not returned, where anything is to be said by now.
+#[inline(never)]
+fn without_return<F: Future<Output = InboundReply>>(
+    has_panicked: bool,
+    mut handled: Pin<&mut Scoped<F>>,
+    ending: &mut Ending,
+    cx: &TaskContext<'_>,
+) -> Option<Status> {
+    if has_panicked {
+        // What is left of it goes before its places do, and may panic as well.
+        let _ = catch_unwind(AssertUnwindSafe(|| handled.cancel()));
+        return Some(panicked(&ending.method, &ending.shared.panics));
+    }
+    // Where it has answered and is polled again, against the rules, what it had taken is given back already.
+    if ending.over || !ending.is_late(handled.as_mut().context(), cx) {
+        return None;
+    }
+    handled.cancel();
+    Some(outlived(&ending.method))
+}
+
+thread_local! {
+    /// Whether a service is being called on this thread, which makes a handler's future and polls none.
+    static CALLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What `call` makes, which calls a service; `None` where it panics. Then its call's [`Ending`] is counted as such.
+#[inline(always)]
+pub(super) fn calling<T>(call: impl FnOnce() -> T) -> Option<T> {
+    // Services may call others in their place.
+    let before = CALLING.replace(true);
+    // What a service leaves behind is its own.
+    let made = catch_unwind(AssertUnwindSafe(call)).ok();
+    CALLING.set(before);
+    made
 }
 
 /// What a call has taken that goes straight to its handler, and gives back with it: its places in the limits, and its part of
@@ -201,7 +223,6 @@ pub(super) struct Ending {
     arrived: Instant,
     /// Whether its handler's time is noted.
     timed: bool,
-    polled: bool,
     over: bool,
     /// Only where it is needed: most handlers are done when they are first polled.
     timer: Option<Box<Timer>>,
@@ -223,7 +244,6 @@ impl Ending {
             shared: shared.clone(),
             groups,
             arrived,
-            polled: false,
             over: false,
             timer: None,
         }
@@ -267,8 +287,9 @@ impl Ending {
     fn abandon(&mut self) {
         let took = self.arrived.elapsed();
         self.give_back(took, false);
-        // A handler's own panic is caught where it is polled. One that comes later is somebody else's on the same task.
-        match !self.polled && std::thread::panicking() {
+        // A handler's own panic is caught where it is polled. What else unwinds here is somebody else's on the same task, unless
+        // the service itself is being called.
+        match CALLING.get() && std::thread::panicking() {
             true => {
                 let error = Some((Code::Internal, Reason::Panic));
                 self.method.metrics.ended(nanos(took), error);

@@ -1,6 +1,6 @@
 //! Where the path of an incoming call is composed, and what its stages hand to each other.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::admission::{Admit, Deadline};
 use super::authorize::Authorize;
 use super::blocking::on_thread;
 use super::dedup::{self, Dedup};
-use super::handling::{CallScope, Ending, Handled};
+use super::handling::{CallScope, Ending, Handled, calling};
 use super::intercept::{Intercept, ServerInterceptors};
 use super::limits::{Groups, Places, Pool, PoolLimits, ThresholdPlace, threshold};
 use super::observe::{Catch, Measured, panicked, panicked_around};
@@ -118,7 +118,18 @@ impl ServerStack {
             Err(status) => return refused(method, call.arrived, status),
         };
         match self.goes_straight(method) && self.shared.pool.take_at_once(&method.limits) {
-            true => self.handle(method, call, groups),
+            true => {
+                // Taken apart where it lies: as a whole it would be copied. What is left of it is empty.
+                let InboundCall {
+                    method: held,
+                    arrived,
+                    message,
+                    context,
+                    ..
+                } = call;
+                let ending = Ending::begin(held, &self.shared, groups, arrived);
+                self.handle(method, message, context, ending)
+            }
             false => self.make_wait(call, groups),
         }
     }
@@ -134,11 +145,11 @@ impl ServerStack {
     fn handle(
         &self,
         method: &Arc<HostedMethod>,
-        call: InboundCall,
-        groups: Groups,
+        message: Result<Bytes, Status>,
+        context: Carried,
+        mut ending: Ending,
     ) -> BoxFuture<'static, InboundReply> {
-        let mut ending = Ending::begin(call.method, &self.shared, groups, call.arrived);
-        let message = match call.message {
+        let message = match message {
             Ok(message) => message,
             Err(status) => {
                 let answer = Err(status);
@@ -146,13 +157,13 @@ impl ServerStack {
                 return Box::pin(std::future::ready(answer));
             }
         };
-        let request = Request::from_parts(message, call.context.metadata().clone());
+        let request = Request::from_parts(message, context.metadata().clone());
         let (service, place) = (method.service.clone(), method.place);
-        let scope = CallScope::straight(call.context, ending);
+        let scope = CallScope::straight(context, ending);
         // What a service does before its handler's future may panic too.
-        match catch_unwind(AssertUnwindSafe(|| service.call(place, request, scope))) {
-            Ok(Handled(handling)) => handling,
-            Err(_) => {
+        match calling(|| service.call(place, request, scope)) {
+            Some(Handled(handling)) => handling,
+            None => {
                 let status = panicked(method, &self.shared.panics);
                 Box::pin(std::future::ready(Err(status)))
             }

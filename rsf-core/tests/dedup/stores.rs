@@ -222,3 +222,41 @@ async fn a_store_that_panics_under_a_waiting_call_is_told_and_counted_as_a_panic
     assert_eq!(counted(registry, "rsf_call_errors_total", "cancelled"), 0);
     assert_eq!(counted(registry, "rsf_server_calls_underway", ""), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_over_a_claim_is_told_and_counted_as_a_panic() {
+    let echo = numbering();
+    let world = World::of(&echo).await;
+    world.store.set(Mode::Mad);
+    let error = world.put("a", note("x")).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::Internal, Reason::Panic),
+        "{error}"
+    );
+    let registry = &world.nodes[0].registry;
+    assert_eq!(counted(registry, "rsf_call_errors_total", "panic"), 1);
+    assert_eq!(counted(registry, "rsf_server_calls_underway", ""), 0);
+    assert_eq!(echo.counts().began, 0);
+    // It had taken the claim, and is told that nothing has run as soon as it listens.
+    world.store.set(Mode::Up);
+    sleep(ms(500)).await;
+    assert_eq!(world.store.state("a"), Some(EntryState::Released));
+    world.put("a", note("x")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_over_an_outcome_keeps_no_caller_from_it() {
+    let (echo, gate) = Echo::gated();
+    let world = World::of(&echo).await;
+    let call = world.put("a", note("x")).start();
+    began(&echo, 1).await;
+    world.store.set(Mode::Mad);
+    gate.add_permits(1);
+    call.await.unwrap();
+    // The store has done what it was asked for; whoever asks again learns that.
+    world.store.set(Mode::Up);
+    sleep(ms(5_000)).await;
+    world.put("a", note("x")).await.unwrap();
+    assert_eq!((echo.counts().began, world.counted("replayed")), (1, 1));
+}

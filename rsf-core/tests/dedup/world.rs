@@ -58,6 +58,8 @@ pub(crate) enum Mode {
     Mute,
     /// Panics where it is asked what stands there.
     Blind,
+    /// Does what it is asked for, and panics.
+    Mad,
 }
 
 impl Store {
@@ -85,6 +87,10 @@ impl Store {
         let (inner, mode) = (self.inner.lock().clone(), *self.mode.lock());
         let answer = match mode {
             Mode::Up | Mode::Blind => Some(operation(&inner)),
+            Mode::Mad => {
+                let _ = operation(&inner);
+                panic!("the store's own panic");
+            }
             Mode::Down => Some(Err(DedupStoreError {
                 store: "test".to_owned(),
                 reason: "pulled the plug".to_owned(),

@@ -63,6 +63,7 @@ pub fn counted(registry: &prometheus::Registry, name: &str, label: &str) -> u64 
                 + metric.get_histogram().get_sample_count() as f64
         })
         .sum();
+    assert!(sum >= 0.0, "{name} is {sum}: more was counted down than up");
     sum as u64
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::asking::survived;
 use super::store::{Claim, DedupKey};
 use super::{Shared, told};
 use crate::server::provider::HostedMethod;
@@ -81,7 +82,6 @@ impl Shared {
     }
 
     async fn work_off(self: Arc<Self>) {
-        let _place = Place(&self.backlog);
         let mut pause = SHORTEST_PAUSE;
         while let Some(waiting) = self.backlog.next() {
             if waiting.since.elapsed() >= PATIENCE {
@@ -92,8 +92,9 @@ impl Shared {
             let End {
                 key, claim, outcome, ..
             } = &waiting.end;
-            match timeout(ANSWER, self.store.settle(key, claim, outcome.as_ref())).await {
-                Ok(Ok(held)) => {
+            let settling = survived(|| self.store.settle(key, claim, outcome.as_ref()));
+            match timeout(ANSWER, settling).await {
+                Ok(Some(Ok(held))) => {
                     self.mute.answered();
                     told(&waiting.end.method, held);
                     self.backlog.done(&waiting.end);
@@ -101,7 +102,7 @@ impl Shared {
                     continue;
                 }
                 // An error came at once: time is what it needs.
-                Ok(Err(_)) => {
+                Ok(Some(Err(_)) | None) => {
                     sleep(pause.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -134,16 +135,5 @@ impl Backlog {
 
     fn done(&self, end: &End) {
         self.queue.lock().bytes -= end.bytes();
-    }
-}
-
-/// A worker whose store panicked leaves its place to the next one.
-struct Place<'a>(&'a Backlog);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.queue.lock().working = false;
-        }
     }
 }

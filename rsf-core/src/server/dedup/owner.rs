@@ -16,6 +16,7 @@ use crate::error::framework_status;
 use crate::message::Response;
 use crate::outcome::Reason;
 use crate::policy::StoreDown;
+use crate::server::observe::panicked_around;
 use crate::status::Status;
 use crate::timer::at_or_never;
 use crate::wire::Frame;
@@ -46,7 +47,7 @@ impl Owner {
 
     pub(super) async fn claim_and_run<S: Stage>(self, inner: Arc<S>, call: InboundCall) {
         let Owner { once, answer } = self;
-        match once.asked(once.store().claim(&once.key, &once.claim)).await {
+        match once.asked(|| once.store().claim(&once.key, &once.claim)).await {
             Ok(Claimed::Stands(entry)) => {
                 drop(call);
                 let _ = answer.send(Begun::Stands(entry));
@@ -57,6 +58,12 @@ impl Owner {
             Ok(Claimed::New { .. }) => {
                 once.count(|metrics| &metrics.first);
                 once.run(inner, call, answer, true).await;
+            }
+            Err(Failed { panicked: true, .. }) => {
+                drop(call);
+                let _ = answer.send(Begun::Ended(Err(panicked_around(&once.method))));
+                // It may have taken the claim all the same, and nothing has run.
+                once.settle_later(None);
             }
             Err(failed) => once.without_store(inner, call, answer, failed).await,
         }
@@ -83,7 +90,7 @@ impl Once {
         inner: Arc<S>,
         call: InboundCall,
         answer: oneshot::Sender<Begun>,
-        Failed { asked, why }: Failed,
+        Failed { asked, why, .. }: Failed,
     ) {
         tracing::debug!(method = self.method.path, why, "claiming a call");
         match self.rules.store_down {
@@ -169,7 +176,7 @@ impl Once {
 
     async fn settle(&self, outcome: Option<&Bytes>) -> Result<(), Failed> {
         let held = self
-            .asked(self.store().settle(&self.key, &self.claim, outcome))
+            .asked(|| self.store().settle(&self.key, &self.claim, outcome))
             .await?;
         self.held(held);
         Ok(())
@@ -179,7 +186,7 @@ impl Once {
     async fn renew(&self, taken: &AtomicBool) -> Infallible {
         while !taken.load(Ordering::Relaxed) {
             sleep(self.claim.lease / RENEWALS).await;
-            if let Ok(Held::Taken) = self.asked(self.store().renew(&self.key, &self.claim)).await {
+            if let Ok(Held::Taken) = self.asked(|| self.store().renew(&self.key, &self.claim)).await {
                 taken.store(true, Ordering::Relaxed);
                 self.held(Held::Taken);
             }
