@@ -1,4 +1,6 @@
-//! One try of a call at one endpoint: balance → node breaker → endpoint → wire.
+//! One try of a call at one endpoint: balance → node breaker → endpoint → wire. [`verdict`] has what its outcome says.
+
+mod verdict;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,13 +13,16 @@ use super::breaker::{Admission, Failure};
 use super::endpoint::{Connecting, Endpoint, Linked};
 use super::snapshot::ServiceSnapshot;
 use super::stack::{OutboundCall, Outcome};
-use crate::error::{AttemptRecord, REASON, RpcError};
+use crate::error::{AttemptRecord, RpcError};
 use crate::moment::Moment;
 use crate::outcome::Reason;
-use crate::status::{Code, Status};
-use crate::wire::headers::{CALLER, REPLAYED};
+use crate::status::Status;
+use crate::wire::headers::CALLER;
 use crate::wire::load_report::reported;
-use crate::wire::{Fate, Slot, UnaryReply, UnaryRequest, WireError};
+use crate::wire::{Slot, UnaryReply, UnaryRequest, WireError};
+use verdict::unanswered;
+
+pub(super) use verdict::{answered, settle};
 
 /// An attempt under way. Dropped, it is cancelled at the provider and counts neither way.
 pub(super) struct Attempt {
@@ -266,7 +271,11 @@ impl Attempt {
     /// Takes in a reply. It stays where it is: what goes from hand to hand is written each time.
     #[inline(always)]
     fn succeed(&mut self, reply: &UnaryReply, call: &OutboundCall) {
-        self.phase = Phase::Over;
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            // By itself, because the end of all that a phase can be is a function that is called.
+            Phase::Exchanging(linked, _) => drop(linked),
+            other => drop(other),
+        }
         let now = call.now;
         if let Some(headers) = reply.metadata.raw() {
             self.read_load(headers, now);
@@ -319,101 +328,4 @@ impl Drop for Attempt {
         self.endpoint.breaker.release(&mut self.admission);
         self.endpoint.leave();
     }
-}
-
-/// Whether the instance refused because it has too much to do.
-fn is_busy(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ProviderLimit | Reason::QueueFull | Reason::QueueTimeout
-    )
-}
-
-/// What an attempt's outcome says about its instance: to its breaker here, to the balancer by the answer; `None` where
-/// it says nothing. `fair` tells whether the instance had the time to answer.
-pub(super) fn settle(
-    endpoint: &Endpoint,
-    admission: &mut Admission,
-    error: Option<&RpcError>,
-    fair: bool,
-    now: Moment,
-) -> Option<Observed> {
-    let breaker = &endpoint.breaker;
-    Some(match error {
-        // The provider has looked at the clock first. It means the same as its silence would have.
-        Some(error) if error.reason() == Reason::Deadline => {
-            if !fair {
-                breaker.release(admission);
-                return None;
-            }
-            breaker.failed(admission, Failure::Timeout, now);
-            Observed::Failed
-        }
-        Some(error) if error.reason().outcome().node_breaker => {
-            breaker.failed(admission, Failure::Error, now);
-            Observed::Failed
-        }
-        Some(error) if is_busy(error.reason()) => {
-            breaker.failed(admission, Failure::Busy, now);
-            Observed::Refused
-        }
-        // Refused before the handler: says nothing about the instance's health either way.
-        Some(error) if !error.may_have_run() => {
-            breaker.refused(admission, now);
-            Observed::Refused
-        }
-        _ => {
-            breaker.succeeded(admission);
-            Observed::Answered
-        }
-    })
-}
-
-/// What a status that came back means: RSF's reason where the provider named it, else gRPC's conventions. `overdue` tells
-/// whether the call's time was over by then.
-pub(super) fn answered(status: Status, overdue: bool) -> RpcError {
-    let named = status.metadata().get(REASON).and_then(Reason::from_name);
-    let reason = named.unwrap_or(match status.code() {
-        // A replay is the handler's own word: it stays the same, and the instance that passes it on is well.
-        _ if status.metadata().get(REPLAYED).is_some() => Reason::Handler,
-        Code::Unavailable => Reason::Unavailable,
-        Code::Unimplemented => Reason::Unimplemented,
-        // A peer that only knows gRPC watches the same clock, and its word may be here before this side's coarse timer fires.
-        Code::DeadlineExceeded if overdue => Reason::Deadline,
-        _ => Reason::Handler,
-    });
-    // Only a provider that names its reason promises that; a bare code may be the handler's own.
-    let never_ran = matches!(
-        named,
-        Some(
-            Reason::ProviderLimit
-                | Reason::QueueFull
-                | Reason::QueueTimeout
-                | Reason::Denied
-                | Reason::Unauthenticated
-                | Reason::WrongInstance
-                | Reason::WrongShard
-                | Reason::Refused
-                | Reason::Unimplemented
-                | Reason::DedupUnavailable
-        )
-    );
-    RpcError::with_status(reason, !never_ran, status)
-}
-
-fn unanswered(error: WireError) -> RpcError {
-    let (reason, reached) = match error.fate {
-        // The connection was closing: no word about the instance, which a new connection may reach.
-        Fate::NotWritten | Fate::Refused => (Reason::Refused, false),
-        Fate::Written => (Reason::ConnectionLost, true),
-    };
-    let message = match error.fate {
-        Fate::NotWritten => format!("not sent: {}", error.reason),
-        Fate::Refused => format!("refused unseen by the provider: {}", error.reason),
-        Fate::Written => format!(
-            "the connection broke before the reply; the handler may have run: {}",
-            error.reason
-        ),
-    };
-    RpcError::new(reason, reached, message)
 }

@@ -3,7 +3,8 @@
 //! 1. [`rules`]: policy's rules, compiled for the methods of one service.
 //! 2. [`filter`]: what a rule keeps of a set of instances.
 //! 3. [`build`]: the sets that the rules can leave, each one a pool.
-//! 4. [`tree`]: the way from a call to its pool; where zones spill, by their [`health`]. Most calls go the [`usual`] one.
+//! 4. [`tree`]: the rules as questions, and [`walk`]: the way from a call through them to its pool; where zones spill, by their
+//!    [`health`]. Most calls go the [`usual`] one.
 //! 5. [`agreement`]: waiting where a provider knows another owner of the call's shard.
 //! 6. [`explain`]: rule by rule, which instance was removed and why.
 
@@ -15,6 +16,7 @@ mod health;
 pub(super) mod build;
 pub(super) mod tree;
 mod usual;
+mod walk;
 
 mod agreement;
 mod explain;

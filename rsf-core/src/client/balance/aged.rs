@@ -22,10 +22,21 @@ impl Aged {
         self.0.load(Relaxed) >> 32
     }
 
-    /// The bits of positive numbers are in the order of the numbers, so no number has to be made of them.
+    /// The whole word. Words of greater values are greater: the bits of positive numbers are in the order of the numbers.
+    #[inline(always)]
+    pub(super) fn word(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Whether a [`word`](Aged::word)'s value is above this one.
+    #[inline(always)]
+    pub(super) fn is_word_above(word: u64, value: f32) -> bool {
+        word >= (u64::from(value.to_bits()) + 1) << 32
+    }
+
     #[inline(always)]
     pub(super) fn is_above(&self, value: f32) -> bool {
-        self.0.load(Relaxed) >= (u64::from(value.to_bits()) + 1) << 32
+        Aged::is_word_above(self.word(), value)
     }
 
     pub(super) fn get(&self) -> f32 {

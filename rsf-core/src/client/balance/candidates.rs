@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::score::{Measure, Score};
+use super::vitals::Glance;
 use super::{Member, Pool, SCAN_BELOW, Tier, tier};
 use crate::client::endpoint::Endpoint;
 use crate::moment::Moment;
@@ -32,12 +33,10 @@ impl Pool {
             Arc::strong_count(&one.endpoint),
             Arc::strong_count(&other.endpoint),
         );
-        if let (Some(one_has), Some(other_has)) = (
-            measure.plain_pending(&one.endpoint),
-            measure.plain_pending(&other.endpoint),
-        ) && places[0] != places[1]
-        {
-            let less = other_has * u64::from(other.per_call) < one_has * u64::from(one.per_call);
+        let glances = [one, other].map(|member| measure.glance(&member.endpoint));
+        if places[0] != places[1] && glances.iter().all(|glance| measure.is_plain(glance)) {
+            let less = glances[1].pending() * u64::from(other.per_call)
+                < glances[0].pending() * u64::from(one.per_call);
             return Drawn::Chosen(std::hint::select_unpredictable(less, other, one));
         }
         self.better_of_two(measure.now, places, |member| measure.pending_by_lot(member))
@@ -101,25 +100,25 @@ impl Pool {
     #[inline(always)]
     pub(super) fn least_of_plain(&self, measure: &Measure) -> Option<&Member> {
         let (mut best, mut least, mut tied) = (None, u64::MAX, 0);
-        // Its own, once there is a tie: the thread's takes longer to find than to ask.
-        let mut lots: Option<fastrand::Rng> = None;
+        // What keeps any of them from being plain is gathered on the way and asked for once.
+        let mut all = Glance::default();
         for member in &self.members {
-            let endpoint = &*member.endpoint;
-            let value = measure.plain_pending(endpoint)? * u64::from(member.per_call);
+            let glance = measure.glance(&member.endpoint);
+            all.add(&glance);
+            let value = glance.pending().wrapping_mul(u64::from(member.per_call));
             if value < least {
                 (best, least, tied) = (Some(member), value, member.weight);
             } else if value == least {
                 // One of the equals, each as likely as its share: a weighted reservoir of one.
                 tied += member.weight;
-                let lots = lots.get_or_insert_with(|| fastrand::Rng::with_seed(fastrand::u64(..)));
-                // Not `lots.u32(..tied)`: what that draws again, to be fair to a four-thousand-millionth, costs each call.
-                let lot = (u64::from(lots.u32(..)) * u64::from(tied)) >> 32;
+                // Not `u32(..tied)`: what that draws again, to be fair to a four-thousand-millionth, costs each call.
+                let lot = (u64::from(fastrand::u32(..)) * u64::from(tied)) >> 32;
                 if lot < u64::from(member.weight) {
                     best = Some(member);
                 }
             }
         }
-        best
+        best.filter(|_| measure.is_plain(&all))
     }
 
     /// The best of all members that are not in `tried`: by tier, then by score, then by lot.

@@ -11,7 +11,7 @@ use crate::client::endpoint::Endpoint;
 use crate::moment::Moment;
 
 use super::Member;
-use super::vitals::{LOAD_STEPS, Vitals};
+use super::vitals::{Glance, LOAD_STEPS, Vitals};
 
 /// Share of failures from which on an endpoint is avoided: six in a row. Before that the node breaker opens, by default;
 /// an endpoint that is avoided earlier would never give it the failures that it counts.
@@ -78,12 +78,16 @@ impl Measure {
         }
     }
 
-    /// The pending calls of an endpoint that is well and has its full share: where they are all that counts.
+    /// All that a choice looks at where members are plain.
     #[inline(always)]
-    pub(super) fn plain_pending(&self, endpoint: &Endpoint) -> Option<u64> {
-        endpoint
-            .vitals
-            .plain_pending(endpoint.breaker.trouble(), self.slow_from)
+    pub(super) fn glance(&self, endpoint: &Endpoint) -> Glance {
+        endpoint.vitals.glance(endpoint.breaker.trouble())
+    }
+
+    /// Whether all that have been glanced at are well and have their full share, so that pending calls are all that counts.
+    #[inline(always)]
+    pub(super) fn is_plain(&self, glance: &Glance) -> bool {
+        glance.is_plain(self.slow_from)
     }
 
     /// Pending calls per weight, for one choice. An idle member that fails or refuses counts as idle only as often as its failures leave of

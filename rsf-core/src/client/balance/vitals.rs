@@ -75,6 +75,38 @@ pub(crate) struct Vitals {
 /// Milliseconds before which nothing that is still new has started.
 const LONG_AGO: u64 = 1 << 40;
 
+/// What a choice looks at of one member, or of several: whether pending calls are all that counts, and of one how many.
+#[derive(Debug, Default)]
+pub(super) struct Glance {
+    /// [`Vitals::glance`]; of several, all bits of theirs.
+    known: u64,
+    /// The greatest mean latency, as [`Aged`] keeps it.
+    mean: u64,
+    /// The breakers'.
+    trouble: u8,
+}
+
+impl Glance {
+    #[inline(always)]
+    pub(super) fn add(&mut self, other: &Glance) {
+        self.known |= other.known;
+        self.mean = self.mean.max(other.mean);
+        self.trouble |= other.trouble;
+    }
+
+    /// The pending calls of one; more where something else is known.
+    #[inline(always)]
+    pub(super) fn pending(&self) -> u64 {
+        self.known
+    }
+
+    /// Whether nothing else counts: connected, without trouble, with the full share, and not slow.
+    #[inline(always)]
+    pub(super) fn is_plain(&self, slow_from: f32) -> bool {
+        self.known >> 32 | u64::from(self.trouble) == 0 && !Aged::is_word_above(self.mean, slow_from)
+    }
+}
+
 impl Default for Vitals {
     fn default() -> Self {
         Vitals {
@@ -124,13 +156,14 @@ impl Vitals {
         };
     }
 
-    /// The pending calls where nothing else counts: it is connected, has its full share, and its mean latency is not above
-    /// `slow_from`. `trouble` is what else must be 0: one question more is cheaper here than a branch of its own.
+    /// What a choice looks at. `trouble` is the breaker's, 0 where there is none.
     #[inline(always)]
-    pub(crate) fn plain_pending(&self, trouble: u8, slow_from: f32) -> Option<u64> {
-        let glance = self.glance.load(Relaxed);
-        let plain = glance >> 32 | u64::from(trouble) == 0 && !self.mean.is_above(slow_from);
-        plain.then_some(glance)
+    pub(super) fn glance(&self, trouble: u8) -> Glance {
+        Glance {
+            known: self.glance.load(Relaxed),
+            mean: self.mean.word(),
+            trouble,
+        }
     }
 
     /// Whether nothing is known that changes its share, connected or not.
@@ -292,125 +325,4 @@ fn at(now: Moment) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::balance::aged::DECAY;
-
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    #[test]
-    fn failures_rise_with_failures_and_fade_with_time_and_answers() {
-        let now = Moment::now();
-        let vitals = Vitals::default();
-        vitals.observe(now, ms(1), Observed::Answered);
-        assert_eq!(vitals.failures(now), 0.0);
-        for _ in 0..20 {
-            vitals.observe(now, ms(1), Observed::Failed);
-        }
-        let risen = vitals.failures(now);
-        assert!(risen > 0.85, "{risen}");
-        let faded = vitals.failures(now + DECAY);
-        assert!((faded / risen - 0.368).abs() < 0.01, "{faded}");
-        for _ in 0..80 {
-            vitals.observe(now, ms(1), Observed::Answered);
-        }
-        assert_eq!(vitals.failures(now), 0.0);
-    }
-
-    #[test]
-    fn a_peak_counts_at_once_and_the_mean_follows() {
-        let mut now = Moment::now();
-        let vitals = Vitals::default();
-        for _ in 0..100 {
-            now = now + ms(100);
-            vitals.observe(now, ms(10), Observed::Answered);
-        }
-        vitals.observe(now, ms(500), Observed::Answered);
-        assert_eq!(vitals.peak(now), 500_000.0);
-        assert!(vitals.mean() < 15_000.0, "{}", vitals.mean());
-        for _ in 0..300 {
-            now = now + ms(100);
-            vitals.observe(now, ms(500), Observed::Answered);
-        }
-        assert!(vitals.mean() > 450_000.0, "{}", vitals.mean());
-        assert!(vitals.faded_mean(now + ms(30_000)) < 30_000.0);
-    }
-
-    #[test]
-    fn fast_failures_are_not_taken_for_speed() {
-        let now = Moment::now();
-        let vitals = Vitals::default();
-        vitals.observe(now, ms(10), Observed::Answered);
-        vitals.observe(now, Duration::ZERO, Observed::Refused);
-        vitals.observe(now, Duration::ZERO, Observed::Failed);
-        assert_eq!(vitals.mean(), 10_000.0);
-    }
-
-    #[test]
-    fn a_load_goes_stale_and_nonsense_is_not_taken() {
-        let now = Moment::now();
-        let vitals = Vitals::default();
-        vitals.report_load(now, 0.75);
-        vitals.report_load(now, f32::NAN);
-        vitals.report_load(now, -1.0);
-        let other = Vitals::default();
-        other.report_load(now, -0.0);
-        assert!(
-            other.has_its_share(f32::INFINITY),
-            "a negative nothing is nothing"
-        );
-        assert_eq!(vitals.load(now + LOAD_STALE), 0.75);
-        assert_eq!(vitals.load(now + LOAD_STALE + ms(1)), 0.0);
-    }
-    #[test]
-    fn a_glance_tells_what_is_known_and_the_pending_calls_stay_theirs() {
-        let now = Moment::now();
-        let vitals = Vitals::default();
-        let glance = || vitals.plain_pending(0, f32::INFINITY);
-        assert_eq!(glance(), None, "not connected");
-        vitals.set_connected(true);
-        vitals.enter();
-        vitals.enter();
-        assert_eq!(glance(), Some(2));
-        assert_eq!(
-            vitals.plain_pending(1, f32::INFINITY),
-            None,
-            "its breaker's trouble"
-        );
-        vitals.report_load(now, 0.5);
-        vitals.leave();
-        assert_eq!((glance(), vitals.pending()), (None, 1));
-        vitals.report_load(now, 0.05);
-        assert_eq!(glance(), Some(1), "a load that counts nothing");
-        vitals.begin_warm_up(now, Duration::ZERO);
-        assert_eq!(glance(), None);
-        vitals.end_warm_up();
-        assert_eq!(glance(), Some(1));
-        vitals.observe(now, ms(1), Observed::Failed);
-        assert_eq!((glance(), vitals.has_its_share(f32::INFINITY)), (None, false));
-        for _ in 0..100 {
-            vitals.observe(now, ms(1), Observed::Answered);
-        }
-        assert_eq!(glance(), Some(1), "its failures are forgotten");
-        assert_eq!(vitals.plain_pending(0, 999.0), None, "slow");
-        assert_eq!(vitals.plain_pending(0, vitals.mean()), Some(1));
-    }
-
-    #[test]
-    fn whoever_changes_what_is_known_last_has_told_it() {
-        let vitals = Vitals::default();
-        let now = Moment::now();
-        for round in 0..2_000 {
-            std::thread::scope(|threads| {
-                for thread in 0..2 {
-                    let vitals = &vitals;
-                    threads.spawn(move || vitals.report_load(now, ((round + thread) % 2) as f32));
-                }
-            });
-            let loaded = vitals.load(now) > 0.0;
-            assert_eq!(vitals.has_its_share(f32::INFINITY), !loaded, "round {round}");
-        }
-    }
-}
+mod tests;
