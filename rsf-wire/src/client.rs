@@ -125,8 +125,34 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        Client::with_scheme(b"http", io, authority, limits, watch)
+    }
+
+    /// The same out of a byte stream that is encrypted: requests name `https`.
+    pub fn over_tls<S>(
+        io: S,
+        authority: &str,
+        limits: Limits,
+        watch: impl Fn(Life) + Send + Sync + 'static,
+    ) -> (Client, ClientConnection<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        Client::with_scheme(b"https", io, authority, limits, watch)
+    }
+
+    fn with_scheme<S>(
+        scheme: &'static [u8],
+        io: S,
+        authority: &str,
+        limits: Limits,
+        watch: impl Fn(Life) + Send + Sync + 'static,
+    ) -> (Client, ClientConnection<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(authority, limits.clone())),
+            state: Mutex::new(State::new(scheme, authority, limits.clone())),
             watch: Box::new(watch),
         });
         let connection = ClientConnection::new(io, shared.clone(), &limits);

@@ -113,7 +113,12 @@ impl Inbound {
         self.buffer.reserve(self.read_bytes);
         let mut limited = (&mut self.buffer).limit(self.read_bytes);
         let read: Pin<&mut _> = pin!(io.read_buf(&mut limited));
-        let bytes = ready!(read.poll(cx))?;
+        let bytes = match ready!(read.poll(cx)) {
+            // TLS without its goodbye, as many peers leave. Frames have lengths and streams have ends: nobody takes a part
+            // for the whole.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
         if bytes == self.read_bytes {
             self.read_bytes = READ_BYTES;
         } else if bytes < LEAST_READ_BYTES / 4 {

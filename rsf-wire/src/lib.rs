@@ -14,11 +14,12 @@
 //! - [`client`], [`server`]: the two roles.
 //! - [`stream`]: bodies that are read and written while they last, for calls that are not unary.
 //! - [`bridge`]: `http` and `tower` over them, for tonic's clients and services and for any other of HTTP.
+//! - `tls` (a feature, on by default): byte streams that are encrypted, and agreed on HTTP/2.
 //!
 //! It knows nothing of governance: no retries, deadlines, routes or names. A caller that loses interest cancels; a
 //! timeout is a header like others.
 //!
-//! TLS is the byte stream's. Which messages are compressed is for callers and handlers to say.
+//! Which messages are compressed is for callers and handlers to say.
 
 pub mod limits;
 pub mod refusals;
@@ -43,6 +44,9 @@ pub mod client;
 pub mod server;
 
 pub mod bridge;
+
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use client::{CallError, Client, ClientConnection, Fate, Head, Life, Opened, Reply, Request, Slot};
 pub use frame::{ConnectionError, ErrorCode};

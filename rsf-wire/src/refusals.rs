@@ -39,6 +39,8 @@ refusals! {
     Buffered = "buffered",
     /// Replies that nobody reads take too much memory, of a connection or of the process; the stream was reset.
     Unsent = "unsent",
+    /// A TLS client did not finish its handshake in time (`tls::accept`); the connection ended.
+    SlowHandshake = "slow_handshake",
     /// A client did not say its preface and SETTINGS in time; the connection ended.
     SlowPreface = "slow_preface",
     /// A frame or header block was begun and not finished in time; the connection ended.

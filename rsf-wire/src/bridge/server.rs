@@ -88,7 +88,11 @@ fn target(headers: &Headers) -> Option<(http::Method, http::Uri)> {
     if let Some(authority) = headers.get(":authority")
         && let Ok(authority) = http::uri::Authority::try_from(authority)
     {
-        uri.scheme = Some(http::uri::Scheme::HTTP);
+        let encrypted = headers.get(":scheme") == Some(b"https".as_slice());
+        uri.scheme = Some(match encrypted {
+            true => http::uri::Scheme::HTTPS,
+            false => http::uri::Scheme::HTTP,
+        });
         uri.authority = Some(authority);
     }
     uri.path_and_query = Some(path);

@@ -25,6 +25,8 @@ pub(super) const NO_PATH: &str = "the request has no path";
 
 pub(super) struct State {
     pub(super) out: Outbound,
+    /// What requests name: `http` or `https`.
+    pub(super) scheme: &'static [u8],
     pub(super) authority: Box<str>,
     pub(super) limits: Limits,
     calls: Slab<Call>,
@@ -81,9 +83,10 @@ struct Queued {
 }
 
 impl State {
-    pub(super) fn new(authority: &str, limits: Limits) -> Self {
+    pub(super) fn new(scheme: &'static [u8], authority: &str, limits: Limits) -> Self {
         State {
             out: Outbound::new(&limits, false),
+            scheme,
             authority: authority.into(),
             ages_at: limits.last_stream / 8 * 7,
             limits,
@@ -324,7 +327,7 @@ impl State {
         let constants = Constants {
             before: &[
                 (":method", b"POST"),
-                (":scheme", b"http"),
+                (":scheme", self.scheme),
                 (":authority", self.authority.as_bytes()),
             ],
             path: request.path,

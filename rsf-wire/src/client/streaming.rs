@@ -176,7 +176,7 @@ impl State {
             let constants = Constants {
                 before: &[
                     (":method", b"POST"),
-                    (":scheme", b"http"),
+                    (":scheme", self.scheme),
                     (":authority", self.authority.as_bytes()),
                 ],
                 path: head.path,
@@ -189,7 +189,7 @@ impl State {
         let authority = head.authority.unwrap_or(&self.authority);
         let own: [Pair<'_>; 4] = [
             (":method", head.method.as_bytes()),
-            (":scheme", b"http"),
+            (":scheme", self.scheme),
             (":path", head.path.as_bytes()),
             (":authority", authority.as_bytes()),
         ];
