@@ -47,6 +47,8 @@ struct Known {
     stored: BTreeMap<String, ServiceList>,
     /// Service → what left it lately.
     shrinking: BTreeMap<String, Shrinking>,
+    /// Service, instance and incarnation: whom any list called draining.
+    announced: BTreeSet<(String, String, u64)>,
     /// (consumer, service) → what it sees.
     views: BTreeMap<(String, String), View>,
     epoch: u64,
@@ -62,6 +64,8 @@ struct Known {
     lost_at: BTreeMap<String, Instant>,
     /// Services whose lists a stranger overwrote.
     tampered: BTreeSet<String>,
+    /// Those of them whose lists no pump has written since.
+    emptied: BTreeSet<String>,
     violation: Option<String>,
 }
 
@@ -103,23 +107,30 @@ impl Judge {
         let mut known = self.known.lock();
         known.leader = Some(pump);
         let Known {
-            stored, shrinking, ..
+            stored,
+            shrinking,
+            emptied,
+            ..
         } = &mut *known;
         for (service, shrinking) in shrinking {
-            shrinking.goes_on(stored.get(service));
+            shrinking.goes_on(stored.get(service), emptied.contains(service));
         }
     }
 
     /// A stranger overwrites a service's list.
     pub(crate) fn tampered(&self, service: &str) {
-        self.known.lock().tampered.insert(service.to_owned());
+        let mut known = self.known.lock();
+        known.tampered.insert(service.to_owned());
+        known.emptied.insert(service.to_owned());
     }
 
     /// Whether a fault begins in, or ends at, one part of the site.
     pub(crate) fn fault(&self, part: Part, what: &str, begins: bool) {
         let word = if begins { "begins" } else { "ends" };
         self.trace.note(part.name(), format_args!("{what} {word}"));
-        self.known.lock().calm.fault(part, begins);
+        let mut known = self.known.lock();
+        known.calm.fault(part, begins);
+        known.interrupt(part);
     }
 
     /// A fault that takes no time.
@@ -128,6 +139,7 @@ impl Judge {
         let mut known = self.known.lock();
         known.calm.fault(part, true);
         known.calm.fault(part, false);
+        known.interrupt(part);
     }
 
     /// Checks what must hold at any time; call it once a second or so.

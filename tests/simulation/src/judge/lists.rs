@@ -6,7 +6,7 @@ use std::time::Duration;
 use rsf_registry::record::{LeaseState, RemovalCause, ServiceList};
 use tokio::time::Instant;
 
-use super::{Judge, Known, Life, State, TTL, Writer};
+use super::{Judge, Known, Life, Part, State, TTL, Writer};
 
 /// The window of rule R, less what coalescing may move a write.
 const WINDOW: Duration = Duration::from_secs(8);
@@ -20,10 +20,6 @@ const SETTLED: Duration = Duration::from_secs(25);
 const LEFT: Duration = Duration::from_secs(5);
 /// Until somebody who died is gone, where nothing was wrong: DESIGN.md's TTL + 2 s, and the last renewal's way.
 const DIED: Duration = Duration::from_millis(17_500);
-
-/// How long after another one somebody leaves at the latest whose turn is next under rule R: its window, a sweep, and a
-/// write.
-const TURN: Duration = Duration::from_secs(17);
 
 /// What left one list lately without a word.
 #[derive(Debug, Default)]
@@ -50,6 +46,7 @@ impl Judge {
         let mut known = self.known.lock();
         let version = list.version.as_ref().map_or((0, 0), |version| version.order());
         known.newest.insert(list.service.clone(), (version, writer));
+        known.emptied.remove(&list.service);
         let checked = known.check_write(former, list, self.hold);
         known.stored.insert(list.service.clone(), list.clone());
         if let Err(broken) = checked {
@@ -132,8 +129,24 @@ impl Known {
                 return Err(format!("{service} lists {} at a wrong address", listed.instance));
             }
         }
+        let draining = list.instances.iter();
+        let draining = draining.filter(|listed| listed.state() == LeaseState::Draining);
+        let announced = draining.map(|listed| (service.clone(), listed.instance.clone(), listed.incarnation));
+        self.announced.extend(announced);
         let Some(former) = former else { return Ok(()) };
         self.check_removals(former, list, hold)
+    }
+
+    /// Redis is interrupted: no lease of it ends for one TTL, which is longer than rule R's window. Of a mass death whose
+    /// first victims left before, the rest leaves as one of its own.
+    pub(super) fn interrupt(&mut self, part: Part) {
+        if part != Part::Redis {
+            return;
+        }
+        for (service, shrinking) in &mut self.shrinking {
+            let listed = self.stored.get(service).map_or(0, |list| list.instances.len());
+            shrinking.is_interrupted(listed);
+        }
     }
 
     fn check_removals(
@@ -173,7 +186,11 @@ impl Known {
                     gone.instance
                 ));
             }
-            let exempt = gone.state() == LeaseState::Draining || cause != RemovalCause::Expired;
+            // The directory may have lost the list that said so.
+            let announced = (service.clone(), gone.instance.clone(), gone.incarnation);
+            let exempt = gone.state() == LeaseState::Draining
+                || self.announced.contains(&announced)
+                || cause != RemovalCause::Expired;
             if exempt { spoken += 1 } else { silent += 1 }
         }
         let backlog = self.calm.backlog(now);
@@ -210,8 +227,7 @@ impl Known {
                     State::Up if life.is_well() => Some((false, since.max(calm) + SETTLED)),
                     State::Left { told: true } if calm + SETTLED < since => Some((true, since + LEFT)),
                     State::Dead if calm + 2 * TTL + SETTLED < since && self.is_alone(life, service) => {
-                        let due = since + DIED;
-                        Some((true, self.turn(service).map_or(due, |turn| turn.max(due))))
+                        Some((true, since + DIED))
                     }
                     _ => None,
                 };
@@ -230,13 +246,8 @@ impl Known {
         Ok(())
     }
 
-    /// When the next one leaves this service under rule R at the latest; `None` where nobody ever did.
-    fn turn(&self, service: &str) -> Option<Instant> {
-        Some(self.shrinking.get(service)?.last? + TURN)
-    }
-
-    /// Whether nobody else of this service died at about the same time, or earlier and has still to leave it under rule R,
-    /// so that it lets this one go as soon as its turn comes.
+    /// Whether nobody else of this service died at about the same time, or earlier and left it since or has still to leave it
+    /// under rule R, so that it lets this one go at once.
     fn is_alone(&self, dead: &Life, service: &str) -> bool {
         let near = |life: &&Life| {
             let apart = life.since.max(dead.since) - life.since.min(dead.since);
@@ -252,7 +263,9 @@ impl Known {
             });
             life.state == State::Dead && life.since < dead.since && listed
         };
-        let held = self.shrinking.get(service).is_some_and(|s| s.floor.is_some());
+        let shrinking = self.shrinking.get(service);
+        let left = |shrinking: &Shrinking| shrinking.last.is_some_and(|last| last >= dead.since);
+        let held = shrinking.is_some_and(|shrinking| shrinking.floor.is_some() || left(shrinking));
         let mut all = self.lives.values().chain(&self.died);
         !held && !all.any(|life| near(&life) || waits(&life))
     }
@@ -296,16 +309,25 @@ impl Shrinking {
     /// A new leader keeps half of what was there before the hold that its predecessor published. Where that died before
     /// the hold began, nobody can know what was there: it keeps half of the list that it found, from which one may leave.
     /// A hold that was published does not end before its time, so that a list without one lowers nothing any more.
-    pub(super) fn goes_on(&mut self, found: Option<&ServiceList>) {
+    /// Of one that a stranger `emptied` there was nobody to be found.
+    pub(super) fn goes_on(&mut self, found: Option<&ServiceList>, emptied: bool) {
         let Some(floor) = &mut self.floor else { return };
         let hold = found.and_then(|list| list.hold.as_ref());
-        let half = match (hold, found.map_or(0, |list| list.instances.len())) {
-            (Some(hold), _) => hold.before.div_ceil(2) as usize,
-            (None, _) if floor.published => return,
-            (None, 0 | 1) => 0,
-            (None, listed) => listed.div_ceil(2),
+        let found = found.filter(|_| !emptied);
+        let listed = found.map_or(0, |list| list.instances.len());
+        let least = match hold {
+            Some(hold) => hold.before.div_ceil(2) as usize,
+            None if floor.published => return,
+            None => half(listed),
         };
-        floor.least = floor.least.min(half);
+        floor.least = floor.least.min(least);
+    }
+
+    /// No lease ends for a while: a hold that has not begun begins later, with what is listed then.
+    fn is_interrupted(&mut self, listed: usize) {
+        if let Some(floor) = self.floor.as_mut().filter(|floor| !floor.published) {
+            floor.least = floor.least.min(half(listed));
+        }
     }
 
     /// Rule R, as the directory sees it.
@@ -352,6 +374,11 @@ impl Shrinking {
         }
         Ok(())
     }
+}
+
+/// What stays of a list under a hold that begins now; one may always leave.
+fn half(listed: usize) -> usize {
+    if listed > 1 { listed.div_ceil(2) } else { 0 }
 }
 
 /// Who is listed, with which incarnation.
