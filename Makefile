@@ -13,7 +13,7 @@ SECONDS ?= 60
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: demo fuzz test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-pump bench-memory bench-balance bench-instructions clean help
+.PHONY: demo fuzz test test-tools reliability lint fmt sim sim-balance sim-control sim-guards soak bench bench-pump bench-memory bench-balance bench-instructions bench-wire bench-hostile clean help
 
 demo: ## start RSF and a small shop on this machine; BACKEND=cluster with real Redis and ZooKeeper
 ifeq ($(BACKEND),cluster)
@@ -58,7 +58,7 @@ soak: ## go on with fresh schedules of faults for MINUTES=60 (release build)
 	@cargo run --quiet --release --package rsf-simulation -- --minutes $(MINUTES)
 
 fuzz: ## feed the wire engine at random, SECONDS=60 a target; SEED=7 begins with that one
-	@RSF_FUZZ_SECONDS=$(SECONDS) $(if $(SEED),RSF_FUZZ_SEED=$(SEED)) cargo test --quiet --package rsf-wire --test random fuzz -- --nocapture
+	@RSF_FUZZ_SECONDS=$(SECONDS) $(if $(SEED),RSF_FUZZ_SEED=$(SEED)) cargo test --quiet --package rsf-wire --test random fuzz -- --nocapture --test-threads 4
 
 bench: ## compare a governed call with bare tonic (release build, then about 3 min); ARGS=--help lists options
 	cargo bench --package rsf-benches --bench rpc -- $(ARGS)
@@ -71,6 +71,13 @@ bench-instructions: ## count instructions a call, client and server, with valgri
 
 bench-balance: ## measure the choice of an instance among 20, 100 and 10 000 (release build, then about a minute)
 	cargo bench --package rsf-benches --bench balance
+
+bench-wire: ## measure the wire engine alone against its bars: tonic, tarpc, plain TCP (release build, then about 5 min)
+	cargo build --release --manifest-path benches/tarpc/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)/tarpc
+	cargo bench --package rsf-benches --bench rpc -- --bars $(ARGS)
+
+bench-hostile: ## attack a server of the wire engine and look at its honest callers' p99 (release build, then about 5 min)
+	cargo bench --package rsf-benches --bench rpc -- --hostile $(ARGS)
 
 bench-pump: ## run a pump on 300 000 leases of ten services: memory, sweeps, changes (release build, then about 3 min)
 	cargo bench --package rsf-pump --bench fleet

@@ -7,9 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::memory::{self, Resident};
 use crate::plan::Amount;
+use crate::resident::{self, Resident};
 use crate::{Error, Result, cpu};
+
+// By its path: tarpc's program includes this file by path too.
+#[path = "load/open_loop.rs"]
+mod open_loop;
 
 /// Something that can be called again and again.
 pub(crate) trait Caller: Clone + Send + 'static {
@@ -29,6 +33,7 @@ pub(crate) struct Measured {
     pub(crate) seconds: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
     /// CPU microseconds a call.
     pub(crate) client_cpu_us: f64,
     pub(crate) server_cpu_us: f64,
@@ -54,7 +59,7 @@ pub(crate) async fn run(
     server: u32,
 ) -> Result<Measured> {
     if let Amount::Pending(pending) = amount {
-        let resident = Some(memory::hold(caller, pending, server).await?);
+        let resident = Some(resident::hold(caller, pending, server).await?);
         return Ok(Measured {
             resident,
             ..Measured::default()
@@ -62,7 +67,11 @@ pub(crate) async fn run(
     }
     let (phase, left) = match amount {
         Amount::Time { .. } => (WARM, u64::MAX),
-        Amount::Calls(calls) | Amount::Pending(calls) => (MEASURE, calls),
+        Amount::Calls(calls) => (MEASURE, calls),
+        Amount::Open { rate, warm, window } => {
+            return open_loop::run(caller, rate, warm, window, server).await;
+        }
+        Amount::Pending(_) | Amount::Idle(_) => return Err(Error::from("this peer has no such amount")),
     };
     let control = Arc::new(Control {
         phase: AtomicU8::new(phase),
@@ -88,21 +97,26 @@ pub(crate) async fn run(
     if matches!(amount, Amount::Calls(_)) {
         clocks = Clocks::read(server)?.since(&clocks);
     }
+    Ok(summary(latencies, &clocks))
+}
+
+fn summary(mut latencies: Vec<u32>, clocks: &Clocks) -> Measured {
     latencies.sort_unstable();
     let at = |share: f64| {
         let place = (latencies.len() as f64 * share) as usize;
         latencies.get(place).map_or(0.0, |nanos| f64::from(*nanos) / 1e3)
     };
     let calls = latencies.len().max(1) as f64;
-    Ok(Measured {
+    Measured {
         calls: latencies.len() as u64,
         seconds: clocks.wall.as_secs_f64(),
         p50_us: at(0.5),
         p99_us: at(0.99),
+        p999_us: at(0.999),
         client_cpu_us: clocks.client.as_secs_f64() * 1e6 / calls,
         server_cpu_us: clocks.server.as_secs_f64() * 1e6 / calls,
         resident: None,
-    })
+    }
 }
 
 /// One task's loop. Returns the nanoseconds of each call that ended while it was measured; a plain list, because

@@ -5,18 +5,39 @@
 //! 3. [`peers`]: what they run. [`load`] is the closed loop, [`cpu`] the clocks.
 //! 4. [`report`]: medians and spread, as a table and as JSON.
 //!
+//! [`bars`] measures the engine alone against its bars, beside tonic, tarpc and plain TCP; [`hostile`] what its honest callers
+//! feel while others attack its server.
+//!
 //! [`instructions`] counts instructions instead of time, under callgrind; [`memory`] looks at what pending calls hold.
 
 mod plan;
 mod process;
+mod role;
+
+// What the engine's own tests say to it.
+#[path = "../../rsf-wire/tests/bytes/attacks.rs"]
+#[allow(dead_code, reason = "the engine's benchmark uses the rest")]
+mod attack;
+#[path = "../../rsf-wire/tests/bytes/raw.rs"]
+#[allow(
+    dead_code,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "the engine's tests use the rest"
+)]
+mod raw;
 
 mod cpu;
 mod load;
 mod peers;
+mod work;
 
+mod bars;
+mod hostile;
 mod instructions;
 mod memory;
 mod report;
+mod resident;
 
 use clap::{Parser, Subcommand};
 
@@ -66,6 +87,12 @@ struct Arguments {
     /// Looks at the memory of 100 000 pending calls, instead of time.
     #[arg(long, conflicts_with = "instructions")]
     memory: bool,
+    /// Measures the wire engine against its bars, instead of governed calls.
+    #[arg(long, conflicts_with_all = ["instructions", "memory"])]
+    bars: bool,
+    /// Attacks an engine's server while honest calls go on, instead.
+    #[arg(long, conflicts_with_all = ["instructions", "memory", "bars"])]
+    hostile: bool,
     /// With --instructions: keeps callgrind's files, for `callgrind_annotate`.
     #[arg(long, requires = "instructions")]
     keep: bool,
@@ -81,19 +108,21 @@ enum Role {
     Server { spec: String },
     #[command(hide = true)]
     Client { spec: String },
+    #[command(hide = true)]
+    Attacker { spec: String },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let window = std::time::Duration::from_millis(arguments.window_ms);
     match arguments.role {
-        Some(Role::Server { spec }) => process::server(&serde_json::from_str(&spec)?),
-        Some(Role::Client { spec }) => process::client(&serde_json::from_str(&spec)?),
+        Some(Role::Server { spec }) => role::server(&serde_json::from_str(&spec)?),
+        Some(Role::Client { spec }) => role::client(&serde_json::from_str(&spec)?),
+        Some(Role::Attacker { spec }) => hostile::attack(&serde_json::from_str(&spec)?),
+        None if arguments.bars => bars::run(&arguments.only, arguments.repeats, window),
+        None if arguments.hostile => hostile::run(&arguments.only, arguments.repeats, window),
         None if arguments.instructions => instructions::run(&arguments.only, arguments.keep),
         None if arguments.memory => memory::run(&arguments.only),
-        None => report::run(
-            &arguments.only,
-            arguments.repeats,
-            std::time::Duration::from_millis(arguments.window_ms),
-        ),
+        None => report::run(&arguments.only, arguments.repeats, window),
     }
 }

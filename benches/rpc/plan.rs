@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of the payload.
+/// Bytes of the payload, as a rule.
 pub(crate) const PAYLOAD: usize = 128;
 
 /// Who calls whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Peer {
     /// Generated tonic client and server, nothing around them.
@@ -22,10 +22,22 @@ pub(crate) enum Peer {
     Wire,
     /// The same over RSF's own engine.
     EngineWire,
+    /// RSF's engine by itself: the crate `rsf-wire` and nothing of RSF above it.
+    Bare,
+    /// tonic as in `Tonic`, each call with a deadline, a request id and a trace header that differ from call to call.
+    Varying,
+    /// The engine's client, tonic's server; both carry the same headers.
+    BareToTonic,
+    /// tonic's client, the engine's server.
+    TonicToBare,
+    /// The payload over TCP and back, without calls: one at a time.
+    Tcp,
+    /// tarpc over TCP with bincode: a program of its own, `benches/tarpc`.
+    Tarpc,
 }
 
 /// The tokio runtime of both processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Mode {
     /// tokio's default: a worker a core.
@@ -35,7 +47,7 @@ pub(crate) enum Mode {
 }
 
 /// One row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Cell {
     pub(crate) peer: Peer,
     pub(crate) mode: Mode,
@@ -43,6 +55,10 @@ pub(crate) struct Cell {
     pub(crate) in_flight: usize,
     /// Ports that the server listens on; the client has one connection to each.
     pub(crate) instances: usize,
+    /// Bytes of the payload.
+    pub(crate) payload: usize,
+    /// Microseconds that the handler works for.
+    pub(crate) work_us: u32,
 }
 
 /// How long a client calls.
@@ -51,34 +67,74 @@ pub(crate) struct Cell {
 pub(crate) enum Amount {
     /// Warms up, then measures.
     Time { warm: Duration, window: Duration },
+    /// The same, with so many calls begun a second whether others have ended or not. Latencies count from when a call was
+    /// due.
+    Open {
+        rate: f64,
+        warm: Duration,
+        window: Duration,
+    },
     /// So many calls in all, for callgrind.
     Calls(u64),
     /// So many calls that are not answered, to look at the memory that they take.
     Pending(u64),
+    /// So many connections that rest.
+    Idle(u64),
 }
 
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = match self.peer {
+impl Peer {
+    /// As tables name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Peer::Tonic => "tonic",
             Peer::Governed => "rsf governed",
             Peer::Engine => "rsf governed (engine)",
             Peer::Wire => "rsf wire alone",
             Peer::EngineWire => "rsf wire alone (engine)",
-        };
+            Peer::Bare => "engine",
+            Peer::Varying => "tonic with varying headers",
+            Peer::BareToTonic => "engine to tonic",
+            Peer::TonicToBare => "tonic to engine",
+            Peer::Tcp => "TCP",
+            Peer::Tarpc => "tarpc",
+        }
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let peer = self.peer.name();
         let mode = match self.mode {
             Mode::Multi => "multi",
             Mode::Current => "current",
         };
         write!(f, "{peer}, {mode}, {} in flight", self.in_flight)?;
-        match self.instances {
-            1 => Ok(()),
-            instances => write!(f, ", {instances} instances"),
+        if self.instances != 1 {
+            write!(f, ", {} instances", self.instances)?;
         }
+        if self.payload != PAYLOAD {
+            write!(f, ", {} bytes", self.payload)?;
+        }
+        if self.work_us > 0 {
+            write!(f, ", {} µs of work", self.work_us)?;
+        }
+        Ok(())
     }
 }
 
 impl Cell {
+    /// A cell of one instance, the usual payload and no work.
+    pub(crate) fn of(peer: Peer, mode: Mode, in_flight: usize) -> Cell {
+        Cell {
+            peer,
+            mode,
+            in_flight,
+            instances: 1,
+            payload: PAYLOAD,
+            work_us: 0,
+        }
+    }
+
     /// The tonic cell that this one compares with.
     pub(crate) fn baseline(self) -> Cell {
         Cell {
@@ -107,10 +163,8 @@ pub(crate) fn cells(only: &str) -> Vec<Cell> {
             Peer::EngineWire,
         ] {
             cells.push(Cell {
-                peer,
-                mode,
-                in_flight,
                 instances,
+                ..Cell::of(peer, mode, in_flight)
             });
         }
     }

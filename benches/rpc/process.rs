@@ -1,31 +1,16 @@
 //! Server and client as processes of their own, so that each one's CPU time can be read.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use serde::Serialize;
 
 use crate::load::Measured;
-use crate::plan::{Amount, Cell, Mode, Peer};
-use crate::{Error, Result, peers};
-
-/// What a server process is told.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ServerSpec {
-    peer: Peer,
-    mode: Mode,
-    instances: usize,
-}
-
-/// What a client process is told.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ClientSpec {
-    cell: Cell,
-    addresses: Vec<String>,
-    server: u32,
-    amount: Amount,
-}
+use crate::plan::{Amount, Cell, Peer};
+use crate::report::target_folder;
+use crate::role::{ClientSpec, ServerSpec};
+use crate::{Error, Result};
 
 /// A command prefix that a process runs under, such as valgrind; none: the process itself.
 pub(crate) type Under<'a> = &'a [String];
@@ -33,17 +18,23 @@ pub(crate) type Under<'a> = &'a [String];
 /// Starts a server and a client for one cell and returns what the client measured.
 pub(crate) fn measure(cell: Cell, amount: Amount, server: Under<'_>, client: Under<'_>) -> Result<Measured> {
     let server = Server::start(cell, server)?;
+    let measured = measure_at(&server, cell, amount, client);
+    server.stop()?;
+    measured
+}
+
+/// Starts a client for a cell whose server is there.
+pub(crate) fn measure_at(server: &Server, cell: Cell, amount: Amount, client: Under<'_>) -> Result<Measured> {
     let spec = ClientSpec {
         cell,
         addresses: server.addresses.clone(),
-        server: server.process.id(),
+        server: server.id(),
         amount,
     };
-    let output = this_program(client, "client", &spec)?
+    let output = program(client, cell.peer, "client", &spec)?
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
-    server.stop()?;
     if !output.status.success() {
         return Err(Error::from(format!(
             "{cell}: the client failed ({})",
@@ -53,53 +44,18 @@ pub(crate) fn measure(cell: Cell, amount: Amount, server: Under<'_>, client: Und
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The server's process: says where it listens, and serves until nobody holds its standard input.
-pub(crate) fn server(spec: &ServerSpec) -> Result<()> {
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    runtime(spec.mode)?.block_on(async {
-        let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for _ in 0..spec.instances {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
-            addresses.push(listener.local_addr()?.to_string());
-            listeners.push(listener);
-        }
-        say(&addresses)?;
-        peers::serve(spec.peer, listeners).await
-    })
+/// Where tarpc's program lies, which is built by itself: in one build with tonic it would turn on features of tonic's that
+/// make it slower.
+pub(crate) fn tarpc() -> Result<Option<PathBuf>> {
+    let built = target_folder()?.join("tarpc/release/rsf-bench-tarpc");
+    Ok(built.exists().then_some(built))
 }
 
-/// The client's process: says what it measured.
-pub(crate) fn client(spec: &ClientSpec) -> Result<()> {
-    let measured = runtime(spec.cell.mode)?.block_on(peers::call(
-        spec.cell,
-        &spec.addresses,
-        spec.amount,
-        spec.server,
-    ))?;
-    say(&measured)
-}
-
-fn say(message: &impl Serialize) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, message)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
-}
-
-fn runtime(mode: Mode) -> Result<tokio::runtime::Runtime> {
-    let mut builder = match mode {
-        Mode::Multi => tokio::runtime::Builder::new_multi_thread(),
-        Mode::Current => tokio::runtime::Builder::new_current_thread(),
+fn program(under: Under<'_>, peer: Peer, role: &str, spec: &impl Serialize) -> Result<Command> {
+    let program = match peer {
+        Peer::Tarpc => tarpc()?.ok_or("tarpc's program is not built: `make bench-wire` builds it")?,
+        _ => std::env::current_exe()?,
     };
-    Ok(builder.enable_all().build()?)
-}
-
-fn this_program(under: Under<'_>, role: &str, spec: &impl Serialize) -> Result<Command> {
-    let program = std::env::current_exe()?;
     let mut command = match under {
         [] => Command::new(program),
         [wrapper, arguments @ ..] => {
@@ -113,19 +69,15 @@ fn this_program(under: Under<'_>, role: &str, spec: &impl Serialize) -> Result<C
 }
 
 /// A server process; ends with this value.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
 }
 
 impl Server {
-    fn start(cell: Cell, under: Under<'_>) -> Result<Server> {
-        let spec = ServerSpec {
-            peer: cell.peer,
-            mode: cell.mode,
-            instances: cell.instances,
-        };
-        let mut process = this_program(under, "server", &spec)?
+    pub(crate) fn start(cell: Cell, under: Under<'_>) -> Result<Server> {
+        let spec = ServerSpec { cell };
+        let mut process = program(under, cell.peer, "server", &spec)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -138,7 +90,11 @@ impl Server {
         Ok(Server { process, addresses })
     }
 
-    fn stop(mut self) -> Result<()> {
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn stop(mut self) -> Result<()> {
         drop(self.process.stdin.take());
         let status = self.process.wait()?;
         if status.success() {

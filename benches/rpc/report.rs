@@ -100,16 +100,19 @@ pub(crate) fn run(only: &str, repeats: u32, window: Duration) -> Result<()> {
     Ok(())
 }
 
-/// `target/bench`, wherever cargo keeps its target folder: this program lies in `<target>/release/deps`.
+/// `target/bench`.
 pub(crate) fn output_folder() -> Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let target = program
-        .ancestors()
-        .nth(3)
-        .ok_or("this program lies in no target folder")?;
-    let folder = target.join("bench");
+    let folder = target_folder()?.join("bench");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
+}
+
+/// `target`, wherever cargo keeps it: this program lies in `<target>/release/deps`.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(3);
+    let target = target.ok_or("this program lies in no target folder")?;
+    Ok(target.to_owned())
 }
 
 fn rows(cells: &[Cell], rounds: &[Vec<Measured>]) -> Vec<Row> {
@@ -152,7 +155,8 @@ fn rate(measured: &Measured) -> f64 {
     measured.calls as f64 / measured.seconds
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The middle of them; of the two middle ones their mean.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -6,7 +6,6 @@
 #![allow(clippy::print_stdout, reason = "a program whose purpose is its output")]
 
 use std::error::Error;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,9 @@ use bytes::Bytes;
 use rsf_wire::server::Handling;
 use rsf_wire::{Call, Client, Handler, Limits, Literals, Name, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
+
+#[path = "parts/callgrind.rs"]
+mod callgrind;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -53,34 +55,10 @@ fn main() -> Result<()> {
 fn count() -> Result<()> {
     let mut totals = [0; 2];
     for (total, calls) in totals.iter_mut().zip(CALLS) {
-        let file = std::env::temp_dir().join(format!("rsf-wire-echo-{}", std::process::id()));
-        let mut valgrind = Command::new("valgrind");
-        valgrind.args(["--tool=callgrind", "-q"]);
-        valgrind.arg(format!("--callgrind-out-file={}", file.display()));
-        valgrind.arg(std::env::current_exe()?);
-        let run = valgrind
-            .args(["--calls", &calls.to_string()])
-            .stdout(Stdio::null())
-            .status();
-        match run {
-            Ok(status) if status.success() => {}
-            Ok(status) => return Err(format!("valgrind: {status}").into()),
-            Err(error) => {
-                println!(
-                    "valgrind does not start ({error}; Debian: `apt-get install valgrind`): nothing is counted."
-                );
-                return Ok(());
-            }
+        match callgrind::count(&["--calls", &calls.to_string()])? {
+            Some(count) => *total = count,
+            None => return Ok(()),
         }
-        let text = std::fs::read_to_string(&file)?;
-        std::fs::remove_file(&file)?;
-        let line = text.lines().find_map(|line| {
-            line.strip_prefix("summary: ")
-                .or_else(|| line.strip_prefix("totals: "))
-        });
-        *total = line
-            .and_then(|line| line.split(' ').next()?.parse::<u64>().ok())
-            .ok_or("callgrind wrote no total")?;
     }
     let each = (totals[1] - totals[0]) as f64 / (CALLS[1] - CALLS[0]) as f64;
     println!(

@@ -169,9 +169,13 @@ pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> 
     Ok(())
 }
 
-pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result<impl Caller> {
+pub(super) fn connect<T: Travel>(
+    addresses: &[String],
+    amount: Amount,
+    payload: usize,
+) -> Result<impl Caller> {
     let mut policy = serde_json::from_str(REFERENCE_POLICY)?;
-    if !matches!(amount, Amount::Time { .. }) {
+    if !matches!(amount, Amount::Time { .. } | Amount::Open { .. }) {
         lengthen_timeouts(&mut policy);
     }
     let ground = Ground::new(&policy)?;
@@ -195,7 +199,7 @@ pub(super) fn connect<T: Travel>(addresses: &[String], amount: Amount) -> Result
     Ok(Calls {
         client: consumer.client(),
         _consumer: consumer,
-        payload: super::payload(),
+        payload: super::payload(payload),
     })
 }
 
@@ -210,7 +214,7 @@ impl Caller for Calls {
     async fn call(&mut self) -> Result<()> {
         let payload = self.payload.clone();
         let reply = self.client.echo(Message { payload }).await?;
-        super::check(&reply.get_ref().payload)
+        super::check(&reply.get_ref().payload, &self.payload)
     }
 
     async fn hold(&mut self) -> Result<()> {

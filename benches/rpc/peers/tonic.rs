@@ -1,12 +1,15 @@
 //! Bare tonic: generated client and server on their defaults, TCP_NODELAY as tonic sets it.
 
 use tokio::net::TcpListener;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
+use super::bare::{self, Varying};
 use crate::Result;
 use crate::load::Caller;
+use crate::work::Work;
 
 #[allow(
     unreachable_pub,
@@ -20,26 +23,28 @@ use generated::Message;
 use generated::echo_client::EchoClient;
 use generated::echo_server::{Echo, EchoServer};
 
-struct Handlers;
+struct Handlers(Work);
 
 #[tonic::async_trait]
 impl Echo for Handlers {
     async fn echo(&self, request: Request<Message>) -> Result<Response<Message>, Status> {
+        self.0.burn();
         Ok(Response::new(request.into_inner()))
     }
 }
 
-pub(super) async fn serve(listeners: Vec<TcpListener>) -> Result<()> {
+pub(super) async fn serve(listeners: Vec<TcpListener>, work: Work) -> Result<()> {
     let servers = listeners.into_iter().map(|listener| {
         Server::builder()
-            .add_service(EchoServer::new(Handlers))
+            .add_service(EchoServer::new(Handlers(work)))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
     });
     futures_util::future::try_join_all(servers).await?;
     Ok(())
 }
 
-pub(super) async fn connect(addresses: &[String]) -> Result<impl Caller> {
+/// `varying`: with headers that differ from call to call.
+pub(super) async fn connect(addresses: &[String], payload: usize, varying: bool) -> Result<impl Caller> {
     let endpoints = addresses
         .iter()
         .map(|address| Endpoint::from_shared(format!("http://{address}")))
@@ -50,7 +55,8 @@ pub(super) async fn connect(addresses: &[String]) -> Result<impl Caller> {
     };
     Ok(Calls {
         client: EchoClient::new(channel),
-        payload: super::payload(),
+        payload: super::payload(payload),
+        varying,
     })
 }
 
@@ -58,12 +64,26 @@ pub(super) async fn connect(addresses: &[String]) -> Result<impl Caller> {
 struct Calls {
     client: EchoClient<Channel>,
     payload: Vec<u8>,
+    varying: bool,
 }
 
 impl Caller for Calls {
     async fn call(&mut self) -> Result<()> {
         let payload = self.payload.clone();
-        let reply = self.client.echo(Message { payload }).await?;
-        super::check(&reply.get_ref().payload)
+        let mut request = Request::new(Message { payload });
+        if self.varying {
+            let varying = Varying::of_this_call();
+            request.set_timeout(varying.timeout());
+            let metadata = request.metadata_mut();
+            metadata.insert(bare::REQUEST_ID, ascii(&varying.request_id)?);
+            metadata.insert(bare::TRACEPARENT, ascii(&varying.trace)?);
+            metadata.insert(bare::CALLER.0, AsciiMetadataValue::from_static("bench"));
+        }
+        let reply = self.client.echo(request).await?;
+        super::check(&reply.get_ref().payload, &self.payload)
     }
+}
+
+fn ascii(text: &[u8]) -> Result<AsciiMetadataValue> {
+    Ok(AsciiMetadataValue::try_from(text)?)
 }

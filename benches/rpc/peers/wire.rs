@@ -62,7 +62,7 @@ pub(super) async fn serve<T: Travel>(listeners: Vec<TcpListener>) -> Result<()> 
     Ok(())
 }
 
-pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Caller> {
+pub(super) async fn connect<T: Travel>(addresses: &[String], payload: usize) -> Result<impl Caller> {
     let mut connections = Vec::new();
     for address in addresses {
         let target = Target {
@@ -76,7 +76,7 @@ pub(super) async fn connect<T: Travel>(addresses: &[String]) -> Result<impl Call
         turn: Arc::default(),
         path: http::uri::PathAndQuery::from_static(PATH),
         caller: http::HeaderValue::from_static("bench"),
-        payload: super::payload(),
+        payload: super::payload(payload),
         next: 0,
     })
 }
@@ -123,6 +123,6 @@ impl Caller for Calls {
         let connection = &self.connections[turn % self.connections.len()];
         let reply = Exchange::start(connection.clone(), &request).await?;
         let message = reply.result.map_err(|status| status.message().to_owned())?;
-        super::check(&Message::decode(message)?.payload)
+        super::check(&Message::decode(message)?.payload, &self.payload)
     }
 }

@@ -17,11 +17,13 @@ use crate::input;
 /// Virtual time, far above every limit that a connection keeps.
 const FOR_EVER: Duration = Duration::from_secs(3_600);
 
-/// Runs a target with seed after seed while there is time.
+/// Runs a target with seed after seed while there is time, and says how often.
+#[allow(clippy::print_stdout, reason = "`make fuzz` shows it")]
 fn fuzz(target: impl Fn(&mut Rng)) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seconds = number("RSF_FUZZ_SECONDS").unwrap_or(1);
-    let mut seed = number("RSF_FUZZ_SEED").unwrap_or(0);
+    let first = number("RSF_FUZZ_SEED").unwrap_or(0);
+    let mut seed = first;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(seconds) {
         let told = Told(seed);
@@ -29,6 +31,9 @@ fn fuzz(target: impl Fn(&mut Rng)) {
         drop(told);
         seed += 1;
     }
+    let thread = std::thread::current();
+    let target = thread.name().unwrap_or_default();
+    println!("{target}: {} runs from seed {first} on", seed - first);
 }
 
 /// Tells the seed of a panic.
