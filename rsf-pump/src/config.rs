@@ -18,8 +18,8 @@ pub struct PumpSettings {
     pub state_file: Option<PathBuf>,
     /// The TTL that instances use, milliseconds, 1 000 to 600 000. Default 15 000.
     pub lease_ttl_ms: u64,
-    /// How often all leases are read, milliseconds, 100 to `lease_ttl_ms`; after a reading there is a pause of at least its
-    /// own length. Default 5 000.
+    /// How often all leases are read, milliseconds, 100 to `lease_ttl_ms`. After a reading that took long there is a pause of
+    /// its length, of this time at most, unless something asks for another. Default 5 000.
     pub sweep_ms: u64,
     /// How long reading some leases may take before the source counts as stalled, milliseconds. Default 3 000.
     pub read_timeout_ms: u64,

@@ -117,6 +117,8 @@ struct Source {
     ended: Option<Intake>,
     sweep_at: Instant,
     swept_at: Option<Instant>,
+    /// One was asked for while another was under way.
+    again: bool,
 }
 
 /// The pages of the sweep that was asked for last.
@@ -149,6 +151,7 @@ impl Source {
             // The first sweep is asked for by the end of the first subscription.
             sweep_at: now + config.read_timeout + RETRY,
             swept_at: None,
+            again: false,
         }
     }
 
@@ -161,6 +164,7 @@ impl Source {
     fn sweep_soon(&mut self) {
         let earliest = self.swept_at.map_or_else(Instant::now, |swept| swept + SWEEP_GAP);
         self.sweep_at = self.sweep_at.min(earliest);
+        self.again = self.is_sweeping();
     }
 
     /// The next thing the source says. Safe to drop and call again.
@@ -288,9 +292,14 @@ impl Source {
         let now = Instant::now();
         match &answer {
             Intake::Swept { asked, answer: Ok(_) } => {
-                // A fleet so large that a sweep takes longer than their interval leaves as much time to everything else.
-                let took = now.saturating_duration_since(*asked);
-                self.sweep_at = self.sweep_at.max(now + took.max(SWEEP_GAP));
+                // A fleet so large that a sweep takes about as long as their interval leaves time to everything else; but
+                // no more than the interval, or the pump would believe that it had stood still.
+                let took = now.saturating_duration_since(*asked).min(self.interval);
+                let rest = match std::mem::take(&mut self.again) {
+                    true => SWEEP_GAP,
+                    false => took.max(SWEEP_GAP),
+                };
+                self.sweep_at = self.sweep_at.max(now + rest);
             }
             Intake::Swept { answer: Err(_), .. } => self.sweep_at = now + RETRY,
             Intake::Read { answer: Err(_), .. } => {

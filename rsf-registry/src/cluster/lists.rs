@@ -102,6 +102,8 @@ impl ListNode {
 
 #[async_trait]
 impl Decode<ServiceList> for ListNode {
+    const MANY: bool = true;
+
     async fn decode(&mut self, data: &[u8]) -> Result<ServiceList, Undecoded> {
         let refused = |error: Refusal| Undecoded::Refused(error.to_string());
         match self.opener.open_head(&self.service, data).map_err(refused)? {

@@ -216,6 +216,8 @@ struct PolicyNode {
 
 #[async_trait]
 impl Decode<PolicyRecord> for PolicyNode {
+    const MANY: bool = false;
+
     async fn decode(&mut self, data: &[u8]) -> Result<PolicyRecord, Undecoded> {
         decode_policy(&self.scope, data).map_err(|error| Undecoded::Refused(error.to_string()))
     }

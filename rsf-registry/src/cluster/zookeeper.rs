@@ -24,8 +24,8 @@ use place::{Credentials, Place};
 /// takes over.
 pub(crate) const LEADER_SESSION: Duration = Duration::from_secs(6);
 
-/// A session that only reads. It holds no node that others wait for, and to make a new one costs a server a hundred
-/// readings: it outlives the restart of an ensemble. A connection is given up after two fifths of it.
+/// A session that only reads. It holds no node that others wait for, and its connection is given up after two fifths of
+/// this, 12 s: servers that a whole fleet came back to answer late, and who gives them up asks for everything anew.
 pub(crate) const READER_SESSION: Duration = Duration::from_secs(30);
 
 /// A session that did not last this long counts as an attempt that failed: a fleet whose sessions expire before they

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use zookeeper_client::{Client, Error, OneshotWatcher, Stat};
+use zookeeper_client::{Client, Error, EventType, OneshotWatcher, Stat};
 
 use super::namespace::Namespace;
 use super::{Connection, Session};
@@ -14,17 +14,18 @@ use crate::backoff::{Backoff, jittered};
 use crate::{Observed, StoreError, Watch};
 
 /// Read again about this often even if no watch fires. Persistent watches of the client die with a reconnect and
-/// one-shot watches should not, but a watch that is silently lost must cost half a minute and not for ever. A process
-/// that watches more than ten nodes reads one every three seconds, each in its turn; one of more than 200 each every
-/// ten minutes.
+/// one-shot watches should not, but a watch that is silently lost must not cost for ever: of a policy half a minute. A
+/// process that watches more than ten lists reads one every three seconds, each in its turn; one of more than 200 each
+/// every ten minutes.
 const INSURANCE: Pace = Pace {
     least: Duration::from_secs(30),
     each: Duration::from_secs(3),
     most: Duration::from_secs(600),
 };
 
-/// A reconnect is followed by a reading within this time, spread so that a fleet does not read everything at once. What
-/// changed meanwhile is known earlier: the server resets one-shot watches and fires those that missed something.
+/// A reconnect is followed by a reading within this time, spread so that a fleet does not read everything at once. Where
+/// the session lives on, what changed meanwhile is known earlier: the server resets one-shot watches and fires those
+/// that missed something.
 const SPREAD: Pace = Pace {
     least: Duration::from_secs(1),
     each: Duration::from_millis(100),
@@ -53,6 +54,9 @@ impl Pace {
 /// Turns what a node holds into the watched value.
 #[async_trait]
 pub(crate) trait Decode<T>: Send + 'static {
+    /// Whether a process watches as many as it calls services; those pace themselves.
+    const MANY: bool;
+
     /// The value, or what is wrong with it.
     async fn decode(&mut self, data: &[u8]) -> Result<T, Undecoded>;
 }
@@ -107,15 +111,19 @@ impl<T: Send + Sync + 'static, D: Decode<T>> Watched<T, D> {
     async fn keep(mut self) {
         let mut backoff = Backoff::default();
         let session = self.namespace.session.clone();
-        let _counted = Counted::new(&session);
+        let _counted = D::MANY.then(|| Counted::new(&session));
+        let watches = || match D::MANY {
+            true => session.watches.load(Ordering::Relaxed),
+            false => 1,
+        };
         loop {
             let permit = session.readings.acquire().await;
             let Connection { client, number } = session.connected().await;
-            let read = tokio::time::timeout(PATIENCE, read_and_watch(&client, &self.path)).await;
-            drop(permit);
-            match read {
+            match tokio::time::timeout(PATIENCE, read_and_watch(&client, &self.path)).await {
                 Ok(Ok((data, watcher))) => {
-                    if let Err(reason) = self.publish(data).await {
+                    let published = self.publish(data).await;
+                    drop(permit);
+                    if let Err(reason) = published {
                         tracing::debug!(
                             path = self.path,
                             reason,
@@ -126,16 +134,21 @@ impl<T: Send + Sync + 'static, D: Decode<T>> Watched<T, D> {
                     }
                     backoff.reset();
                     tokio::select! {
-                        _ = watcher.changed() => {}
-                        () = reconnected(&session, number) => {}
-                        () = tokio::time::sleep(jittered(INSURANCE.of(session.watches.load(Ordering::Relaxed)))) => {}
+                        event = watcher.changed() => if event.event_type == EventType::Session {
+                            // All watches of the session end with it.
+                            reconnected(&session, number, SPREAD.of(watches())).await;
+                        },
+                        () = reconnected(&session, number, SPREAD.of(watches())) => {}
+                        () = tokio::time::sleep(jittered(INSURANCE.of(watches()))) => {}
                     }
                 }
                 Ok(Err(error)) => {
+                    drop(permit);
                     tracing::debug!(path = self.path, %error, "cannot read the watched node; trying again");
                     tokio::time::sleep(backoff.next()).await;
                 }
                 Err(_) => {
+                    drop(permit);
                     tracing::debug!(path = self.path, "no answer about the watched node; trying again");
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -198,11 +211,10 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Waits for the connection after the one of that number, and then a part of [`SPREAD`].
-async fn reconnected(session: &Session, number: u64) {
+/// Waits for the connection after the one of that number, and then a part of `spread`.
+async fn reconnected(session: &Session, number: u64, spread: Duration) {
     session.moved_on(number).await;
     session.connected().await;
-    let spread = SPREAD.of(session.watches.load(Ordering::Relaxed));
     tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
 }
 

@@ -26,10 +26,11 @@ async fn wipe(id: &'static str, keep_database: bool) -> Case {
     };
     let mut ground = Ground::start_with(Kind::Cluster, options).await;
     let watched = ground.watch().await;
+    ground.site.zookeepers().wipe().await;
     if !keep_database {
+        // Not before: a console without a database takes over what it finds in the store.
         ground.site.lose_the_consoles_database().await;
     }
-    ground.site.zookeepers().wipe().await;
     sleep(Duration::from_secs(5)).await;
     ground.site.zookeepers().restart().await;
     ground.fleet.join("newcomer", &[0, 1]);
