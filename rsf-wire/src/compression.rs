@@ -12,9 +12,9 @@ use crate::message::{MessageError, PREFIX_BYTES, unframe};
 /// The value of `grpc-accept-encoding` that names all that [`read`] can read.
 pub const ACCEPTED: &str = "identity,gzip,zstd";
 
-/// zstd's window is a power of two of so many bytes at most: a sender cannot make us hold more for it. Its levels up to 19
-/// ask for no more, and HTTP's zstd has the same bound.
-const MOST_WINDOW: u32 = 23;
+/// zstd's window at most, as a power of two: 8 MiB. A sender cannot make us hold more for it. Its levels up to 19 ask for no
+/// more, and HTTP's zstd has the same bound.
+const MOST_WINDOW_LOG: u32 = 23;
 /// Fast and good enough: what is won beyond costs more than it saves in one network.
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
@@ -80,19 +80,29 @@ fn unfolded(message: &[u8], encoding: Encoding, limit: usize) -> Result<Bytes, M
     };
     // What most messages unfold to, with one byte that tells that it was too much.
     let mut out = Vec::with_capacity(message.len().saturating_mul(4).min(limit.saturating_add(1)));
-    let most = limit as u64 + 1;
+    let (most, mut rest) = (limit as u64 + 1, message);
+    // Of one piece: both formats may be strung together, and a sender could make us begin anew every few bytes.
     let read = match encoding {
-        Encoding::Gzip => flate2::bufread::MultiGzDecoder::new(message)
+        Encoding::Gzip => flate2::bufread::GzDecoder::new(&mut rest)
             .take(most)
             .read_to_end(&mut out),
-        Encoding::Zstd => zstd::stream::read::Decoder::with_buffer(message).and_then(|mut decoder| {
-            decoder.window_log_max(MOST_WINDOW)?;
+        Encoding::Zstd => zstd::stream::read::Decoder::with_buffer(&mut rest).and_then(|decoder| {
+            let mut decoder = decoder.single_frame();
+            decoder.window_log_max(MOST_WINDOW_LOG)?;
             decoder.take(most).read_to_end(&mut out)
         }),
     };
     read.map_err(broken)?;
     if out.len() > limit {
         return Err(MessageError::TooLarge { limit });
+    }
+    if !rest.is_empty() {
+        let reason = format!("{} bytes stand behind its end", rest.len());
+        return Err(broken(std::io::Error::other(reason)));
+    }
+    // Who holds the message counts its length.
+    if out.capacity() / 2 > out.len() {
+        out.shrink_to_fit();
     }
     Ok(out.into())
 }
@@ -126,6 +136,13 @@ mod tests {
 
     fn text(bytes: usize) -> Vec<u8> {
         (0..bytes).map(|i| b"all work and no play "[i % 21]).collect()
+    }
+
+    fn gzip(bytes: &[u8], level: flate2::Compression) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut encoder = flate2::bufread::GzEncoder::new(bytes, level);
+        encoder.read_to_end(&mut out).unwrap();
+        out
     }
 
     #[test]
@@ -196,6 +213,44 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The least that a sender can make us begin with, many times.
+    #[test]
+    fn messages_in_many_pieces_are_errors_whatever_they_come_to() {
+        let gzip = gzip(b"", flate2::Compression::fast());
+        let zstd = zstd::bulk::compress(b"", 1).unwrap();
+        for (encoding, piece) in [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)] {
+            let name = Some(encoding.name().as_bytes());
+            let of = |pieces: usize| {
+                let mut body = frame(&piece.repeat(pieces)).unwrap().to_vec();
+                body[0] = 1;
+                read(&body.into(), name, 9999)
+            };
+            assert_eq!(of(1), Ok(Some(Bytes::new())), "{encoding:?}");
+            for pieces in [0, 2, 1000] {
+                let error = of(pieces).unwrap_err();
+                assert!(
+                    matches!(error, MessageError::Corrupt { .. }),
+                    "{encoding:?} {pieces} {error}"
+                );
+            }
+        }
+    }
+
+    /// Who holds a message counts its length.
+    #[test]
+    fn a_message_takes_no_more_memory_than_twice_its_length() {
+        let noise: Vec<u8> = (0..100_000_u32)
+            .map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8)
+            .collect();
+        let stored = gzip(&noise, flate2::Compression::none());
+        let mut body = frame(&stored).unwrap().to_vec();
+        body[0] = 1;
+        let message = read(&body.into(), Some(b"gzip"), 1 << 20).unwrap().unwrap();
+        let message = Vec::from(message);
+        assert_eq!(message, noise);
+        assert!(message.capacity() <= 2 * noise.len(), "{}", message.capacity());
     }
 
     /// A frame that asks for a window of 128 MiB is refused before it is made.

@@ -35,7 +35,8 @@ pub struct Limits {
     /// The same of a whole connection. Default 4 MiB.
     pub connection_window: u32,
     /// Bytes of unfinished requests and of streams that wait for their readers, together, that a server's connection
-    /// holds. A request beyond is refused (REFUSED_STREAM), a stream beyond is reset (ENHANCE_YOUR_CALM). Default 64 MiB.
+    /// holds. A unary request beyond, gathered or handed to [`Handler::slow`](crate::Handler::slow), is refused
+    /// (REFUSED_STREAM: nothing has happened), a stream beyond is reset (ENHANCE_YOUR_CALM). Default 64 MiB.
     pub buffered_bytes: usize,
     /// Bytes of whole replies that wait for a client's windows or socket; streams beyond are reset. Default 64 MiB.
     pub unsent_bytes: usize,

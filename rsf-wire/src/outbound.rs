@@ -62,6 +62,8 @@ struct Waiting {
     in_turn: bool,
     /// The trailers that follow; without them the body ends the stream.
     trailers: Option<Trailers>,
+    /// The stream is reset behind all that: nobody reads what its request still has to say.
+    cut_off: bool,
     /// What a stream has that may get more than `rest`.
     more: Option<Box<More>>,
 }
@@ -187,6 +189,7 @@ impl Outbound {
                 window,
                 in_turn,
                 trailers,
+                cut_off: false,
                 more: None,
             },
         );
@@ -255,6 +258,9 @@ impl Outbound {
         if let Some(trailers) = waiting.trailers {
             self.headers(stream, trailers.constant, &trailers.varying, true);
         }
+        if waiting.cut_off {
+            frame::write_reset(&mut self.gathered, stream, ErrorCode::NO_ERROR);
+        }
         if let Some(more) = waiting.more {
             self.open -= usize::from(more.may_rest());
         }
@@ -273,6 +279,12 @@ impl Outbound {
     /// Whether the stream's body is not all out yet.
     pub(crate) fn owes(&self, stream: u32) -> bool {
         self.waiting.contains_key(&stream)
+    }
+
+    /// Resets a stream as soon as its body and trailers are out; `false` where they are.
+    pub(crate) fn cut_off(&mut self, stream: u32) -> bool {
+        let waiting = self.waiting.get_mut(&stream);
+        waiting.map(|waiting| waiting.cut_off = true).is_some()
     }
 
     /// Gives a stream up without telling the peer. Its turn, if any, is passed over later.

@@ -130,6 +130,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Handles one unary request of which not all has come, or not all of it soon: how much and how long to gather is the
     /// handler's to decide. `route` is what [`Handler::route`] said of it. Default: UNIMPLEMENTED.
+    ///
+    /// It acts on nothing less than a whole request: one that meets [`Limits::buffered_bytes`] before is refused in a way
+    /// that says that nothing happened (REFUSED_STREAM), and is sent again.
     fn slow(&self, _route: usize, call: StreamingCall) -> Serving {
         self.stream(call)
     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 
 use super::body::{BoxError, OutBody, Received, receive};
 use super::budget::FREE_BYTES;
-use super::compression::{Compression, READABLE};
+use super::compression::{ACCEPTED, Compression};
 use super::headers::{GRPC, implementation};
 use super::load_report::{LOAD_METRICS, Reporter, with_load};
 use super::status_header::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_STATUS, read_timeout, write_status};
@@ -168,7 +168,7 @@ fn refusal(status: &Status) -> Response<OutBody> {
     let mut response = Response::new(OutBody::empty());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     if status.code() == crate::status::Code::Unimplemented {
-        response.headers_mut().insert(GRPC_ACCEPT_ENCODING, READABLE);
+        response.headers_mut().insert(GRPC_ACCEPT_ENCODING, ACCEPTED);
     }
     write_status(status, response.headers_mut());
     response

@@ -1,7 +1,7 @@
 //! Compressed messages, the same on every wire: what comes compressed is read, what goes out is compressed where it is worth it.
 
 use bytes::Bytes;
-use rsf_wire::compression::{ACCEPTED, Encoding, compress};
+use rsf_wire::compression::{Encoding, compress};
 use rsf_wire::message::MessageError;
 
 use super::Frame;
@@ -60,4 +60,5 @@ pub(super) fn bad_message(error: &MessageError) -> Status {
 }
 
 /// What servers say they can read, with an UNIMPLEMENTED that may be about an encoding, and consumers that compress.
-pub(super) const READABLE: http::HeaderValue = http::HeaderValue::from_static(ACCEPTED);
+pub(super) const ACCEPTED: http::HeaderValue =
+    http::HeaderValue::from_static(rsf_wire::compression::ACCEPTED);

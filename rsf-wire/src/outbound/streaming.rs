@@ -41,6 +41,7 @@ impl Outbound {
             window: self.initial_window + credit,
             in_turn: false,
             trailers: None,
+            cut_off: false,
             more: Some(Box::new(more)),
         };
         self.open += 1;

@@ -155,6 +155,9 @@ where
                 }
             }
             if self.writing.is_done() {
+                if !self.lingering.is_empty() {
+                    self.ask_for_rests();
+                }
                 if self.out.is_empty() {
                     if self.is_drained() {
                         return Pin::new(&mut self.io).poll_shutdown(cx).map_err(Ended::from);
@@ -187,7 +190,10 @@ where
     }
 
     fn is_drained(&self) -> bool {
-        matches!(self.draining, Draining::Above(_)) && self.streams.len() == 0 && self.out.waiting() == 0
+        matches!(self.draining, Draining::Above(_))
+            && self.streams.len() == 0
+            && self.out.waiting() == 0
+            && self.lingering.is_empty()
     }
 
     fn take_replies(&mut self, cx: &Context<'_>) -> Result<bool, Ended> {

@@ -65,6 +65,8 @@ pub(super) struct Open {
     task: Option<AbortHandle>,
     headed: bool,
     grpc: bool,
+    /// Whether it is a unary request, of which nothing is acted upon before it is whole.
+    unary: bool,
     announced: Announced,
 }
 
@@ -119,9 +121,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             ended: end,
         };
         self.out.open(stream, open.credit, pipe.clone(), false);
-        self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
-            handler.stream(call)
-        });
+        self.hand_over(stream, headers, pipe, open, announced, None);
         Ok(())
     }
 
@@ -162,11 +162,10 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         let announced = Announced::rest(&body);
         pipe.begin(body.finish());
         self.out.open(stream, open.credit, pipe.clone(), true);
-        self.hand_over(stream, headers, pipe, open, announced, |handler, call| {
-            handler.slow(route, call)
-        });
+        self.hand_over(stream, headers, pipe, open, announced, Some(route));
     }
 
+    /// `slow` is the route of a unary request.
     fn hand_over(
         &mut self,
         stream: u32,
@@ -174,7 +173,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
         pipe: Arc<Pipe>,
         open: Stream,
         announced: Announced,
-        start: impl FnOnce(&H, StreamingCall) -> Serving,
+        slow: Option<usize>,
     ) {
         let replies = self.replies.clone();
         let (outgoing, body) = halves(pipe.clone(), Served { replies, stream }, false);
@@ -186,12 +185,16 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             answer: Answer { outgoing },
         };
         // A panic drops the answer, which says what is to be said.
-        let serving = catch_unwind(AssertUnwindSafe(|| start(&self.handler, call)));
+        let serving = catch_unwind(AssertUnwindSafe(|| match slow {
+            Some(route) => self.handler.slow(route, call),
+            None => self.handler.stream(call),
+        }));
         let serving = Open {
             pipe,
             task: serving.ok().map(|serving| tokio::spawn(serving).abort_handle()),
             headed: false,
             grpc,
+            unary: slow.is_some(),
             announced,
         };
         self.serving += 1;
@@ -217,7 +220,12 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             Err(Unfit::Window) => return self.fail(stream, ErrorCode::FLOW_CONTROL_ERROR),
             Err(Unfit::Memory) => {
                 Refusal::Buffered.note();
-                return self.fail(stream, ErrorCode::ENHANCE_YOUR_CALM);
+                // Half a unary request has done nothing, and may be sent again.
+                let code = match open.unary && !open.headed {
+                    true => ErrorCode::REFUSED_STREAM,
+                    false => ErrorCode::ENHANCE_YOUR_CALM,
+                };
+                return self.fail(stream, code);
             }
         };
         let ended = end.then(|| open.pipe.end(None)).flatten();

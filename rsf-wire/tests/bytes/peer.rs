@@ -88,10 +88,19 @@ impl Peer {
 
     /// Faces a server with a handler of its own that was told nothing yet.
     pub(crate) fn of_handler(handler: Arc<impl Handler>, limits: Limits) -> Peer {
+        Peer::of_drained(handler, limits, std::future::pending())
+    }
+
+    /// The same of one that goes when `drain` resolves.
+    pub(crate) fn of_drained(
+        handler: Arc<impl Handler>,
+        limits: Limits,
+        drain: impl Future<Output = ()> + Send + 'static,
+    ) -> Peer {
         let (io, far) = tokio::io::duplex(1 << 20);
         let engine = tokio::spawn(async move {
             // What it ends with is seen on the wire.
-            let _ = serve(far, handler, limits, std::future::pending()).await;
+            let _ = serve(far, handler, limits, drain).await;
         });
         Peer { io, engine }
     }

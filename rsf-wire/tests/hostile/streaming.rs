@@ -20,7 +20,7 @@ use crate::raw::*;
 const MOST: u32 = 0x7fff_ffff;
 
 /// Unary requests are slow ones, answered with 10 000 bytes when they are whole. Streaming: `/s/flood` sends without end,
-/// `/s/spawn` has a task of its own read, which says how the body ended.
+/// `/s/spawn` has a task of its own read, which says how the body ended. What ends with `deaf` is not read, nor answered.
 struct Streams {
     ended: mpsc::UnboundedSender<bool>,
 }
@@ -43,6 +43,7 @@ impl Handler for Streams {
 
     fn slow(&self, _: usize, call: StreamingCall) -> Serving {
         Box::pin(async move {
+            deaf(&call).await;
             let StreamingCall { mut body, answer, .. } = call;
             while let Some(Ok(_)) = poll_fn(|cx| body.poll_data(cx)).await {}
             let mut out = answer.grpc(Literals::new());
@@ -54,6 +55,7 @@ impl Handler for Streams {
     fn stream(&self, call: StreamingCall) -> Serving {
         let ended = self.ended.clone();
         Box::pin(async move {
+            deaf(&call).await;
             let StreamingCall {
                 headers,
                 mut body,
@@ -78,6 +80,12 @@ impl Handler for Streams {
             });
             std::future::pending().await
         })
+    }
+}
+
+async fn deaf(call: &StreamingCall) {
+    if call.headers.get(":path").unwrap_or_default().ends_with(b"deaf") {
+        std::future::pending().await
     }
 }
 
@@ -141,6 +149,28 @@ async fn ask_slowly(peer: &mut Peer, stream: u32) -> Vec<Seen> {
     seen.extend(answer.expect("the connection lives"));
     seen.extend(peer.settle().await.0);
     seen
+}
+
+/// Nothing was done with half a unary request, and the peer is told so; of a stream nobody knows.
+#[tokio::test]
+async fn memory_that_is_full_refuses_unary_requests_and_resets_streams() {
+    for (path, code) in [("/t/deaf", REFUSED_STREAM), ("/s/deaf", 11)] {
+        let before = Refusal::Buffered.count();
+        let limits = Limits {
+            buffered_bytes: 100_000,
+            ..Limits::default()
+        };
+        let (mut peer, _) = greeted(limits).await;
+        peer.say(&headers(1, END_HEADERS, &request(path))).await;
+        // The server has read all there is: it hands over what is not whole.
+        peer.settle().await;
+        for _ in 0..7 {
+            peer.say(&data(1, 0, &[7; 16_000])).await;
+        }
+        let frames = peer.until(|frame| frame.is(RST_STREAM, 1)).await.unwrap();
+        assert_eq!(frames.last().unwrap().code(), code, "{path}");
+        assert!(Refusal::Buffered.count() > before);
+    }
 }
 
 #[tokio::test]

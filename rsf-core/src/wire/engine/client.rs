@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header::HeaderMap;
 use http_body_util::BodyExt as _;
 use rsf_wire::bridge::HttpClient;
-use rsf_wire::compression::{ACCEPTED, read};
+use rsf_wire::compression::{self, read};
 use rsf_wire::message::{MessageError, unframe};
 use rsf_wire::{CallError, Client, ErrorCode, Life, Limits, Reply, Request, StreamError};
 use tokio::net::TcpStream;
@@ -165,7 +165,7 @@ impl Connection for EngineConnection {
         }
         let mut compressed = None;
         if let Some(compression) = &self.compression {
-            constant[count] = ("grpc-accept-encoding", ACCEPTED.as_bytes());
+            constant[count] = ("grpc-accept-encoding", compression::ACCEPTED.as_bytes());
             count += 1;
             compressed = compression.of(request.frame);
             if compressed.is_some() {

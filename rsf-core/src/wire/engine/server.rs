@@ -21,7 +21,7 @@ use crate::status::{Code, Status};
 use crate::wire::accept::accept;
 use crate::wire::answer::{Terms, answer};
 use crate::wire::budget::FREE_BYTES;
-use crate::wire::compression::{READABLE, bad_message};
+use crate::wire::compression::{ACCEPTED, bad_message};
 use crate::wire::headers::{GRPC, IMPLEMENTATION};
 use crate::wire::http2::ServerOptions;
 use crate::wire::load_report::{LOAD_METRICS, Reporter};
@@ -267,7 +267,7 @@ fn refusal_with(status: &Status, load: Option<HeaderValue>) -> Response {
         trailers.insert(LOAD_METRICS, load);
     }
     if status.code() == Code::Unimplemented {
-        trailers.insert(GRPC_ACCEPT_ENCODING, READABLE);
+        trailers.insert(GRPC_ACCEPT_ENCODING, ACCEPTED);
     }
     write_status(status, &mut trailers);
     Response::Status(fields::literals(&trailers))

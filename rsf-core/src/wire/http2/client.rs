@@ -19,7 +19,7 @@ use crate::metadata::Metadata;
 use crate::outcome::Reason;
 use crate::status::Status;
 use crate::wire::body::{OutBody, Received, receive};
-use crate::wire::compression::READABLE;
+use crate::wire::compression::ACCEPTED;
 use crate::wire::greeting::Greeting;
 use crate::wire::headers::{Varying, request_headers};
 use crate::wire::pending::PendingCalls;
@@ -198,7 +198,7 @@ impl Connection for Http2Connection {
         let mut headers = request_headers(request, self.varying());
         let mut compressed = None;
         if let Some(compression) = &self.compression {
-            headers.insert(GRPC_ACCEPT_ENCODING, READABLE);
+            headers.insert(GRPC_ACCEPT_ENCODING, ACCEPTED);
             compressed = compression.of(request.frame);
             if compressed.is_some() {
                 let encoding = HeaderValue::from_static(compression.encoding.name());

@@ -3,15 +3,18 @@
 //! A RST_STREAM right behind the answer would make clients that read both at once (curl) report an error in the answer's
 //! place. Without any, those that stop to send when they see an answer (curl again) would wait for ever. So a PING goes out
 //! behind the answer, and the stream is reset when the peer has acknowledged it: it has the answer by then.
+//!
+//! An answer may wait for the peer's windows for long. All that time the stream is left alone: what bounds it is
+//! [`Limits::read_time`](crate::Limits::read_time), and no frame is more wrong than a reset in front of an answer.
 
 use std::collections::VecDeque;
 
 use super::ServerConnection;
 use crate::frame::{self, ConnectionError, ErrorCode};
 
-/// Streams at once; where there are more, the oldest is reset.
+/// Streams at once; where there are more, the oldest is reset, at once or right behind its answer.
 const MOST: usize = 64;
-/// Bytes of one that pass by before it is reset, where its window allows them.
+/// Bytes of one that pass by behind its answer before it is reset, where its window allows them.
 const MOST_BYTES: u32 = 256 * 1024;
 /// What that PING carries.
 pub(super) const PING: [u8; 8] = *b"rsfrests";
@@ -72,12 +75,15 @@ impl Lingering {
         oldest.map(|answered| answered.stream)
     }
 
-    fn pass(&mut self, stream: u32, bytes: u32, end: bool) -> Passed {
+    /// `owed` says whether the stream's answer is not out yet.
+    fn pass(&mut self, stream: u32, bytes: u32, end: bool, owed: bool) -> Passed {
         let Some(answered) = self.streams.iter_mut().find(|answered| answered.stream == stream) else {
             return Passed::No;
         };
-        let fits = bytes <= answered.left;
-        answered.left = answered.left.saturating_sub(bytes);
+        let fits = owed || bytes <= answered.left;
+        if !owed {
+            answered.left = answered.left.saturating_sub(bytes);
+        }
         if end || !fits {
             self.end(stream);
         }
@@ -87,10 +93,17 @@ impl Lingering {
         }
     }
 
-    /// Some time has passed; one that has to go, if any.
+    /// Some time has passed for those whose answer is out.
+    fn look(&mut self, owed: impl Fn(u32) -> bool) {
+        for answered in &mut self.streams {
+            answered.looks += u32::from(!owed(answered.stream));
+        }
+    }
+
+    /// One that has to go, if any.
     fn late(&mut self) -> Option<u32> {
-        let late = |answered: &mut Answered| answered.looks >= LOOKS;
-        self.streams.pop_front_if(late).map(|answered| answered.stream)
+        let late = self.streams.iter().position(|answered| answered.looks >= LOOKS)?;
+        self.streams.remove(late).map(|answered| answered.stream)
     }
 }
 
@@ -102,18 +115,22 @@ impl<S, H: ?Sized, D> ServerConnection<S, H, D> {
         if let Some(oldest) = self.lingering.begin(stream, left) {
             self.cut_off(oldest);
         }
-        if !self.lingering.asked {
-            self.ask();
-        }
+        self.ask_for_rests();
     }
 
-    /// Sends a PING behind the answers that are out.
-    fn ask(&mut self) {
-        self.lingering.asked = true;
-        for answered in &mut self.lingering.streams {
-            answered.asked = true;
+    /// Sends a PING behind the answers that are out, where there are such and no PING is out.
+    pub(super) fn ask_for_rests(&mut self) {
+        if self.lingering.asked {
+            return;
         }
-        frame::write_ping(self.out.control(), false, PING);
+        for answered in &mut self.lingering.streams {
+            // What waits for the peer's windows will stand behind the PING.
+            answered.asked = !self.out.owes(answered.stream);
+            self.lingering.asked |= answered.asked;
+        }
+        if self.lingering.asked {
+            frame::write_ping(self.out.control(), false, PING);
+        }
     }
 
     /// The peer has all that went out before the PING.
@@ -121,26 +138,20 @@ impl<S, H: ?Sized, D> ServerConnection<S, H, D> {
         if !std::mem::take(&mut self.lingering.asked) {
             return;
         }
-        let (out, mut others) = (&mut self.out, false);
+        let out = &mut self.out;
         self.lingering.streams.retain(|answered| {
-            // What waits for the peer's windows has not reached it.
-            if out.owes(answered.stream) {
-                return true;
-            }
-            others |= !answered.asked;
             if answered.asked {
                 frame::write_reset(out.control(), answered.stream, ErrorCode::NO_ERROR);
             }
             !answered.asked
         });
-        if others {
-            self.ask();
-        }
+        self.ask_for_rests();
     }
 
     /// DATA of a stream that is not open; whether it passes by. What passes by is noise.
     pub(super) fn passes_by(&mut self, stream: u32, flow: u32, end: bool) -> Result<bool, ConnectionError> {
-        match self.lingering.pass(stream, flow, end) {
+        let owed = self.out.owes(stream);
+        match self.lingering.pass(stream, flow, end, owed) {
             Passed::No => return Ok(false),
             Passed::By => {}
             Passed::Over => self.cut_off(stream),
@@ -151,10 +162,7 @@ impl<S, H: ?Sized, D> ServerConnection<S, H, D> {
 
     /// Resets those that have lingered for long; whether there were any.
     pub(super) fn reset_lingering(&mut self) -> bool {
-        self.lingering
-            .streams
-            .iter_mut()
-            .for_each(|answered| answered.looks += 1);
+        self.lingering.look(|stream| self.out.owes(stream));
         let mut some = false;
         while let Some(stream) = self.lingering.late() {
             self.cut_off(stream);
@@ -163,9 +171,9 @@ impl<S, H: ?Sized, D> ServerConnection<S, H, D> {
         some
     }
 
-    /// Tells the peer that nobody reads on. Where its answer is still on its way the peer is left to say all.
+    /// Tells the peer that nobody reads on, behind its answer.
     fn cut_off(&mut self, stream: u32) {
-        if !self.out.owes(stream) {
+        if !self.out.cut_off(stream) {
             frame::write_reset(self.out.control(), stream, ErrorCode::NO_ERROR);
         }
     }
@@ -181,11 +189,12 @@ mod tests {
         for stream in [1, 3, 5] {
             assert_eq!(lingering.begin(stream, 100), None);
         }
-        assert_eq!(lingering.pass(7, 1, false), Passed::No);
-        assert_eq!(lingering.pass(1, 60, false), Passed::By);
-        assert_eq!(lingering.pass(1, 60, false), Passed::Over);
-        assert_eq!(lingering.pass(1, 1, false), Passed::No);
-        assert_eq!(lingering.pass(3, 1000, true), Passed::By);
+        assert_eq!(lingering.pass(7, 1, false, false), Passed::No);
+        assert_eq!(lingering.pass(1, 1000, false, true), Passed::By);
+        assert_eq!(lingering.pass(1, 60, false, false), Passed::By);
+        assert_eq!(lingering.pass(1, 60, false, false), Passed::Over);
+        assert_eq!(lingering.pass(1, 1, false, false), Passed::No);
+        assert_eq!(lingering.pass(3, 1000, true, false), Passed::By);
         assert!(!lingering.end(3) && lingering.end(5) && lingering.is_empty());
     }
 
@@ -194,12 +203,11 @@ mod tests {
         let mut lingering = Lingering::default();
         assert!((0..MOST as u32).all(|stream| lingering.begin(stream, 0).is_none()));
         assert_eq!(lingering.begin(100, 0), Some(0));
-        lingering
-            .streams
-            .iter_mut()
-            .take(2)
-            .for_each(|answered| answered.looks = LOOKS);
+        for _ in 0..LOOKS {
+            assert_eq!(lingering.late(), None);
+            lingering.look(|stream| !(2..4).contains(&stream));
+        }
         let late: Vec<u32> = std::iter::from_fn(|| lingering.late()).collect();
-        assert_eq!(late, [1, 2]);
+        assert_eq!(late, [2, 3]);
     }
 }

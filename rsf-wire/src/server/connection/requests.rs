@@ -259,6 +259,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
     /// streams themselves.
     pub(in crate::server) fn fail(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
         self.remove(stream);
+        self.lingering.end(stream);
         self.out.reset(stream, code);
         self.count_early_reset()
     }
@@ -319,7 +320,7 @@ impl<S, H: Handler + ?Sized, D> ServerConnection<S, H, D> {
             return Ok(());
         }
         if stream > self.last || self.out.closed().may_speak(stream) {
-            return Ok(());
+            return self.inbound.hear_waste();
         }
         self.fail(stream, ErrorCode::STREAM_CLOSED)
     }
