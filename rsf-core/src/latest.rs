@@ -35,7 +35,8 @@ impl<T> Latest<T> {
         }
     }
 
-    /// The value that holds now.
+    /// The value that holds now. No thread reads an older one after a newer one; a task that changes threads may, while the
+    /// value is replaced.
     #[inline(always)]
     pub(crate) fn get(&self) -> Option<Arc<T>> {
         self.copies[thread_number() & (self.copies.len() - 1)]

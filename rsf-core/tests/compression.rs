@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
+use parking_lot::Mutex;
 use rsf_core::message::Response;
 use rsf_core::metadata::Metadata;
 use rsf_core::status::{Code, Status};
@@ -28,10 +29,15 @@ use tokio_util::sync::CancellationToken;
 const PATH: &str = "/test.v1.Echo/Echo";
 const LIMIT: usize = 1 << 20;
 
-/// Echoes messages, and says in metadata what the consumer accepts.
+/// What it takes to admit a call that says so.
+const ADMISSION: Duration = Duration::from_millis(60);
+
+/// Echoes messages.
 #[derive(Default)]
 struct Echo {
     admitted: AtomicUsize,
+    /// The time that was left of the last call, where it had any, and whether its message was there.
+    told: Mutex<Option<(Option<Duration>, bool)>>,
 }
 
 impl Dispatch for Echo {
@@ -46,6 +52,11 @@ impl Dispatch for Echo {
         _peer: Option<&rsf_core::identity::Peer>,
     ) -> Result<(), Status> {
         self.admitted.fetch_add(1, Ordering::SeqCst);
+        if metadata.get("admitted-late").is_some() {
+            // Nobody ever says anything.
+            let (_silent, hears) = std::sync::mpsc::channel::<()>();
+            let _ = hears.recv_timeout(ADMISSION);
+        }
         match metadata.get("stranger") {
             None => Ok(()),
             Some(_) => Err(Status::permission_denied("not you")),
@@ -53,6 +64,7 @@ impl Dispatch for Echo {
     }
 
     fn unary(&self, _method: usize, request: InboundRequest) -> BoxFuture<'static, InboundReply> {
+        *self.told.lock() = Some((request.timeout, request.message.is_ok()));
         Box::pin(async move {
             let message = request.message?;
             Ok(Response::new(Frame::from_message(&message).unwrap()))
@@ -178,6 +190,14 @@ async fn answered(
     fields: &[(&'static str, &str)],
 ) -> (Code, String, String) {
     let (connection, _) = line(pair, None, None).await;
+    answered_over(&connection, body, fields).await
+}
+
+async fn answered_over(
+    connection: &Arc<dyn Connection>,
+    body: Bytes,
+    fields: &[(&'static str, &str)],
+) -> (Code, String, String) {
     let mut request = http::Request::post(PATH)
         .header("content-type", "application/grpc")
         .header("te", "trailers");
@@ -254,5 +274,31 @@ async fn what_cannot_be_read_is_named() {
             answered(pair, bomb.clone(), &stranger).await.0,
             Code::PermissionDenied
         );
+    }
+}
+
+/// What a server does with a message before the handler is the call's own time.
+#[tokio::test]
+async fn a_compressed_calls_time_runs_from_its_arrival() {
+    use rsf_wire::compression::compress;
+    let message = Frame::from_message(&text(9000)).unwrap();
+    let body = compress(message.bytes(), Encoding::Zstd).unwrap();
+    for pair in PAIRS {
+        let (connection, echo) = line(pair, None, None).await;
+        for (timeout, whole) in [("10S", true), ("20m", false)] {
+            let fields = [
+                ("grpc-encoding", "zstd"),
+                ("grpc-timeout", timeout),
+                ("admitted-late", "yes"),
+            ];
+            answered_over(&connection, body.clone(), &fields).await;
+            let Some((Some(left), came)) = echo.told.lock().take() else {
+                // The wire itself may have said that the time is over.
+                assert!(!whole, "{pair:?}");
+                continue;
+            };
+            assert!(left <= Duration::from_secs(10) - ADMISSION, "{pair:?} {left:?}");
+            assert_eq!((left.is_zero(), came), (!whole, whole), "{pair:?}");
+        }
     }
 }

@@ -15,6 +15,9 @@ use crate::refusals::Refusal;
 /// Bytes that are read at once, least and most: a call that is kept for long keeps what was read with it.
 const LEAST_READ_BYTES: usize = 4 * 1024;
 const READ_BYTES: usize = 32 * 1024;
+/// Pieces of bodies below this many bytes are copied where they are kept: a piece that lies where it was read keeps all of
+/// that alive.
+pub(crate) const SMALL_PIECE: usize = READ_BYTES / 2;
 /// CONTINUATION frames of one block at most.
 const MAX_CONTINUATIONS: u32 = 64;
 /// What HTTP/2 gives a connection before any WINDOW_UPDATE, and its header table.

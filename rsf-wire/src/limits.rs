@@ -8,7 +8,8 @@ use crate::keepalive::Keepalive;
 ///
 /// **Memory.** By its own doing a connection's peer makes it hold at most, beside what handlers and callers hold:
 /// [`buffered_bytes`](Limits::buffered_bytes) of unfinished requests and of streams that wait for their readers (a client:
-/// a [`stream_window`](Limits::stream_window) for each call), [`unsent_bytes`](Limits::unsent_bytes) of replies that it does
+/// a [`stream_window`](Limits::stream_window) for each call), up to three times where pieces of 16 KiB and more lie among other
+/// things that were read with them, [`unsent_bytes`](Limits::unsent_bytes) of replies that it does
 /// not read, [`stream_buffer`](Limits::stream_buffer) and one piece of any size, the handler's, for each streaming call,
 /// four times [`unwritten_bytes`](Limits::unwritten_bytes) of output (a client: 16 times and 64 KiB, then it ends), a header
 /// block of twice [`header_list_bytes`](Limits::header_list_bytes), 64 KiB of input, a frame of

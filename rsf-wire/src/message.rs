@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::hpack::Headers;
+use crate::inbound::SMALL_PIECE;
 
 /// Bytes of gRPC's prefix.
 pub const PREFIX_BYTES: usize = 5;
@@ -53,9 +54,6 @@ pub enum MessageError {
     #[error("the body does not begin with gRPC's five-byte prefix")]
     Prefix,
 }
-
-/// Bytes of a piece that is copied rather than kept where it was read.
-const SMALL_PIECE: usize = 8 * 1024;
 
 /// Puts gRPC's prefix before a message. `None` where it is larger than 4 GiB, which the prefix cannot say.
 pub fn frame(message: &[u8]) -> Option<Bytes> {
@@ -247,5 +245,15 @@ mod tests {
         assert!(body.push(Bytes::from_static(b"cde"), 5));
         assert!(!body.push(Bytes::from_static(b"f"), 5));
         assert_eq!(body.finish(), "abcde");
+    }
+
+    #[test]
+    fn what_is_not_whole_keeps_little_alive() {
+        for (length, kept) in [(1, false), (10_000, false), (16_384, true)] {
+            let (mut body, read) = (Gathered::default(), Bytes::from(vec![0; 48 * 1024]));
+            assert!(body.push(read.slice(..length), usize::MAX));
+            body.count(length);
+            assert_eq!(!read.is_unique(), kept, "{length}");
+        }
     }
 }

@@ -15,11 +15,8 @@ use crate::budget::Held;
 use crate::client::{CallError, Fate};
 use crate::frame::ErrorCode;
 use crate::hpack::{Headers, Literals};
+use crate::inbound::SMALL_PIECE;
 use crate::limits::Limits;
-
-/// Pieces below this many bytes are put together: a peer may send a window's worth of single bytes, and a piece that is
-/// kept where it was read keeps all alive that was read with it.
-const SMALL: usize = 8 * 1024;
 
 /// Why a stream ended before its time, and how far its request got.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -367,7 +364,8 @@ impl Pipe {
         if !self.held.as_ref().is_none_or(|held| held.grow(data.len())) {
             return Err(Unfit::Memory);
         }
-        if data.len() < SMALL {
+        // Put together: a peer may send a window's worth of single bytes.
+        if data.len() < SMALL_PIECE {
             inner.small.extend_from_slice(&data);
         } else {
             if !inner.small.is_empty() {
@@ -478,7 +476,7 @@ mod tests {
 
     fn pipe() -> Arc<Pipe> {
         let limits = Limits {
-            stream_window: 100_000,
+            stream_window: 200_000,
             stream_buffer: 1000,
             ..Limits::default()
         };
@@ -499,7 +497,7 @@ mod tests {
     fn small_pieces_come_out_together_and_in_order() {
         let pipe = pipe();
         let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::default()), false);
-        for piece in [vec![1; 3], vec![2; 3], vec![3; 9_000], vec![4; 1]] {
+        for piece in [vec![1; 3], vec![2; 3], vec![3; 18_000], vec![4; 1]] {
             let length = piece.len() as u32;
             assert!(pipe.push(piece.into(), length).is_ok());
         }
@@ -509,8 +507,17 @@ mod tests {
         while let Poll::Ready(Some(Ok(piece))) = incoming.poll_data(&mut cx) {
             lengths.push((piece[0], piece.len()));
         }
-        assert_eq!(lengths, [(1, 6), (3, 9_000), (4, 1)]);
+        assert_eq!(lengths, [(1, 6), (3, 18_000), (4, 1)]);
         assert!(incoming.is_ended());
+    }
+
+    #[test]
+    fn what_waits_keeps_no_more_alive_than_three_times_its_length() {
+        for (length, kept) in [(1, false), (10_000, false), (16_383, false), (16_384, true)] {
+            let (pipe, read) = (pipe(), Bytes::from(vec![0; 48 * 1024]));
+            assert!(pipe.push(read.slice(..length), length as u32).is_ok());
+            assert_eq!(!read.is_unique(), kept, "{length}");
+        }
     }
 
     #[test]
@@ -519,15 +526,15 @@ mod tests {
         let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::clone(&orders)), false);
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..9 {
-            assert!(pipe.push(Bytes::from(vec![0; 9_000]), 10_000).is_ok());
+            assert!(pipe.push(Bytes::from(vec![0; 18_000]), 20_000).is_ok());
         }
-        assert!(pipe.push(Bytes::from(vec![0; 10_001]), 10_001).is_err());
+        assert!(pipe.push(Bytes::from(vec![0; 20_001]), 20_001).is_err());
         assert!(orders.lock().is_empty(), "nothing was taken");
         for _ in 0..9 {
             assert!(incoming.poll_data(&mut cx).is_ready());
         }
-        assert_eq!(*orders.lock(), [54_000], "five pieces and the padding of nine");
-        assert!(pipe.push(Bytes::from(vec![0; 50_000]), 50_000).is_ok());
+        assert_eq!(*orders.lock(), [108_000], "five pieces and the padding of nine");
+        assert!(pipe.push(Bytes::from(vec![0; 100_000]), 100_000).is_ok());
     }
 
     #[test]
@@ -536,10 +543,10 @@ mod tests {
         let (_outgoing, mut incoming) = halves(pipe.clone(), Orders(Arc::clone(&orders)), false);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(incoming.poll_data(&mut cx).is_pending());
-        assert!(pipe.push(Bytes::new(), 49_999).unwrap().is_none());
+        assert!(pipe.push(Bytes::new(), 99_999).unwrap().is_none());
         assert!(pipe.push(Bytes::new(), 1).unwrap().is_some(), "it is worth it");
         assert!(incoming.poll_data(&mut cx).is_pending());
-        assert_eq!(*orders.lock(), [50_000]);
+        assert_eq!(*orders.lock(), [100_000]);
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Flight {
             self.tried.push(first.endpoint().clone());
         }
         // An instance that came since the call began is as good as the others.
-        let newest = call.channel.snapshot.get();
+        let newest = call.snapshot.successor(&call.channel);
         match newest.filter(|newest| newest.keeps_pool(call.pool, &call.snapshot)) {
             Some(newest) => self.start(call, &newest, credit, hedge, now),
             None => self.start(call, &call.snapshot, credit, hedge, now),

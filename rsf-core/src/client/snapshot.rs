@@ -25,6 +25,8 @@ use crate::policy::{Balance, InstanceRule, MethodPolicy, Resolution, method_poli
 
 /// The immutable view of one service.
 pub(crate) struct ServiceSnapshot {
+    /// Counts the snapshots of its channel.
+    number: u64,
     /// Epoch and sequence of the list.
     pub(crate) version: (u64, u64),
     /// Why no list is known, where none is.
@@ -127,6 +129,7 @@ impl ServiceSnapshot {
             .map(|m| method_policy(Some(&m.descriptor), caller, resolution))
             .collect::<Vec<_>>();
         Some(ServiceSnapshot {
+            number: previous.map_or(0, |previous| previous.number + 1),
             version: list.version,
             not_ready,
             documents: resolution.layers().map(|layer| layer.origin.clone()).collect(),
@@ -142,6 +145,13 @@ impl ServiceSnapshot {
             left_out,
             kept,
         })
+    }
+
+    /// The channel's snapshot, where it is a newer one. While it is replaced, a call that goes on in another thread may read the
+    /// one before: calls do not go back to that.
+    pub(super) fn successor(&self, channel: &ChannelState) -> Option<Arc<ServiceSnapshot>> {
+        let newest = channel.snapshot.get();
+        newest.filter(|newest| newest.number > self.number)
     }
 
     /// Tells each endpoint, and those that only `previous` had, what it is worth from now on; connects ahead.

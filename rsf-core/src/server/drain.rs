@@ -20,7 +20,7 @@ impl Drain {
         self.begun.store(true, Ordering::Relaxed);
     }
 
-    /// A call has come.
+    /// A call has come. Of one that comes in parts it may be said more than once.
     pub(super) fn arrived(&self) {
         if self.begun.load(Ordering::Relaxed) {
             self.late.fetch_add(1, Ordering::Relaxed);

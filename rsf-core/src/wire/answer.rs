@@ -62,13 +62,13 @@ where
     let compression = terms.compression.filter(accepted);
     let encoding = parts.headers.get(GRPC_ENCODING).cloned();
     let metadata = Metadata::from_headers(parts.headers);
+    let arrived = tokio::time::Instant::now();
     if let Err(status) = dispatch.admit(method, &metadata, None) {
         // Its body is not waited for; what of it comes is thrown away with the stream.
         let request = inbound(Err(status), timeout, metadata);
         let answered = dispatch.unary(method, request).await;
         return reply(answered, reporter.due(&*dispatch), compression);
     }
-    let arrived = tokio::time::Instant::now();
     // Until the answer: the message is held for as long as its handler runs.
     let mut held = None;
     let encoding = encoding.as_ref().map(http::HeaderValue::as_bytes);
@@ -86,6 +86,10 @@ where
     };
     let timeout = timeout.map(|limit| limit.saturating_sub(arrived.elapsed()));
     let message = match received {
+        Received::Message(..) if timeout == Some(Duration::ZERO) => Err(framework_status(
+            Reason::Deadline,
+            "the deadline passed before the message was there",
+        )),
         Received::Message(message, _) => Ok(message),
         Received::Nothing(_) => Err(framework_status(
             Reason::Malformed,

@@ -78,7 +78,7 @@ impl Agreement {
         credit.spend();
         self.pause = Some(LONGEST_PAUSE.min(self.pause.unwrap_or(FIRST_PAUSE) * 2));
         call.now = Moment::now();
-        if let Some(newest) = call.channel.snapshot.get() {
+        if let Some(newest) = call.snapshot.successor(&call.channel) {
             call.snapshot = newest;
         }
         if let Some(own) = &mut call.own {
@@ -101,7 +101,7 @@ fn without_credit(call: &OutboundCall, error: RpcError) -> RpcError {
     error.with_retries_spent(true)
 }
 
-/// Waits for another snapshot than `had`, or for `pause`, which may have been enough for the provider. `false` where
+/// Waits for a newer snapshot than `had`, or for `pause`, which may have been enough for the provider. `false` where
 /// `deadline` is nearer.
 async fn agreed(
     channel: Arc<ChannelState>,
@@ -110,8 +110,7 @@ async fn agreed(
     pause: Duration,
 ) -> bool {
     let mut version = channel.version.subscribe();
-    let newest = channel.snapshot.get();
-    if !newest.is_some_and(|newest| Arc::ptr_eq(&newest, &had)) {
+    if had.successor(&channel).is_some() {
         return true;
     }
     let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -124,4 +123,74 @@ async fn agreed(
     };
     let _ = waiting.await;
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Consumer, ConsumerParts};
+    use crate::control::{Instance, StaticControlPlane};
+    use crate::method::{MethodDescriptor, ServiceDescriptor};
+    use crate::metrics::Metrics;
+    use crate::policy_book::PolicyBook;
+    use crate::runtime::IoRuntime;
+    use crate::wire::in_process::InProcessWire;
+
+    const SERVICE: &str = "test.v1.Shards";
+
+    fn consumer(control: &Arc<StaticControlPlane>) -> Consumer {
+        let runtime = IoRuntime::shared(tokio::runtime::Handle::current());
+        let metrics = Arc::new(Metrics::register(&prometheus::Registry::new()).unwrap());
+        Consumer::new(ConsumerParts {
+            application: "tester".to_owned(),
+            namespace: "test".to_owned(),
+            zone: String::new(),
+            instance: String::new(),
+            runtime: runtime.clone(),
+            wire: Arc::new(InProcessWire::new()),
+            control: control.clone(),
+            policies: PolicyBook::new(control.clone(), runtime, metrics.policies_refused.clone()),
+            metrics,
+            interceptors: Default::default(),
+            token: Default::default(),
+            balancers: Default::default(),
+        })
+    }
+
+    /// While a snapshot is replaced, some threads read the new one and some the old.
+    #[tokio::test(start_paused = true)]
+    async fn an_older_snapshot_is_not_what_a_call_waits_for() {
+        let control = Arc::new(StaticControlPlane::new());
+        let consumer = consumer(&control);
+        let service = ServiceDescriptor {
+            name: SERVICE.into(),
+            methods: vec![MethodDescriptor::plain(SERVICE, "Get")].into(),
+            schema: Vec::new().into(),
+        };
+        let channel = consumer.channel(&service, "");
+        let state = channel.state();
+        let listed = async |address: &str| {
+            control.set_instances(SERVICE, vec![Instance::at("shard", address)]);
+            let mut version = state.version.subscribe();
+            let here = |snapshot: &ServiceSnapshot| snapshot.endpoints.keys().any(|id| id.contains(address));
+            loop {
+                match state.snapshot.get() {
+                    Some(snapshot) if here(&snapshot) => return snapshot,
+                    _ => version.changed().await.unwrap(),
+                }
+            }
+        };
+        let (first, second) = (listed("one:1").await, listed("two:1").await);
+        let waited = async |had: &Arc<ServiceSnapshot>| {
+            let now = Moment::now();
+            let begun = tokio::time::Instant::now();
+            let deadline = now + Duration::from_secs(60);
+            assert!(agreed(state.clone(), had.clone(), deadline, LONGEST_PAUSE).await);
+            begun.elapsed()
+        };
+        assert_eq!(waited(&first).await, Duration::ZERO);
+        assert!(waited(&second).await >= LONGEST_PAUSE / 2);
+        state.snapshot.set(first);
+        assert!(waited(&second).await >= LONGEST_PAUSE / 2);
+    }
 }

@@ -59,6 +59,8 @@ impl Dispatch for Provider {
     }
 
     fn admit(&self, method: usize, metadata: &Metadata, peer: Option<&Peer>) -> Result<(), Status> {
+        // The rest of it may take its time.
+        self.drain.arrived();
         check_target(self.identity.as_deref(), metadata.header(&TARGET))?;
         match self.methods.get(method) {
             Some(method) => method

@@ -10,6 +10,7 @@ use rsf_wire::message::{MessageError, unframe};
 use rsf_wire::server::{Handling, Serving};
 use rsf_wire::{Call, Handler, Headers, Keepalive, Limits, Literals, Response, Route, StreamingCall, bridge};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fields;
@@ -125,8 +126,9 @@ impl Handler for Dispatching {
         let compression = self.terms.compression.filter(accepted);
         let (dispatch, reporter) = (self.dispatch.clone(), self.reporter.clone());
         if call.body.as_ref().is_ok_and(|body| body.first() == Some(&1)) {
+            let arrived = Instant::now();
             return Some(Box::pin(async move {
-                let reply = compressed(call, timeout, &*dispatch).await;
+                let reply = compressed(call, timeout, arrived, &*dispatch).await;
                 response(reply, reporter.due(&*dispatch), compression)
             }));
         }
@@ -185,13 +187,28 @@ fn implementation(headers: &Headers) -> &str {
     std::str::from_utf8(name).unwrap_or_default()
 }
 
-/// Handles a request whose message is compressed. It is admitted first: what it unfolds to costs time and memory.
-async fn compressed(call: Call, timeout: Option<Duration>, dispatch: &dyn Dispatch) -> InboundReply {
+/// Handles a request whose message is compressed. It is admitted first: what it unfolds to costs time, the call's own, and
+/// memory.
+async fn compressed(
+    call: Call,
+    timeout: Option<Duration>,
+    arrived: Instant,
+    dispatch: &dyn Dispatch,
+) -> InboundReply {
+    let left = || timeout.map(|timeout| timeout.saturating_sub(arrived.elapsed()));
+    let in_time = || match left() {
+        Some(Duration::ZERO) => Err(framework_status(
+            Reason::Deadline,
+            "the deadline passed before the message was unfolded",
+        )),
+        _ => Ok(()),
+    };
     let (method, limit) = (call.route, dispatch.max_message_bytes());
     let encoding = call.headers.get(GRPC_ENCODING.as_str()).map(<[u8]>::to_vec);
     let metadata = Metadata::from_fields(call.headers);
     let mut held = None;
     let message = dispatch.admit(method, &metadata, None).and_then(|()| {
+        in_time()?;
         let body = call.body.map_err(|error| bad_message(&error))?;
         let message = read(&body, encoding.as_deref(), limit).map_err(|error| bad_message(&error))?;
         let message = message.unwrap_or_default();
@@ -199,11 +216,11 @@ async fn compressed(call: Call, timeout: Option<Duration>, dispatch: &dyn Dispat
         if bytes > FREE_BYTES {
             dispatch.hold_body(&mut held, bytes)?;
         }
-        Ok(message)
+        in_time().map(|()| message)
     });
     let request = InboundRequest {
         message,
-        timeout,
+        timeout: left(),
         metadata,
         peer: None,
     };
