@@ -69,4 +69,21 @@ mod tests {
         backoff.reset();
         assert!(backoff.next() <= Duration::from_millis(100));
     }
+
+    #[test]
+    fn two_processes_do_not_wait_alike() {
+        let waits = || {
+            let mut backoff = Backoff::default();
+            (0..10).map(|_| backoff.next()).collect::<Vec<_>>()
+        };
+        assert_ne!(waits(), waits());
+        let second = Duration::from_secs(1);
+        let drawn: Vec<_> = (0..100).map(|_| jittered(second)).collect();
+        let (least, most) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
+        assert!(
+            *most - *least > Duration::from_millis(50),
+            "{least:?} to {most:?}"
+        );
+        assert!(*least >= second.mul_f64(0.9) && *most <= second.mul_f64(1.1));
+    }
 }
