@@ -173,7 +173,7 @@ impl Leader {
     fn campaign(&self) -> BoxFuture<'static, Result<Term, StoreError>> {
         let (writer, pump, state) = (self.writer.clone(), self.pump.clone(), self.state.clone());
         async move {
-            let least = state.get().await.epoch.saturating_add(1);
+            let least = state.get().epoch.saturating_add(1);
             writer.lead(&pump, least).await
         }
         .boxed()
@@ -205,13 +205,15 @@ impl Leader {
                     "a list of epoch {greatest} is published, mine is {epoch}: a greater one is due"
                 ));
             }
-            let before = state.get().await;
+            let before = state.get();
             let newest = stored.lists.iter().map(|list| list.version).max();
             if let Some(newest) = newest {
                 state.record_list(newest).await;
             }
             let lost = match newest {
                 None => before.published.then_some(Lost::All),
+                // A list that a stranger overwrote may have been the newest: it has a version that nobody knows.
+                Some(_) if !stored.refused.is_empty() => None,
                 Some(newest) => (newest < before.newest).then_some(Lost::Newest),
             };
             Ok(Takeover { term, stored, lost })

@@ -109,6 +109,12 @@ impl Publisher {
         }
     }
 
+    /// Whether this pump has read back or written a newer one than this, or may have.
+    pub(crate) fn knows_newer(&self, list: &StoredList) -> bool {
+        let known = self.versions.get(&list.service);
+        known.is_some_and(|known| list.version < *known)
+    }
+
     /// Begins a term: whatever differs from the published lists is due, and those that could not be read when they are
     /// [released](Publisher::release_unread). Of a directory that went back to a backup all lists are written anew, for
     /// consumers refuse what is older than they have seen.

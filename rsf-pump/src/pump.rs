@@ -31,6 +31,8 @@ use running::Running;
 
 /// How old a status may be.
 const REPORT: Duration = Duration::from_millis(500);
+/// How often the state file takes in which list is the newest: a crash costs that much of it.
+const SAVE: Duration = Duration::from_secs(3);
 
 /// A pump of one namespace, ready to run.
 pub struct Pump {
@@ -126,11 +128,13 @@ impl Pump {
         evidence.retain(|evidence| config.evidence.contains(&evidence.kind()));
         let mut inquiry = Inquiry::new(evidence, config.inquiry.clone());
         let mut leader = Leader::new(writer.clone(), opener, config.pump.clone(), state.clone());
-        let view = state.clone();
+        let remembered = state.clone();
         let publisher = Publisher::new(writer, sealer, state, &config);
         let mut running = Running::new(&config, names, metrics, publisher, status);
         let mut report = interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut save = interval(SAVE);
+        save.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut commanded = true;
         loop {
             running.pause.turn(running.now().elapsed);
@@ -172,9 +176,10 @@ impl Pump {
                         running.publisher.retire(now, &running.fold);
                     }
                     if running.knows_a_view() {
-                        view.record_published().await;
+                        remembered.record_published().await;
                     }
                 }
+                _ = save.tick() => remembered.save_soon(),
                 found = inquiry.next() => running.on_evidence(&found),
                 (source, event) = intake.next() => {
                     let more = matches!(event, Intake::Page { .. }) && !running.may_write();
@@ -194,6 +199,9 @@ impl Pump {
         running.publisher.end();
         running.role = Role::Standby;
         running.report();
+        // The next leader does not wait for this one's disk.
+        drop(leader);
+        remembered.save().await;
     }
 }
 

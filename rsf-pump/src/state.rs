@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rsf_registry::world;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
 /// The remembered state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub(crate) struct State {
     /// was wiped then.
     pub(crate) published: bool,
     /// Epoch and sequence of the newest list that this pump wrote or read back: a directory whose lists are all older went
-    /// back to a backup. In the file the sequence is that of the epoch's first.
+    /// back to a backup. After a crash the file's may be a few seconds older.
     #[serde(default)]
     pub(crate) newest: (u64, u64),
 }
@@ -25,8 +26,22 @@ pub(crate) struct State {
 /// The state and its file. Without a path it lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct StateFile {
-    path: Option<PathBuf>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    file: Option<Arc<File>>,
+}
+
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    /// Locked while the file is written: a state that was saved later is never replaced by an earlier one.
+    saved: Mutex<Saved>,
+}
+
+#[derive(Debug)]
+struct Saved {
+    state: State,
+    /// Whether it could be saved last time; each trouble is told once.
+    well: bool,
 }
 
 impl StateFile {
@@ -55,23 +70,31 @@ impl StateFile {
                 State::default()
             }
         };
-        StateFile {
+        let file = path.map(|path| File {
             path,
-            state: Mutex::new(state),
+            saved: Mutex::new(Saved { state, well: true }),
+        });
+        StateFile {
+            state: Arc::new(Mutex::new(state)),
+            file: file.map(Arc::new),
         }
     }
 
     /// The state as it is remembered.
-    pub(crate) async fn get(&self) -> State {
-        *self.state.lock().await
+    pub(crate) fn get(&self) -> State {
+        *self.state.lock()
     }
 
     /// Remembers `epoch` unless a greater one is remembered.
     pub(crate) async fn record_epoch(&self, epoch: u64) {
-        let mut state = self.state.lock().await;
-        if epoch > state.epoch {
-            state.epoch = epoch;
-            self.save(*state).await;
+        let greater = {
+            let mut state = self.state.lock();
+            let greater = epoch > state.epoch;
+            state.epoch = state.epoch.max(epoch);
+            greater
+        };
+        if greater {
+            self.save().await;
         }
     }
 
@@ -82,29 +105,59 @@ impl StateFile {
 
     /// Remembers that a list of this epoch and sequence has been published.
     pub(crate) async fn record_list(&self, version: (u64, u64)) {
-        let mut state = self.state.lock().await;
-        let before = *state;
-        state.published = true;
-        state.newest = state.newest.max(version);
-        // Once a term, not with every list: two flushes to disk would hold up the next round.
-        if (before.published, before.newest.0) != (true, state.newest.0) {
-            self.save(*state).await;
+        let first = {
+            let mut state = self.state.lock();
+            let before = *state;
+            state.published = true;
+            state.newest = state.newest.max(version);
+            (before.published, before.newest.0) != (true, state.newest.0)
+        };
+        // The others are saved beside the writes: two flushes to disk would hold up the next round.
+        if first {
+            self.save().await;
         }
     }
 
-    /// A state that cannot be saved is reported, and the pump goes on: the directory and the clock still order epochs.
-    async fn save(&self, state: State) {
-        let Some(path) = self.path.clone() else { return };
-        let written = world::blocking(move || {
-            write(&path, state).map_err(|error| format!("{}: {error}", path.display()))
-        });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(
-                error,
-                "the pump's state could not be saved; make the path writable"
-            ),
-            Err(error) => tracing::error!(%error, "the pump's state could not be saved"),
+    /// Saves what the file does not have yet; whoever calls does not wait for it.
+    pub(crate) fn save_soon(&self) {
+        if let Some(saving) = self.saving() {
+            drop(tokio::spawn(saving));
+        }
+    }
+
+    /// Saves what the file does not have yet. A state that cannot be saved is reported, and the pump goes on: the directory
+    /// and the clock still order epochs.
+    pub(crate) async fn save(&self) {
+        if let Some(saving) = self.saving() {
+            saving.await;
+        }
+    }
+
+    fn saving(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let (file, state) = (self.file.clone()?, self.state.clone());
+        Some(async move {
+            if let Err(error) = world::blocking(move || file.save(&state)).await {
+                tracing::error!(%error, "the pump's state could not be saved");
+            }
+        })
+    }
+}
+
+impl File {
+    fn save(&self, state: &Mutex<State>) {
+        let mut saved = self.saved.lock();
+        let state = *state.lock();
+        if saved.well && saved.state == state {
+            return;
+        }
+        match write(&self.path, state) {
+            Ok(()) => *saved = Saved { state, well: true },
+            Err(error) => {
+                if std::mem::take(&mut saved.well) {
+                    let path = self.path.display();
+                    tracing::error!(%path, %error, "the pump's state could not be saved; make the path writable");
+                }
+            }
         }
     }
 }
@@ -154,20 +207,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("deep/pump.state");
         let file = StateFile::open(Some(path.clone())).await;
-        assert_eq!(file.get().await, State::default(), "a missing file is fine");
+        assert_eq!(file.get(), State::default(), "a missing file is fine");
         file.record_epoch(41).await;
         file.record_epoch(7).await;
         file.record_published().await;
         for version in [(40, 1), (40, 2), (39, 9)] {
             file.record_list(version).await;
         }
-        assert_eq!(file.get().await.newest, (40, 2));
-        let kept = State {
+        assert_eq!(file.get().newest, (40, 2));
+        let kept = |newest| State {
             epoch: 41,
             published: true,
-            newest: (40, 1),
+            newest,
         };
-        assert_eq!(StateFile::open(Some(path.clone())).await.get().await, kept);
+        let again = || StateFile::open(Some(path.clone()));
+        assert_eq!(again().await.get(), kept((40, 1)), "no write waits for the disk");
+        file.save().await;
+        assert_eq!(again().await.get(), kept((40, 2)));
 
         let text = std::fs::read_to_string(&path).expect("text");
         for damaged in [
@@ -177,7 +233,7 @@ mod tests {
         ] {
             std::fs::write(&path, &damaged).expect("write");
             assert_eq!(
-                StateFile::open(Some(path.clone())).await.get().await,
+                StateFile::open(Some(path.clone())).await.get(),
                 State::default(),
                 "{damaged:?}"
             );
@@ -195,7 +251,7 @@ mod tests {
             format!("{body} {:08x}\n", crc32fast::hash(body.as_bytes())),
         )
         .expect("write");
-        let state = StateFile::open(Some(path)).await.get().await;
+        let state = StateFile::open(Some(path)).await.get();
         assert_eq!((state.epoch, state.newest), (41, (0, 0)));
     }
 

@@ -47,6 +47,19 @@ impl LastView {
         self.lists.push((service, list.removed.clone()));
     }
 
+    /// Leaves out the lists of services for which `stays` is false.
+    pub fn retain(&mut self, stays: impl Fn(&str) -> bool) {
+        let keys = self.shared.keys();
+        let stays: BTreeMap<ServiceId, bool> = keys.map(|(service, key)| (service, stays(key))).collect();
+        let stays = |service: ServiceId| stays.get(&service).is_none_or(|stays| *stays);
+        self.lists.retain(|(service, _)| stays(*service));
+        self.shadows.retain(|_, shadow| {
+            shadow.offered.retain(|service, _| stays(*service));
+            shadow.older.retain(|(service, _)| stays(*service));
+            !shadow.offered.is_empty() || !shadow.older.is_empty()
+        });
+    }
+
     fn shadow(&mut self, service: ServiceId, listed: &ListedInstance) {
         let schema = self.shared.string(&listed.schema_hash);
         let Some(shadow) = self.shadows.get_mut(&*listed.instance) else {

@@ -125,6 +125,13 @@ impl Running {
         known < ttl || doubt && known < self.config.shrink.max_hold
     }
 
+    /// Whether every source is believed, and instances had one TTL to show up in this fold: it knows who lives.
+    pub(super) fn is_settled(&self, now: Duration) -> bool {
+        let ttl = self.config.lease_ttl;
+        let settled = |lane: &Lane| lane.loaded.is_some_and(|loaded| loaded + ttl <= now);
+        self.lanes.iter().all(settled) && !self.pause.missed() && self.rule.trusts_all(now, ttl)
+    }
+
     /// Hands what the last event changed to the publisher, the log and the metrics.
     pub(super) fn note_changes(&mut self) {
         let changes = self.fold.take_changes();

@@ -1,5 +1,6 @@
 //! What a pump does as its leadership comes and goes: takes over, stands by, closes a round of writes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rsf_registry::world::Guard;
@@ -54,16 +55,33 @@ impl Running {
         }
         let Takeover {
             term,
-            stored: Stored { lists, view, refused },
+            stored:
+                Stored {
+                    lists,
+                    mut view,
+                    refused,
+                },
             lost,
         } = takeover;
         let ttl = self.config.lease_ttl;
+        if self.is_settled(now.elapsed) {
+            // Whoever has left since would come back for one TTL.
+            let outdated: BTreeSet<&str> = lists
+                .iter()
+                .filter(|list| self.publisher.knows_newer(list))
+                .map(|list| list.service.as_str())
+                .collect();
+            if !outdated.is_empty() {
+                view.retain(|service| !outdated.contains(service));
+            }
+        }
         let restored = match Guard::LastView.stands() {
             true => self.fold.restore(now, view, ttl),
             false => Vec::new(),
         };
         for list in &lists {
-            self.inherit(now, list);
+            let outdated = lost == Some(Lost::Newest) || self.publisher.knows_newer(list);
+            self.inherit(now, list, outdated);
         }
         for place in restored {
             (0..self.lanes.len()).for_each(|source| self.schedule(source, place));
@@ -86,12 +104,14 @@ impl Running {
     }
 
     /// Goes on with what an earlier leader let go of one service, and with the hold that it published.
-    fn inherit(&mut self, now: Moment, list: &StoredList) {
+    fn inherit(&mut self, now: Moment, list: &StoredList, outdated: bool) {
         let since = |unix_ms: u64| Duration::from_millis(now.unix_ms.saturating_sub(unix_ms));
         let ages: Vec<Duration> = list.expired.iter().map(|at| since(*at)).collect();
         self.rule
             .inherit(now.elapsed, &list.service, list.instances, &ages);
-        if let Some(hold) = &list.hold {
+        // A hold in a backup may have been over long before the one that is under way began.
+        let outdated = outdated && self.rule.is_held(&list.service);
+        if let Some(hold) = list.hold.as_ref().filter(|_| !outdated) {
             let before = usize::try_from(hold.before).unwrap_or(usize::MAX);
             let age = since(hold.since_unix_ms);
             self.rule.inherit_hold(now.elapsed, &list.service, before, age);
