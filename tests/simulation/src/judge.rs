@@ -4,6 +4,7 @@ mod life;
 
 mod calm;
 mod lists;
+mod memory;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use calm::Calm;
 pub(crate) use calm::Part;
 pub(crate) use life::{Life, State, Trouble};
 use lists::Shrinking;
+use memory::Memory;
 use views::View;
 
 /// The TTL of all leases, as instances and pumps have it by default.
@@ -54,14 +56,20 @@ struct Known {
     epoch: u64,
     /// The greatest that ever began.
     greatest_epoch: u64,
-    /// Service → its newest version that any pump wrote, and which start of which pump.
-    newest: BTreeMap<String, ((u64, u64), Writer)>,
+    /// What each pump knows of the lists' versions.
+    memory: Memory,
     /// Who leads.
     leader: Option<Writer>,
     /// What of these epochs was written, the directory has lost, or may have lost.
     lost_epoch: Option<u64>,
-    /// Service → when the directory lost its list last: what it does not have it cannot lose again.
+    /// Service → when the directory lost its list last, until one is written that shows the truth: what it does not have it
+    /// cannot lose again.
     lost_at: BTreeMap<String, Instant>,
+    /// Services whose lists are a backup's: no pump has written them since.
+    restored: BTreeSet<String>,
+    /// Service, instance and incarnation: who had left the lists that a backup replaced by such as have them. A leader that
+    /// knows that needs not let them go once more.
+    departed: BTreeSet<(String, String, u64)>,
     /// Services whose lists a stranger overwrote.
     tampered: BTreeSet<String>,
     /// Those of them whose lists no pump has written since.
@@ -102,16 +110,30 @@ impl Judge {
         }
     }
 
+    /// A pump starts, with the state file of its name.
+    pub(crate) fn pump_starts(&self, name: &str) {
+        self.trace.note(name, format_args!("starts"));
+        self.known.lock().memory.starts(name);
+    }
+
+    /// A pump has ended in good order.
+    pub(crate) fn pump_stopped(&self, pump: &Writer) {
+        self.known.lock().memory.stops(pump);
+    }
+
     /// A pump begins to lead, and goes on with the holds that it found published.
     pub(crate) fn leads(&self, pump: Writer) {
         let mut known = self.known.lock();
-        known.leader = Some(pump);
         let Known {
             stored,
             shrinking,
             emptied,
+            memory,
+            leader,
             ..
         } = &mut *known;
+        memory.leads(&pump, stored.values());
+        *leader = Some(pump);
         for (service, shrinking) in shrinking {
             shrinking.goes_on(stored.get(service), emptied.contains(service));
         }

@@ -10,6 +10,8 @@ use super::{Judge, Known, Life, Part, State, TTL, Writer};
 
 /// The window of rule R, less what coalescing may move a write.
 const WINDOW: Duration = Duration::from_secs(8);
+/// The same, and what coalescing may move a write.
+const LONG_WINDOW: Duration = Duration::from_secs(12);
 /// The share of rule R, percent.
 const SHARE: usize = 20;
 
@@ -25,8 +27,8 @@ const DIED: Duration = Duration::from_millis(17_500);
 #[derive(Debug, Default)]
 pub(super) struct Shrinking {
     lost: VecDeque<(Instant, usize, usize)>,
-    /// When somebody left last.
-    last: Option<Instant>,
+    /// When the share of a window was last used up, so that the next one has to wait.
+    spent: Option<Instant>,
     floor: Option<Floor>,
 }
 
@@ -44,11 +46,15 @@ impl Judge {
     pub(crate) fn written(&self, writer: Writer, former: Option<&ServiceList>, list: &ServiceList) {
         self.trace.note("directory", format_args!("{}", shown(list)));
         let mut known = self.known.lock();
-        let version = list.version.as_ref().map_or((0, 0), |version| version.order());
-        known.newest.insert(list.service.clone(), (version, writer));
+        known.memory.note(&writer, list);
         known.emptied.remove(&list.service);
+        known.restored.remove(&list.service);
         let checked = known.check_write(former, list, self.hold);
         known.stored.insert(list.service.clone(), list.clone());
+        known.departed.retain(|(service, ..)| *service != list.service);
+        if entries(list) == known.truth(&list.service) {
+            known.lost_at.remove(&list.service);
+        }
         if let Err(broken) = checked {
             self.break_with(&mut known, broken);
         }
@@ -64,7 +70,16 @@ impl Judge {
     /// The directory's data was replaced by this: its versions begin anew.
     pub(crate) fn replaced(&self, lists: Vec<ServiceList>) {
         let mut known = self.known.lock();
+        known.restored = lists.iter().map(|list| list.service.clone()).collect();
         let (now, had) = (Instant::now(), std::mem::take(&mut known.stored));
+        for list in &lists {
+            let Some(newer) = had.get(&list.service).map(entries) else {
+                continue;
+            };
+            let left = entries(list).into_iter().filter(|entry| !newer.contains(entry));
+            let left = left.map(|(instance, incarnation)| (list.service.clone(), instance, incarnation));
+            known.departed.extend(left);
+        }
         known
             .lost_at
             .extend(had.into_keys().map(|service| (service, now)));
@@ -171,7 +186,11 @@ impl Known {
                 continue;
             };
             let same = life.incarnation == gone.incarnation;
-            if same && life.is_well() && life.state == State::Up && life.services.contains_key(service) {
+            // That it provides it again nobody may have read yet.
+            let unread = self.calm.without_leases(now) + LEFT;
+            let heard = |since: &Instant| *since <= life.since || since.elapsed() > unread;
+            let provides = life.services.get(service).is_some_and(heard);
+            if same && life.is_well() && life.state == State::Up && provides {
                 return Err(format!("{} lives and was removed from {service}", gone.instance));
             }
             let removal =
@@ -191,6 +210,9 @@ impl Known {
             let exempt = gone.state() == LeaseState::Draining
                 || self.announced.contains(&announced)
                 || cause != RemovalCause::Expired;
+            if self.departed.contains(&announced) {
+                continue;
+            }
             if exempt { spoken += 1 } else { silent += 1 }
         }
         let backlog = self.calm.backlog(now);
@@ -246,8 +268,8 @@ impl Known {
         Ok(())
     }
 
-    /// Whether nobody else of this service died at about the same time, or earlier and left it since or has still to leave it
-    /// under rule R, so that it lets this one go at once.
+    /// Whether nobody else of this service died at about the same time, or earlier and used up the share of a window since or
+    /// has still to leave it under rule R, so that it lets this one go at once.
     fn is_alone(&self, dead: &Life, service: &str) -> bool {
         let near = |life: &&Life| {
             let apart = life.since.max(dead.since) - life.since.min(dead.since);
@@ -264,7 +286,7 @@ impl Known {
             life.state == State::Dead && life.since < dead.since && listed
         };
         let shrinking = self.shrinking.get(service);
-        let left = |shrinking: &Shrinking| shrinking.last.is_some_and(|last| last >= dead.since);
+        let left = |shrinking: &Shrinking| shrinking.spent.is_some_and(|spent| spent >= dead.since);
         let held = shrinking.is_some_and(|shrinking| shrinking.floor.is_some() || left(shrinking));
         let mut all = self.lives.values().chain(&self.died);
         !held && !all.any(|life| near(&life) || waits(&life))
@@ -352,17 +374,21 @@ impl Shrinking {
                 ));
             }
         }
-        while self.lost.front().is_some_and(|(at, ..)| *at + WINDOW <= now) {
+        while self.lost.front().is_some_and(|(at, ..)| *at + LONG_WINDOW <= now) {
             self.lost.pop_front();
         }
         if silent == 0 {
             return Ok(());
         }
-        self.last = Some(now);
+        let long: usize = self.lost.iter().map(|(_, lost, _)| lost).sum();
+        if long + silent >= (after * SHARE / 100).max(1) {
+            self.spent = Some(now);
+        }
         // Who came in the same write was there when the rule was asked.
         let before = before.max(after + silent);
-        let size = self.lost.front().map_or(before, |(_, _, size)| *size).max(before);
-        let lost: usize = self.lost.iter().map(|(_, lost, _)| lost).sum::<usize>() + silent;
+        let mut recent = self.lost.iter().filter(|(at, ..)| now < *at + WINDOW).peekable();
+        let size = recent.peek().map_or(before, |(_, _, size)| *size).max(before);
+        let lost: usize = recent.map(|(_, lost, _)| lost).sum::<usize>() + silent;
         // What the rule let go while nothing could be written is written at once.
         let windows = 1 + backlog.as_secs() as usize / 10;
         let most = (size * SHARE / 100).max(1) * windows;

@@ -140,11 +140,11 @@ impl Known {
         let lost = left
             .filter_map(|one| life(&one))
             .find(|life| life.is_well_for(service, STALE));
-        // With its list lost and Redis away for a whole hold, what there is has to do.
-        let away = self.calm.without_leases(Instant::now()) > Duration::ZERO;
+        // With its list lost and Redis away for a whole hold since, what there is has to do.
+        let away = self.calm.without_leases(Instant::now());
         let lost_at = self.lost_at.get(service);
-        let long = lost_at.is_some_and(|lost| lost.elapsed() >= hold);
-        let unknowable = self.tampered.contains(service) || long && away;
+        let long = lost_at.is_some_and(|lost| away.min(lost.elapsed()) >= hold);
+        let unknowable = self.tampered.contains(service) || long;
         match lost {
             Some(life) if !unknowable => {
                 Err(format!("{consumer} lost {} of {service}, which lives", life.id))
@@ -185,8 +185,8 @@ impl Known {
     ///
     /// - Who left before the directory's data was lost stands in no list, and in no list's removals. Where nobody else is
     ///   there, the list is gone or empty without a reason, and such a list replaces no good one (invariant 4).
-    /// - A directory that goes back to a backup under a pump that did not write what is lost looks as if it were the
-    ///   newest; consumers that have seen newer ones wait for the next change of the list.
+    /// - A directory that goes back to a backup under a pump that did not write or read what is lost, in this start or,
+    ///   of any list, in an earlier one, looks as if it were the newest; consumers that have seen newer ones wait for the next change of the list.
     fn is_unknowable(
         &self,
         service: &str,
@@ -206,8 +206,8 @@ impl Known {
         let version = stored
             .and_then(|list| list.version.as_ref())
             .map_or((0, 0), |v| v.order());
-        let newest = self.newest.get(service);
-        let others = newest.is_some_and(|(_, writer)| self.leader.as_ref() != Some(writer));
-        nobody || version < view.version && others
+        let leader = self.leader.as_ref();
+        let known = leader.is_some_and(|leader| self.memory.knows(leader, service, view.version));
+        nobody || version < view.version && self.restored.contains(service) && !known
     }
 }

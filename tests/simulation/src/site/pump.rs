@@ -25,7 +25,7 @@ pub(crate) struct PumpProcess {
 impl Site {
     /// Starts a pump, with the state file of its name.
     pub(crate) fn start_pump(&self, name: &str) {
-        self.trace.note(name, format_args!("starts"));
+        self.judge.pump_starts(name);
         let process = Process::start(name);
         let link = Link::open(&self.zookeeper, process.clone());
         let settings = PumpSettings {
@@ -78,6 +78,7 @@ impl Site {
             if pump.task.await.is_err() {
                 site.judge.broken("a pump panicked".to_owned());
             }
+            site.judge.pump_stopped(&pump.process.start_of());
             site.zookeeper.expire(&pump.link);
             pump.process.kill();
         });
